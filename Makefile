@@ -1,0 +1,96 @@
+# What can be done with this checkout: `make help`.
+#
+# Cargo's output goes to build/, by name in every call: target/ is source here.
+
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+CARGO ?= cargo
+OUT := --target-dir build
+TRIPLE := $(shell rustc -vV | sed -n 's/^host: //p')
+LAB ?= 1
+LAB_THREADS ?= 2
+
+# What a Debian with git, make and Rust lacks: to build, to boot machines, to run databases.
+DEBIAN_PACKAGES := gcc libc6-dev unixodbc-dev \
+	iproute2 mmdebstrap openssh-client openssh-server rsync systemd systemd-container util-linux \
+	libsqliteodbc mariadb-client-core mariadb-server-core odbc-mariadb odbc-postgresql postgresql
+
+.PHONY: help setup build check unit databases lab lab-possible test demo bench soak install clean
+
+help: ## says what can be made (this list)
+	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 10
+
+setup: ## installs the Debian packages that the rest needs and that are missing
+	@missing=; for package in $(DEBIAN_PACKAGES); do \
+		state=$$(dpkg-query -W -f '$${db:Status-Status}' $$package 2>/dev/null); \
+		[ "$$state" = installed ] || missing="$$missing $$package"; \
+	done; \
+	if [ -z "$$missing" ]; then echo "setup: everything is there"; exit 0; fi; \
+	if [ "$$(id -u)" != 0 ]; then \
+		echo "setup: missing:$$missing. Only root can install them: sudo make setup" >&2; exit 1; fi; \
+	echo "setup: installing$$missing"; \
+	apt-get update -qq && \
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing
+
+build: ## builds the host's programs (build/release) and the targets' (build/dist/blat-target)
+	$(CARGO) build --release --locked $(OUT)
+	RUSTFLAGS='-C target-feature=+crt-static' \
+		$(CARGO) build --profile helper --locked -p blat-target --target $(TRIPLE) $(OUT)
+	install -C -D -m 0755 build/$(TRIPLE)/helper/blat-target build/dist/blat-target
+
+check: ## looks at format and lints
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked $(OUT) -- -D warnings
+	$(CARGO) clippy --test lab --test bench --test databases --test measures --locked $(OUT) -- -D warnings
+
+unit: ## runs the tests that need neither root nor network
+	$(CARGO) test --workspace --locked $(OUT)
+
+databases: ## runs the tests that need databases: SQLite, and a private PostgreSQL and MariaDB
+	$(CARGO) test --test databases --locked $(OUT) -- --test-threads=$(LAB_THREADS)
+
+lab: lab-possible build ## boots machines and runs the tests that need them (root)
+	$(CARGO) test --test lab --locked $(OUT) -- --test-threads=$(LAB_THREADS)
+
+lab-possible:
+	@for program in systemd-nspawn mmdebstrap ip nsenter ssh-keygen; do \
+		command -v $$program >/dev/null || why="$$program is missing"; done; \
+	unshare --mount --net true 2>/dev/null || why="making namespaces is not allowed here"; \
+	[ "$$(id -u)" = 0 ] || why="this is not root"; \
+	[ -z "$$why" ] || { \
+		echo "The lab cannot boot machines: $$why. It takes root, namespaces, and \`make setup\`;" \
+			"\`make test LAB=0\` runs everything but the lab." >&2; exit 1; }
+
+ifeq ($(LAB),0)
+test: setup check unit databases ## all of the above; LAB=0 leaves the machines out
+	@echo
+	@echo "Passed: check, unit, databases. THE LAB DID NOT RUN (LAB=0): nothing was tried on real machines."
+else
+test: setup lab-possible check unit databases lab
+	@echo
+	@echo "Passed: check, unit, databases, lab."
+endif
+
+demo: setup build ## shows blat at work on machines of its own (KEEP=1: leaves them up until Enter)
+	@if why=$$($(MAKE) --no-print-directory lab-possible 2>&1); then \
+		KEEP='$(KEEP)' $(CARGO) run -q --example demo --locked $(OUT); \
+	else \
+		echo "$$why"; $(CARGO) run -q --example demo --locked $(OUT) -- --loopback; fi
+
+bench: lab-possible build ## measures, on the lab's machines
+	$(CARGO) test --test bench --locked $(OUT)
+	$(CARGO) test --release --test measures --locked $(OUT) -- --nocapture --test-threads=1
+
+soak: lab-possible build ## runs all tests with many times the rounds (BLAT_SOAK=1)
+	BLAT_SOAK=1 $(CARGO) test --workspace --locked $(OUT)
+	BLAT_SOAK=1 $(CARGO) test --test databases --locked $(OUT) -- --test-threads=$(LAB_THREADS)
+	BLAT_SOAK=1 $(CARGO) test --test lab --locked $(OUT) -- --test-threads=$(LAB_THREADS)
+
+install: ## puts the built programs and units in place (DESTDIR=, PREFIX=/usr)
+
+clean: ## removes build/, and nothing else
+	@chmod -R u+w build/lab/archive-* 2>/dev/null || true
+	rm -rf build
+
+-include packaging/install.mk

@@ -1,0 +1,41 @@
+# `make install DESTDIR= PREFIX=/usr`: puts everything in its place on a master. To be included by a
+# makefile that builds, or used by itself: make -f packaging/install.mk install.
+# Run from the top of the source tree, after the programs were built.
+
+DESTDIR ?=
+PREFIX ?= /usr
+# Where the host's programs were built, and the one that travels to the targets.
+HOST_BUILD ?= build/release
+HELPER ?= build/dist/blat-target
+
+INSTALL_PROGRAM = install -D -m 0755
+INSTALL_FILE = install -D -m 0644
+UNIT_DIR = $(DESTDIR)$(PREFIX)/lib/systemd/system
+
+.PHONY: install install-programs install-units install-examples
+
+install: install-programs install-units install-examples
+
+install-programs:
+	$(INSTALL_PROGRAM) $(HOST_BUILD)/blat $(DESTDIR)$(PREFIX)/bin/blat
+	$(INSTALL_PROGRAM) $(HOST_BUILD)/blat-generator $(DESTDIR)$(PREFIX)/lib/systemd/system-generators/blat-generator
+	$(INSTALL_PROGRAM) $(HELPER) $(DESTDIR)$(PREFIX)/lib/blat/blat-target
+
+# The units call the program where it was put. After a first install on a running system:
+# systemd-sysusers; systemd-tmpfiles --create; systemctl daemon-reload; systemctl preset blat.target
+# blat-config.path (the preset file names them).
+install-units:
+	for unit in units/*; do \
+		$(INSTALL_FILE) "$$unit" "$(UNIT_DIR)/$${unit##*/}" || exit 1; \
+		sed -i 's|=/usr/bin/blat |=$(PREFIX)/bin/blat |' "$(UNIT_DIR)/$${unit##*/}" || exit 1; \
+	done
+	$(INSTALL_FILE) packaging/preset/50-blat.preset $(DESTDIR)$(PREFIX)/lib/systemd/system-preset/50-blat.preset
+	$(INSTALL_FILE) packaging/sysusers/blat.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/blat.conf
+	$(INSTALL_FILE) packaging/tmpfiles/blat.conf $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/blat.conf
+
+# The folder is watched, so it is there from the start.
+install-examples:
+	install -d -m 0755 $(DESTDIR)/etc/blat/targets
+	$(INSTALL_FILE) config/blat.toml $(DESTDIR)$(PREFIX)/share/doc/blat/blat.toml
+	$(INSTALL_FILE) config/targets/example.toml $(DESTDIR)$(PREFIX)/share/doc/blat/targets/example.toml
+	$(INSTALL_FILE) config/release_manager.sql $(DESTDIR)$(PREFIX)/share/doc/blat/release_manager.sql

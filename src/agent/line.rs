@@ -1,0 +1,246 @@
+//! The line to the target: an ssh master that is kept up, with patience.
+//!
+//! A line that is down is tried again after 1 s, then 2, 4, … up to 60 s; one that went down
+//! soon after it came up goes on with that, so that a flapping line costs little. What is
+//! wrong is told once when it begins, and once an hour as long as it lasts.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use anyhow::anyhow;
+use tokio::time::{Instant, sleep_until};
+
+use crate::failure::{Failure, Result};
+use crate::ssh::{Endpoint, Master};
+
+const FIRST_DELAY: Duration = Duration::from_secs(1);
+const LONGEST_DELAY: Duration = Duration::from_secs(60);
+const TELL_AGAIN: Duration = Duration::from_secs(3600);
+/// A line that was up for so long is a good one.
+const GOOD_AFTER: Duration = Duration::from_secs(60);
+/// How often a line that is up is asked whether it still answers.
+const CHECK_EVERY: Duration = Duration::from_secs(20);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(20);
+/// A line is not hurried more often than this.
+const HURRY_AFTER: Duration = Duration::from_secs(5);
+/// What the unit's template loads where the key file is missing.
+const NO_KEY: &[u8] = b"missing";
+
+/// The private key: where it was configured, and as systemd loaded it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Key {
+    pub(super) source: PathBuf,
+    pub(super) credential: Option<PathBuf>,
+}
+
+impl Key {
+    /// The file for ssh to read.
+    fn file(&self) -> Result<PathBuf> {
+        let file = self.credential.as_ref().unwrap_or(&self.source);
+        let missing = match std::fs::read(file) {
+            Ok(content) => content.trim_ascii() == NO_KEY,
+            Err(why) => {
+                return Err(Failure::person(anyhow!("cannot read the key {}: {why}", file.display())));
+            }
+        };
+        if missing {
+            return Err(Failure::person(anyhow!(
+                "there is no key at {}: put the private key there, owned by root, mode 0600",
+                self.source.display()
+            )));
+        }
+        Ok(file.clone())
+    }
+
+    /// Whether the configured file is there and was put there, or changed, after `since`. By its
+    /// change time: a key that is copied back from elsewhere keeps the time of its content.
+    fn changed_since(&self, since: SystemTime) -> bool {
+        let since = since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs() as i64;
+        std::fs::metadata(&self.source).is_ok_and(|file| file.ctime() >= since)
+    }
+}
+
+/// What happened to the line, as far as it is to be told.
+#[derive(Debug)]
+pub(super) enum Change {
+    Up,
+    Down { reason: String },
+    StillDown { reason: String, since: SystemTime },
+    Quiet,
+}
+
+#[derive(Debug)]
+pub(super) struct Line {
+    endpoint: Endpoint,
+    key: Key,
+    control: PathBuf,
+    state: State,
+    outage: Option<Outage>,
+    /// Attempts in vain, one after the other.
+    tries: u32,
+}
+
+#[derive(Debug)]
+enum State {
+    Up { master: Master, since: SystemTime, good: Instant, check: Instant },
+    Trying { master: Master },
+    Waiting { until: Instant, last: Instant },
+}
+
+/// A time without a line: since when, and what was told of it.
+#[derive(Debug)]
+struct Outage {
+    since: SystemTime,
+    reason: String,
+    told: Instant,
+}
+
+impl Line {
+    pub(super) fn new(endpoint: Endpoint, key: Key, control: PathBuf) -> Self {
+        let now = Instant::now();
+        Self {
+            endpoint,
+            key,
+            control,
+            state: State::Waiting { until: now, last: now },
+            outage: None,
+            tries: 0,
+        }
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        matches!(self.state, State::Up { .. })
+    }
+
+    /// Waits for the next change. Can be dropped at any point and called again.
+    pub(super) async fn change(&mut self) -> Change {
+        match &mut self.state {
+            State::Waiting { until, .. } => {
+                sleep_until(*until).await;
+                self.start()
+            }
+            State::Trying { master } => match master.ready().await {
+                Ok(()) => self.is_now_up(),
+                Err(failure) => self.failed(failure),
+            },
+            State::Up { master, check, .. } => {
+                let failure = tokio::select! {
+                    failure = master.ended() => Some(failure),
+                    () = sleep_until(*check) => {
+                        let answers = master.answers(Instant::now() + CHECK_TIMEOUT).await;
+                        *check = Instant::now() + CHECK_EVERY;
+                        (!answers).then(|| Failure::later(anyhow!("ssh does not answer on its socket")))
+                    }
+                };
+                failure.map_or(Change::Quiet, |failure| self.failed(failure))
+            }
+        }
+    }
+
+    fn start(&mut self) -> Change {
+        let started = self.key.file().and_then(|key| Master::start(&self.endpoint, &key, &self.control));
+        match started {
+            Ok(master) => {
+                self.state = State::Trying { master };
+                Change::Quiet
+            }
+            Err(failure) => self.failed(failure),
+        }
+    }
+
+    fn is_now_up(&mut self) -> Change {
+        let now = Instant::now();
+        let waiting = State::Waiting { until: now, last: now };
+        if let State::Trying { master } = std::mem::replace(&mut self.state, waiting) {
+            self.state = State::Up {
+                master,
+                since: SystemTime::now(),
+                good: now + GOOD_AFTER,
+                check: now + CHECK_EVERY,
+            };
+        }
+        self.outage = None;
+        Change::Up
+    }
+
+    /// The line is down, or stays so. The old ssh, if any, dies with its state.
+    fn failed(&mut self, failure: Failure) -> Change {
+        let now = Instant::now();
+        let reason = failure.to_string();
+        if matches!(self.state, State::Up { good, .. } if good <= now) {
+            self.tries = 0;
+        }
+        let delay = FIRST_DELAY.saturating_mul(1 << self.tries.min(6)).min(LONGEST_DELAY);
+        self.tries += 1;
+        self.state = State::Waiting { until: now + delay, last: now };
+        match &mut self.outage {
+            None => {
+                self.outage = Some(Outage { since: SystemTime::now(), reason: reason.clone(), told: now });
+                Change::Down { reason }
+            }
+            Some(outage) => {
+                outage.reason.clone_from(&reason);
+                if now - outage.told < TELL_AGAIN {
+                    return Change::Quiet;
+                }
+                outage.told = now;
+                Change::StillDown { reason, since: outage.since }
+            }
+        }
+    }
+
+    /// Somebody needs the line: the next attempt is made soon.
+    pub(super) fn hurry(&mut self) {
+        if let State::Waiting { until, last } = &mut self.state {
+            *until = (*until).min(*last + HURRY_AFTER);
+        }
+    }
+
+    /// Goes to `endpoint` with `key` from now on.
+    pub(super) async fn redirect(&mut self, endpoint: Endpoint, key: Key) {
+        if (&self.endpoint, &self.key) != (&endpoint, &key) {
+            (self.endpoint, self.key) = (endpoint, key);
+            self.close().await;
+            (self.outage, self.tries) = (None, 0);
+        }
+    }
+
+    /// Ends ssh.
+    pub(super) async fn close(&mut self) {
+        let now = Instant::now();
+        match std::mem::replace(&mut self.state, State::Waiting { until: now, last: now }) {
+            State::Up { master, .. } | State::Trying { master } => master.end().await,
+            State::Waiting { .. } => {}
+        }
+    }
+
+    /// Whether the key file was mended since the agent started: systemd loads it anew
+    /// only for a new process.
+    pub(super) fn needs_new_key(&self, started: SystemTime) -> bool {
+        self.outage.is_some() && self.key.credential.is_some() && self.key.changed_since(started)
+    }
+
+    /// The state in words, for `systemctl status`.
+    pub(super) fn state(&self) -> String {
+        let time = |at: SystemTime| {
+            jiff::Timestamp::try_from(at).unwrap_or_default().strftime("%F %T UTC").to_string()
+        };
+        match (&self.state, &self.outage) {
+            (State::Up { since, .. }, _) => format!("connected since {}", time(*since)),
+            (State::Trying { .. }, None) | (State::Waiting { .. }, None) => "connecting".into(),
+            (State::Trying { .. }, Some(outage)) => {
+                format!("not connected since {}: {}; trying now", time(outage.since), outage.reason)
+            }
+            (State::Waiting { until, .. }, Some(outage)) => {
+                let next = SystemTime::now() + until.saturating_duration_since(Instant::now());
+                format!(
+                    "not connected since {}: {}; next try {}",
+                    time(outage.since),
+                    outage.reason,
+                    time(next)
+                )
+            }
+        }
+    }
+}

@@ -1,0 +1,314 @@
+//! The agent: one small resident process for each target, under `blat@NAME.service`.
+//!
+//! It holds the ssh connection that the short-lived programs attach to, shows the
+//! target's state to systemd, turns signals into triggers, and logs what the programs
+//! report. Nothing is lost when it dies: tags lie in their queue, reports in the socket
+//! that systemd holds, and the next agent looks for both.
+
+mod line;
+mod troubles;
+
+use std::io;
+use std::os::fd::{FromRawFd, IntoRawFd};
+use std::os::unix::net::UnixDatagram as StdDatagram;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use sd_notify::NotifyState;
+use tokio::net::UnixDatagram;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{Instant, Interval, interval};
+
+use crate::config::{Settings, TargetName};
+use crate::failure::{Needs, Result};
+use crate::lock;
+use crate::places::Places;
+use crate::report::{self, Cause, REPORT_MAX, Report};
+use crate::ssh::Endpoint;
+use crate::tags::Queue;
+use crate::trigger::touch;
+use line::{Change, Line};
+use troubles::Troubles;
+
+/// How often claims are looked for that are due, or that a killed run left. While there are none,
+/// a look is one reading of an empty folder.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How often a key that does not serve is looked at, in case it was mended.
+const KEY_EVERY: Duration = Duration::from_secs(10);
+
+/// Runs until TERM. Ready as soon as the configuration is good.
+pub async fn run(root: &Path, settings: Settings) -> Result<()> {
+    let places = Places::of(root, &settings.name);
+    std::fs::create_dir_all(&places.runtime)
+        .person(format!("cannot make {}: run as the user blat", places.runtime.display()))?;
+    let mut agent = Agent {
+        line: Line::new(Endpoint::of(&settings), key(&settings), places.control()),
+        reports: socket(&places)?,
+        root: root.to_owned(),
+        settings,
+        places,
+        waiting: 0,
+        troubles: Troubles::default(),
+        syncs: Troubles::default(),
+        status: String::new(),
+    };
+    let signals = Signals::new().person("cannot listen for signals")?;
+    agent.serve(signals).await;
+    agent.line.close().await;
+    Ok(())
+}
+
+struct Agent {
+    root: PathBuf,
+    settings: Settings,
+    places: Places,
+    line: Line,
+    reports: UnixDatagram,
+    waiting: usize,
+    troubles: Troubles,
+    syncs: Troubles,
+    status: String,
+}
+
+struct Signals {
+    usr1: Signal,
+    hup: Signal,
+    term: Signal,
+    int: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            usr1: signal(SignalKind::user_defined1())?,
+            hup: signal(SignalKind::hangup())?,
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+        })
+    }
+}
+
+impl Agent {
+    async fn serve(&mut self, mut signals: Signals) {
+        notify(&[NotifyState::Ready]);
+        tracing::info!(blat_target = %self.settings.name, "the agent of {} is ready", self.settings.name);
+        let mut watchdog = watchdog();
+        let mut look = interval(LOOK_EVERY);
+        let mut key = interval(KEY_EVERY);
+        let started = SystemTime::now();
+        loop {
+            self.show_status();
+            let mut datagram = [0; REPORT_MAX];
+            tokio::select! {
+                change = self.line.change() => self.line_changed(change),
+                got = self.reports.recv(&mut datagram) => match got {
+                    Ok(length) => self.heard(&datagram[..length]),
+                    Err(why) => tracing::warn!("cannot receive a report: {why}"),
+                },
+                _ = look.tick() => self.look(),
+                _ = key.tick() => if self.line.needs_new_key(started) {
+                    tracing::info!("the key file has changed: starting again, for systemd to load it");
+                    break;
+                },
+                _ = watchdog.tick() => notify(&[NotifyState::Watchdog]),
+                _ = signals.usr1.recv() => self.sync_now(),
+                _ = signals.hup.recv() => self.reload().await,
+                _ = signals.term.recv() => break,
+                _ = signals.int.recv() => break,
+            }
+        }
+        notify(&[NotifyState::Stopping]);
+    }
+
+    fn line_changed(&mut self, change: Change) {
+        let target = self.settings.name.as_str();
+        match change {
+            Change::Up => {
+                tracing::info!(blat_target = target, "connected to {}", self.settings.ssh.host);
+                self.troubles.line_is_new();
+                self.syncs.line_is_new();
+                self.look();
+            }
+            Change::Down { reason } => {
+                tracing::warn!(blat_target = target, "{target} is not connected: {reason}");
+            }
+            Change::StillDown { reason, since } => tracing::warn!(
+                blat_target = target,
+                "{target} is not connected since {}: {reason}",
+                jiff::Timestamp::try_from(since).unwrap_or_default()
+            ),
+            Change::Quiet => {}
+        }
+    }
+
+    fn heard(&mut self, datagram: &[u8]) {
+        let report = match report::decode(datagram) {
+            Ok(report) => report,
+            Err(why) => return tracing::warn!("a report cannot be read: {why}"),
+        };
+        let now = Instant::now();
+        match &report {
+            Report::Trouble { reason } if !self.troubles.heard(reason, now) => return,
+            Report::Queue { waiting } => {
+                self.waiting = *waiting;
+                self.troubles.run_ended(now);
+            }
+            Report::SyncFailed { reason } => {
+                let tell = self.syncs.heard(reason, now);
+                self.syncs.run_ended(now);
+                if !tell {
+                    return;
+                }
+            }
+            Report::Synced { failed, .. } => {
+                if *failed > 0 {
+                    self.syncs.heard(&format!("{failed} packages were not sent"), now);
+                }
+                self.syncs.run_ended(now);
+            }
+            Report::SyncStopped => self.syncs = Troubles::default(),
+            Report::Problem { reason } if !self.syncs.is_new(reason, now) => return,
+            Report::Committed { cause: Cause::Sync, .. } => self.syncs.moved(),
+            Report::Wanted => self.line.hurry(),
+            _ => {}
+        }
+        report.log(self.settings.name.as_str());
+    }
+
+    /// Starts a transfer for claims that are due and that nobody works on: of a run that was
+    /// killed or failed, of a time without a line, or waiting.
+    fn look(&mut self) {
+        let (tags, state) = (&self.settings.tags.directory, &self.places.state);
+        if self.line.is_up()
+            && self.troubles.allow(Instant::now())
+            && Queue::has_due(tags, state, SystemTime::now())
+            && !lock::is_held(&self.places.transfer_lock())
+        {
+            touch(&self.places.transfer_trigger());
+        }
+        let now = Instant::now();
+        if self.line.is_up() && self.syncs.allow(now) && self.sync_is_unfinished() {
+            self.syncs.taken_up(now);
+            touch(&self.places.sync_trigger());
+        }
+    }
+
+    /// Whether a synchronisation failed, or was killed before its end.
+    fn sync_is_unfinished(&self) -> bool {
+        let begun = self.syncs.reason().is_some() || self.places.sync_begun().exists();
+        begun && !lock::is_held(&self.places.sync_lock())
+    }
+
+    fn sync_now(&mut self) {
+        tracing::info!(blat_target = %self.settings.name, "asked to synchronise now");
+        touch(&self.places.sync_trigger());
+        touch(&self.places.transfer_trigger());
+        self.line.hurry();
+    }
+
+    async fn reload(&mut self) {
+        let settings = match Settings::load(&self.root, &self.settings.name) {
+            Ok(settings) => settings,
+            Err(why) => {
+                return tracing::error!(
+                    "the settings stay as they are, for those in the file are broken: {why}"
+                );
+            }
+        };
+        tracing::info!(blat_target = %settings.name, "read the configuration again");
+        self.line.redirect(Endpoint::of(&settings), key(&settings)).await;
+        self.tell_of_left_tags(&settings.tags.directory);
+        self.settings = settings;
+    }
+
+    /// Tags in a directory that is the target's no more: nothing looks there.
+    fn tell_of_left_tags(&self, new: &Path) {
+        let old = self.settings.tags.directory.as_path();
+        if old != new && (Queue::has_claims(old) || Queue::has_fresh(old)) {
+            tracing::warn!(
+                blat_target = %self.settings.name,
+                "tags are left in {}, where nothing looks any more: drop them again in {}",
+                old.display(),
+                new.display()
+            );
+        }
+    }
+
+    fn show_status(&mut self) {
+        let tags = match self.waiting {
+            0 => "no tag waits".into(),
+            1 => "1 tag waits".into(),
+            count => format!("{count} tags wait"),
+        };
+        let trouble = self.troubles.reason().map(|reason| format!("; the last transfer failed: {reason}"));
+        let sync = self.syncs.reason().map(|reason| format!("; the last synchronisation failed: {reason}"));
+        let (trouble, sync) = (trouble.unwrap_or_default(), sync.unwrap_or_default());
+        let status = format!("{}; {tags}{trouble}{sync}", self.line.state());
+        if status != self.status {
+            notify(&[NotifyState::Status(&status)]);
+            self.status = status;
+        }
+    }
+}
+
+/// The credential that systemd loaded, or by hand the file itself.
+fn key(settings: &Settings) -> line::Key {
+    let credential =
+        libsystemd::credentials::CredentialsLoader::path_from_env().map(|folder| folder.join("identity"));
+    line::Key { source: settings.ssh.identity.clone(), credential: credential.filter(|path| path.exists()) }
+}
+
+/// The socket that systemd holds for us, or by hand one of our own.
+fn socket(places: &Places) -> Result<UnixDatagram> {
+    let handed = libsystemd::activation::receive_descriptors(true).unwrap_or_default();
+    let socket = match handed.into_iter().next() {
+        // SAFETY: systemd hands the descriptor over, and nobody else takes it.
+        Some(descriptor) => unsafe { StdDatagram::from_raw_fd(descriptor.into_raw_fd()) },
+        None => bind(&places.report)?,
+    };
+    socket.set_nonblocking(true).person("cannot use the report socket")?;
+    UnixDatagram::from_std(socket).person("cannot use the report socket")
+}
+
+/// Logs the reports that wait in the socket which systemd handed over, of an agent that
+/// cannot run: left unread, they would have it started again and again.
+pub fn drain_reports(target: &str) {
+    for descriptor in libsystemd::activation::receive_descriptors(true).unwrap_or_default() {
+        // SAFETY: systemd hands the descriptor over, and nobody else takes it.
+        let socket = unsafe { StdDatagram::from_raw_fd(descriptor.into_raw_fd()) };
+        let mut datagram = [0; REPORT_MAX];
+        while socket.set_nonblocking(true).is_ok()
+            && let Ok(length) = socket.recv(&mut datagram)
+        {
+            if let Ok(report) = report::decode(&datagram[..length]) {
+                report.log(target);
+            }
+        }
+    }
+}
+
+fn bind(path: &Path) -> Result<StdDatagram> {
+    match std::fs::remove_file(path) {
+        Err(why) if why.kind() != io::ErrorKind::NotFound => {
+            return Err(why).person(format!("cannot replace the report socket {}", path.display()));
+        }
+        _ => {}
+    }
+    StdDatagram::bind(path).person(format!("cannot make the report socket {}", path.display()))
+}
+
+fn watchdog() -> Interval {
+    let period = sd_notify::watchdog_enabled().unwrap_or(Duration::from_secs(120));
+    interval(period / 2)
+}
+
+fn notify(state: &[NotifyState<'_>]) {
+    if let Err(why) = sd_notify::notify(state) {
+        tracing::debug!("cannot tell systemd: {why}");
+    }
+}
+
+/// Loads what is in force for `name`; without it there is nothing to run.
+pub fn settings(root: &Path, name: &TargetName) -> Result<Settings> {
+    Settings::load(root, name).person(format!("the configuration of {name} is broken"))
+}

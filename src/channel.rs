@@ -1,0 +1,86 @@
+//! The way to a target, for one run: a connection, and a session over it with the helper that
+//! belongs to this host.
+
+use std::fs::File;
+use std::path::Path;
+use std::time::SystemTime;
+
+use blat_target::message::{HostHello, PROTOCOL};
+
+use crate::config::Settings;
+use crate::failure::{Needs, Result};
+use crate::helper::Helper;
+use crate::places::Places;
+use crate::report::{Report, Reporter};
+use crate::session::Session;
+use crate::ssh::{Connection, Endpoint};
+
+/// An open way to a target.
+#[derive(Debug)]
+pub struct Channel {
+    pub session: Session,
+    connection: Connection,
+    /// When the target had said hello.
+    pub attached: SystemTime,
+}
+
+impl Channel {
+    /// Attaches to the agent's connection, or makes one where there is none and the key can be read,
+    /// and opens a session. `helper` is the program that is put on the target where it is missing.
+    pub async fn open(
+        settings: &Settings,
+        places: &Places,
+        helper: &Path,
+        reporter: &mut Reporter,
+    ) -> Result<Self> {
+        let helper = Helper::read(helper)?;
+        let connection = match Connection::attach(&places.control()).await {
+            Some(connection) => connection,
+            None => connect(settings, reporter).await?,
+        };
+        match helper.session(&connection, settings, hello(settings)).await {
+            Ok(session) => Ok(Self { session, connection, attached: SystemTime::now() }),
+            Err(failure) => {
+                connection.close().await;
+                Err(failure)
+            }
+        }
+    }
+
+    /// Ends the session in order: everything that was sent has been answered.
+    pub async fn close(self) {
+        if let Err(failure) = self.session.finish().await {
+            tracing::debug!("the session did not end well: {failure}");
+        }
+        self.connection.close().await;
+    }
+
+    /// Ends a session that cannot go on.
+    pub async fn drop_session(self) {
+        drop(self.session);
+        self.connection.close().await;
+    }
+}
+
+/// A connection of our own: for runs by hand, with no agent there.
+async fn connect(settings: &Settings, reporter: &mut Reporter) -> Result<Connection> {
+    reporter.tell(Report::Wanted);
+    let key = &settings.ssh.identity;
+    File::open(key).later(format!(
+        "there is no connection to the target (the agent, if it runs, makes one by itself), and {} cannot \
+         be read here",
+        key.display()
+    ))?;
+    Connection::open(&Endpoint::of(settings), key).await
+}
+
+fn hello(settings: &Settings) -> HostHello {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let master = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned());
+    HostHello {
+        protocol: PROTOCOL,
+        archive: settings.target.archive.as_str().as_bytes().to_vec(),
+        master: master.unwrap_or_default(),
+        clock: now.as_secs() as i64,
+    }
+}

@@ -1,0 +1,194 @@
+//! `blat config apply`: what people wrote is judged, accepted, and put in force.
+//!
+//! Run by `blat-config.service` as root. Harmless to be killed anywhere and run again: each round
+//! goes from what lies in the folders and in the manager, not from memory (see `copies`).
+//!
+//! The path unit that starts this loses what happens while it runs, so the folder is read again after
+//! the work until nothing has changed. A file is believed once it has been still for a moment: an
+//! editor may write it piece by piece, or take it away before it puts the new one there.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+
+use super::copies::Copies;
+use super::directories::{self, Owners};
+use super::folder::{Folder, Texts};
+use super::in_force::Reading;
+use super::name::TargetName;
+use super::problem::Problem;
+use super::steps::{Change, State};
+use super::systemctl::Systemctl;
+use super::verdict::{Judged, Verdict, judge};
+use crate::generator::{self, Entry, Output};
+
+/// What `apply` works with; tests put other things in place.
+#[derive(Clone, Debug)]
+pub struct Apply {
+    pub root: PathBuf,
+    pub systemctl: Systemctl,
+    pub owners: Owners,
+    /// How long the files have to be as they are before they are believed.
+    pub still: Duration,
+}
+
+impl Apply {
+    /// On this machine.
+    ///
+    /// # Errors
+    /// When the users of blat are not there.
+    pub fn new(root: &Path) -> anyhow::Result<Self> {
+        let systemctl = Systemctl::default();
+        Ok(Self {
+            root: root.to_owned(),
+            systemctl,
+            owners: Owners::look_up()?,
+            still: Duration::from_millis(150),
+        })
+    }
+
+    /// Works until the folder is as it was when it was read. Returns what is wrong with the files,
+    /// each told in the journal too; the rest is in force.
+    ///
+    /// # Errors
+    /// When copies cannot be written or the manager cannot be asked: to be tried again later.
+    pub fn run(&self) -> anyhow::Result<Vec<Problem>> {
+        let live = Folder::live(&self.root);
+        let mut told = BTreeSet::new();
+        loop {
+            let texts = self.wait_until_still(&live);
+            let problems = self.round(&mut told)?;
+            if live.read_all() == texts {
+                return Ok(problems);
+            }
+        }
+    }
+
+    fn wait_until_still(&self, live: &Folder) -> Texts {
+        let mut texts = live.read_all();
+        loop {
+            std::thread::sleep(self.still);
+            let now = live.read_all();
+            if now == texts {
+                return now;
+            }
+            texts = now;
+        }
+    }
+
+    fn round(&self, told: &mut BTreeSet<String>) -> anyhow::Result<Vec<Problem>> {
+        let live = Reading::of(Folder::live(&self.root));
+        let accepted = Reading::of(Folder::accepted(&self.root));
+        let verdict = judge(&live, &accepted);
+        for problem in &verdict.problems {
+            let line = problem.to_string();
+            if told.insert(line.clone()) {
+                tracing::error!("{line}");
+            }
+        }
+        let copies = Copies::open(&self.root).context("cannot make the folder of accepted copies")?;
+        let pending = self.accept(&copies, &verdict).context("cannot write an accepted copy")?;
+        for (settings, _) in verdict.targets.values().filter_map(|judged| judged.after.as_ref()) {
+            if let Err(error) = directories::make(&self.root, settings, &self.owners) {
+                tracing::warn!(BLAT_TARGET = %settings.name, "{}: {error:#}", settings.name);
+            }
+        }
+        self.tell_manager(&verdict, &pending)?;
+        copies.put_pending(&BTreeSet::new()).context("cannot note that the manager was told")?;
+        Ok(verdict.problems)
+    }
+
+    /// Writes the copies. Returns the targets that an earlier run left undone.
+    fn accept(&self, copies: &Copies, verdict: &Verdict) -> anyhow::Result<BTreeSet<TargetName>> {
+        let undone = copies.pending();
+        let changed = verdict.targets.iter().filter(|(_, judged)| judged.changed()).map(|(name, _)| name);
+        copies.put_pending(&undone.iter().chain(changed).chain(&verdict.removed).cloned().collect())?;
+        copies.put_defaults(verdict.defaults.as_deref())?;
+        for (name, judged) in &verdict.targets {
+            let text = judged.after.as_ref().map(|(_, text)| text.as_str());
+            if copies.put_target(name, text)? && text.is_some() {
+                tracing::info!(BLAT_TARGET = %name, "{name}: accepted");
+            }
+        }
+        for name in &verdict.removed {
+            copies.put_target(name, None)?;
+            tracing::info!(BLAT_TARGET = %name, "{name}: removed");
+        }
+        Ok(undone)
+    }
+
+    fn tell_manager(&self, verdict: &Verdict, undone: &BTreeSet<TargetName>) -> anyhow::Result<()> {
+        let had = generator::read_back(&self.root.join("run/systemd/generator"));
+        let (has, _) = generator::plan(&self.root);
+        // A reload may take a second: only where a unit is to start by a new drop-in does it come first.
+        let first = drop_ins_differ(&had, &has, &verdict.removed);
+        if first {
+            self.systemctl.daemon_reload()?;
+        }
+        let done = self.take_all(verdict, undone, (&had, &has));
+        if had != has && !first {
+            self.systemctl.daemon_reload()?;
+        }
+        done
+    }
+
+    fn take_all(
+        &self,
+        verdict: &Verdict,
+        undone: &BTreeSet<TargetName>,
+        (had, has): (&Output, &Output),
+    ) -> anyhow::Result<()> {
+        let names: BTreeSet<&TargetName> =
+            verdict.targets.keys().chain(&verdict.removed).chain(undone).collect();
+        let states = self.systemctl.states(names.iter().map(|name| agent(name)).chain([GROUP.into()]))?;
+        let state = |unit: &str| states.get(unit).copied().unwrap_or(State::Inactive);
+        let mut first = Ok(());
+        for name in names {
+            let judged = verdict.targets.get(name);
+            let timers = [generator::timer_link(name), generator::sync_timer_link(name)];
+            let [polled, synced] = timers.map(|link| (had.contains_key(&link), has.contains_key(&link)));
+            let change = Change {
+                name,
+                before: judged.and_then(|judged| judged.before.as_ref()),
+                after: judged.and_then(Judged::settings),
+                undone: judged.is_none() || undone.contains(name),
+                polled,
+                synced,
+                agent: state(&agent(name)),
+                group_runs: state(GROUP) == State::Active,
+            };
+            first = first.and(self.take(&change));
+        }
+        first
+    }
+
+    /// Takes the steps of one target, all of them; the first that fails is returned.
+    fn take(&self, change: &Change<'_>) -> anyhow::Result<()> {
+        let mut first = Ok(());
+        for step in change.steps() {
+            tracing::info!(BLAT_TARGET = %change.name, "{}: {} {}", change.name, step.verb, step.unit);
+            first = first.and(self.systemctl.queue(&step));
+        }
+        first
+    }
+}
+
+/// Whether a drop-in of a target that stays is to come, to go or to change.
+fn drop_ins_differ(had: &Output, has: &Output, removed: &BTreeSet<TargetName>) -> bool {
+    let stays = |path: &Path| {
+        let path = path.to_string_lossy();
+        !removed.iter().any(|name| path.contains(&format!("@{name}.")))
+    };
+    let differs = |(path, entry): (&PathBuf, &Entry)| {
+        matches!(entry, Entry::File(_)) && stays(path) && had.get(path) != has.get(path)
+    };
+    had.iter().chain(has).any(differs)
+}
+
+const GROUP: &str = "blat.target";
+
+fn agent(name: &TargetName) -> String {
+    format!("blat@{name}.service")
+}

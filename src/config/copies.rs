@@ -1,0 +1,81 @@
+//! Writes the accepted copies.
+//!
+//! Each is written beside its place, synced and renamed into it, so a reader (the generator at boot,
+//! a program that starts now) has the old copy or the new one whole. A kill between two copies leaves
+//! some accepted and some not; the next `apply` goes on from there. What the manager was to be told
+//! of is noted first (`pending`), so that a kill after the copies loses no start and no stop.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use super::folder::Folder;
+use super::name::TargetName;
+
+/// The accepted folder, as its one writer has it.
+pub(super) struct Copies {
+    folder: Folder,
+    pending: PathBuf,
+}
+
+impl Copies {
+    /// Opens the accepted folder, made if it is missing.
+    pub(super) fn open(root: &Path) -> io::Result<Self> {
+        let folder = Folder::accepted(root);
+        fs::create_dir_all(folder.targets())?;
+        let pending = folder.defaults().with_file_name("pending");
+        Ok(Self { folder, pending })
+    }
+
+    /// Makes `blat.toml` this text, or no file. Says whether that changed anything.
+    pub(super) fn put_defaults(&self, text: Option<&str>) -> io::Result<bool> {
+        put(&self.folder.defaults(), text)
+    }
+
+    /// Makes a target's file this text, or no file. Says whether that changed anything.
+    pub(super) fn put_target(&self, name: &TargetName, text: Option<&str>) -> io::Result<bool> {
+        put(&self.folder.target(name), text)
+    }
+
+    /// The targets that the manager may not have been told of.
+    pub(super) fn pending(&self) -> BTreeSet<TargetName> {
+        let text = fs::read_to_string(&self.pending).unwrap_or_default();
+        text.lines().filter_map(|line| line.parse().ok()).collect()
+    }
+
+    /// Notes them.
+    pub(super) fn put_pending(&self, names: &BTreeSet<TargetName>) -> io::Result<()> {
+        let lines: String = names.iter().map(|name| format!("{name}\n")).collect();
+        put(&self.pending, (!names.is_empty()).then_some(&lines)).map(|_| ())
+    }
+}
+
+fn put(path: &Path, text: Option<&str>) -> io::Result<bool> {
+    let now = fs::read_to_string(path);
+    match (text, now) {
+        (Some(text), Ok(now)) if text == now => Ok(false),
+        (Some(text), _) => replace(path, text).map(|()| true),
+        (None, Err(error)) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        (None, _) => {
+            fs::remove_file(path)?;
+            sync_folder(path).map(|()| true)
+        }
+    }
+}
+
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let beside = path.with_extension("new");
+    let mut file = File::create(&beside)?;
+    // Everyone's to read, whatever the umask: the agents run as another user.
+    file.set_permissions(Permissions::from_mode(0o644))?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&beside, path)?;
+    sync_folder(path)
+}
+
+fn sync_folder(path: &Path) -> io::Result<()> {
+    File::open(path.parent().unwrap_or(path))?.sync_all()
+}

@@ -1,0 +1,272 @@
+//! What is accepted: made from the live files and the accepted copies, before anything is written.
+//!
+//! A file with a fault changes nothing: what was accepted before stays. A target is judged merged
+//! with the defaults. Defaults that would leave a target without settings which it has are refused,
+//! so that one slip in one file never takes a running target down.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use super::in_force::Reading;
+use super::layer::Document;
+use super::name::TargetName;
+use super::problem::{Problem, Problems};
+use super::settings::Settings;
+
+/// What the accepted folder is to hold, and what is wrong with the rest.
+pub(super) struct Verdict {
+    /// The text of the accepted `blat.toml`, if there is to be one.
+    pub(super) defaults: Option<String>,
+    /// Every target that has a live file.
+    pub(super) targets: BTreeMap<TargetName, Judged>,
+    /// Targets with an accepted copy whose live file is gone.
+    pub(super) removed: BTreeSet<TargetName>,
+    pub(super) problems: Vec<Problem>,
+}
+
+/// One target.
+pub(super) struct Judged {
+    /// By what it ran until now.
+    pub(super) before: Option<Settings>,
+    /// By what it is to run, and the text that says so. `None`: nothing good was ever there.
+    pub(super) after: Option<(Settings, String)>,
+}
+
+impl Judged {
+    /// By what it is to run.
+    pub(super) fn settings(&self) -> Option<&Settings> {
+        self.after.as_ref().map(|(settings, _)| settings)
+    }
+
+    /// Whether it is to run by other settings than before.
+    pub(super) fn changed(&self) -> bool {
+        self.before.as_ref() != self.settings()
+    }
+}
+
+/// Judges the live folder.
+pub(super) fn judge(live: &Reading, accepted: &Reading) -> Verdict {
+    let mut problems = live.texts.strange.clone();
+    let names: BTreeSet<TargetName> = live.texts.targets.keys().cloned().collect();
+    let chosen = choose_defaults(live, accepted, &mut problems);
+    let mut targets = BTreeMap::new();
+    let mut taken: BTreeMap<PathBuf, TargetName> = BTreeMap::new();
+    for name in holders_first(&names, accepted) {
+        let before = accepted.settings(&name).and_then(Result::ok);
+        let after = chosen.and_then(|defaults| {
+            let judging = Judging { live, accepted, defaults: defaults.defaults.as_ref().ok()?.as_ref() };
+            judging.target(&name, &taken, &mut problems)
+        });
+        if let Some((settings, _)) = &after {
+            taken.insert(settings.tags.directory.clone(), name.clone());
+        }
+        targets.insert(name, Judged { before, after });
+    }
+    // A folder that cannot be listed tells nothing of what was removed.
+    let listed = !problems.iter().any(|problem| problem.file == live.folder.shown(&live.folder.targets()));
+    let gone = accepted.texts.targets.keys().filter(|name| listed && !names.contains(name));
+    let defaults = chosen.and_then(|reading| reading.texts.defaults.clone()?.ok());
+    Verdict { defaults, targets, removed: gone.cloned().collect(), problems }
+}
+
+/// The folder whose defaults hold: the live one's, unless they are broken or take away what a target
+/// needs. `None` when the live ones are broken and nothing was ever accepted.
+fn choose_defaults<'a>(
+    live: &'a Reading,
+    accepted: &'a Reading,
+    problems: &mut Vec<Problem>,
+) -> Option<&'a Reading> {
+    let fault = match &live.defaults {
+        Ok(defaults) => stranded(live, accepted, defaults.as_ref()),
+        Err(problem) => Some(problem.clone()),
+    };
+    let Some(fault) = fault else {
+        return Some(live);
+    };
+    problems.push(fault);
+    let nothing_yet = accepted.texts.defaults.is_none() && accepted.texts.targets.is_empty();
+    (!nothing_yet && accepted.defaults.is_ok()).then_some(accepted)
+}
+
+/// The first target that runs now and could not by these defaults, as a fault of theirs.
+fn stranded(live: &Reading, accepted: &Reading, defaults: Option<&Document>) -> Option<Problem> {
+    let reason = |name: &TargetName| {
+        let merged = |reading: &Reading| Settings::merge(name, &reading.target(name)?.ok()?, defaults).err();
+        // Runs now, and could go on neither by its new file nor by its old one.
+        let runs = accepted.settings(name)?.is_ok();
+        let by_new =
+            live.target(name)?.is_ok_and(|document| Settings::merge(name, &document, defaults).is_ok());
+        if by_new || !runs { None } else { merged(accepted) }
+    };
+    live.texts.targets.keys().find_map(|name| {
+        let Problems(why) = reason(name)?;
+        let why = why.first().map(ToString::to_string).unwrap_or_default();
+        let file = live.folder.shown(&live.folder.defaults());
+        Some(Problem::of_file(&file, format!("target `{name}` could not run by this: {why}")))
+    })
+}
+
+/// Those first whose tag directory is as it was: whoever has a directory keeps it.
+fn holders_first(names: &BTreeSet<TargetName>, accepted: &Reading) -> Vec<TargetName> {
+    let (mut holders, others): (Vec<_>, Vec<_>) =
+        names.iter().cloned().partition(|name| accepted.texts.targets.contains_key(name));
+    holders.extend(others);
+    holders
+}
+
+/// What a target is judged by.
+struct Judging<'a> {
+    live: &'a Reading,
+    accepted: &'a Reading,
+    defaults: Option<&'a Document>,
+}
+
+impl Judging<'_> {
+    /// The live file if it is good, else the accepted copy.
+    fn target(
+        &self,
+        name: &TargetName,
+        taken: &BTreeMap<PathBuf, TargetName>,
+        problems: &mut Vec<Problem>,
+    ) -> Option<(Settings, String)> {
+        let found = self.merged(name, self.live).and_then(|found| not_taken(found, taken));
+        match found {
+            Ok(found) => Some(found),
+            Err(Problems(why)) => {
+                problems.extend(why);
+                self.merged(name, self.accepted).and_then(|found| not_taken(found, taken)).ok()
+            }
+        }
+    }
+
+    fn merged(&self, name: &TargetName, reading: &Reading) -> Result<(Settings, Document), Problems> {
+        let document = reading.target(name).unwrap_or_else(|| Err(no_copy(name, reading)))?;
+        Ok((Settings::merge(name, &document, self.defaults)?, document))
+    }
+}
+
+fn no_copy(name: &TargetName, reading: &Reading) -> Problem {
+    Problem::of_file(&reading.folder.shown(&reading.folder.target(name)), "there is no such file")
+}
+
+/// Refuses a tag directory that another target has: each would take the other's tags.
+fn not_taken(
+    (settings, document): (Settings, Document),
+    taken: &BTreeMap<PathBuf, TargetName>,
+) -> Result<(Settings, String), Problems> {
+    let key = "tags.directory";
+    let Some(owner) = taken.get(&settings.tags.directory) else {
+        return Ok((settings, document.text));
+    };
+    let problem = Problem::of_file(&document.file, format!("target `{owner}` has the same tag directory"));
+    Err(problem.about(key).at(document.place_of(key)).mend("give each target its own").into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::folder::Folder;
+    use super::*;
+    use std::fs;
+    use std::path::Path;
+
+    const GOOD: &str = "source = '/srv/a'\nssh.host = 'h'\n";
+
+    fn put(root: &Path, path: &str, text: &str) {
+        let path = root.join("etc/blat").join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    fn judged(files: &[(&str, &str)]) -> Verdict {
+        let root = tempfile::tempdir().unwrap();
+        files.iter().for_each(|(path, text)| put(root.path(), path, text));
+        judge(&Reading::of(Folder::live(root.path())), &Reading::of(Folder::accepted(root.path())))
+    }
+
+    fn host(verdict: &Verdict, name: &str) -> Option<String> {
+        let target = verdict.targets.get(&name.parse().unwrap())?;
+        target.after.as_ref().map(|(settings, _)| settings.ssh.host.to_string())
+    }
+
+    #[test]
+    fn a_broken_target_keeps_its_accepted_copy_and_the_others_go_on() {
+        let old = "source = '/a'\nssh.host = 'old'";
+        let verdict = judged(&[
+            ("targets/a.toml", "x = "),
+            (".accepted/targets/a.toml", old),
+            ("targets/b.toml", GOOD),
+        ]);
+        assert_eq!(host(&verdict, "a").as_deref(), Some("old"));
+        assert_eq!(host(&verdict, "b").as_deref(), Some("h"));
+        assert_eq!(verdict.problems.len(), 1);
+    }
+
+    #[test]
+    fn a_broken_target_with_no_accepted_copy_has_no_settings() {
+        let verdict = judged(&[("targets/a.toml", "x = ")]);
+        assert_eq!(host(&verdict, "a"), None);
+    }
+
+    #[test]
+    fn broken_defaults_keep_the_accepted_ones_for_all() {
+        let verdict = judged(&[
+            ("blat.toml", "source = 5"),
+            (".accepted/blat.toml", "source = '/old'"),
+            ("targets/a.toml", "ssh.host = 'h'"),
+        ]);
+        assert_eq!(verdict.defaults.as_deref(), Some("source = '/old'"));
+        let target = &verdict.targets[&"a".parse().unwrap()];
+        assert_eq!(target.after.as_ref().unwrap().0.source, Path::new("/old"));
+    }
+
+    #[test]
+    fn broken_defaults_with_nothing_accepted_let_nothing_start() {
+        let verdict = judged(&[("blat.toml", "source = 5"), ("targets/a.toml", GOOD)]);
+        assert_eq!(host(&verdict, "a"), None);
+        assert_eq!(verdict.problems.len(), 1);
+    }
+
+    #[test]
+    fn defaults_that_strand_a_running_target_are_refused() {
+        let target = "ssh.host = 'h'";
+        let verdict = judged(&[
+            ("blat.toml", ""),
+            (".accepted/blat.toml", "source = '/old'"),
+            ("targets/a.toml", target),
+            (".accepted/targets/a.toml", target),
+        ]);
+        assert_eq!(verdict.defaults.as_deref(), Some("source = '/old'"));
+        assert_eq!(host(&verdict, "a").as_deref(), Some("h"));
+        let said = verdict.problems[0].to_string();
+        assert!(said.starts_with("/etc/blat/blat.toml: target `a` could not run by this: "), "{said}");
+    }
+
+    #[test]
+    fn of_two_with_one_tag_directory_the_one_that_had_it_keeps_it() {
+        let both = format!("{GOOD}tags.directory = '/t'");
+        let verdict = judged(&[
+            ("targets/a.toml", &both),
+            ("targets/b.toml", &both),
+            (".accepted/targets/b.toml", &both),
+        ]);
+        assert_eq!(host(&verdict, "a"), None);
+        assert_eq!(host(&verdict, "b").as_deref(), Some("h"));
+        assert!(
+            verdict.problems[0]
+                .to_string()
+                .starts_with("/etc/blat/targets/a.toml:3:18: key `tags.directory`: ")
+        );
+    }
+
+    #[test]
+    fn a_file_that_is_no_text_is_broken_and_not_removed() {
+        let root = tempfile::tempdir().unwrap();
+        put(root.path(), ".accepted/targets/a.toml", GOOD);
+        put(root.path(), "targets/a.toml", "");
+        fs::write(root.path().join("etc/blat/targets/a.toml"), b"# gr\xfc\xdfe").unwrap();
+        let verdict =
+            judge(&Reading::of(Folder::live(root.path())), &Reading::of(Folder::accepted(root.path())));
+        assert!(verdict.removed.is_empty());
+        assert_eq!(host(&verdict, "a").as_deref(), Some("h"));
+    }
+}

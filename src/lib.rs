@@ -1,0 +1,37 @@
+//! The host side of blat, in the order in which a package meets it: what is configured
+//! ([`config`], [`generator`]), what is asked for ([`tags`]), what the archive has
+//! ([`archive`]), what a target should have ([`release`],
+//! [`sync`]), how it is packed
+//! ([`pack`]) and sent ([`ssh`], [`session`]), the run that does so ([`transfer`]), and the agent that holds the connection and tells what
+//! happened ([`agent`], [`report`]).
+
+pub mod config;
+pub mod generator;
+pub mod places;
+
+pub mod tags;
+
+pub mod archive;
+
+pub mod pack;
+mod packer;
+mod press;
+
+pub mod channel;
+pub mod helper;
+pub mod progress;
+pub mod session;
+pub mod ssh;
+
+pub mod release;
+pub mod sync;
+
+pub mod transfer;
+
+pub mod agent;
+pub mod report;
+pub mod trigger;
+
+pub mod failure;
+pub mod lock;
+pub mod log;

@@ -1,0 +1,87 @@
+//! Where the files of a target lie on the master.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{MetadataExt, lchown};
+use std::path::{Path, PathBuf};
+
+use crate::config::TargetName;
+
+/// The folders and sockets of one target.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// Queue records, rejected tags, locks: kept over a reboot.
+    pub state: PathBuf,
+    /// The control socket and the trigger files: gone after a reboot.
+    pub runtime: PathBuf,
+    /// The socket on which short-lived programs report to the agent.
+    pub report: PathBuf,
+}
+
+impl Places {
+    /// The places of `name` below `root` (`/`, but for tests).
+    pub fn of(root: &Path, name: &TargetName) -> Self {
+        let run = root.join("run/blat");
+        Self {
+            state: root.join("var/lib/blat").join(name.as_str()),
+            runtime: run.join(name.as_str()),
+            report: run.join(format!("{name}.report")),
+        }
+    }
+
+    /// The control socket of the agent's ssh master.
+    pub fn control(&self) -> PathBuf {
+        self.runtime.join("ssh")
+    }
+
+    /// Touched to have waiting tags looked at.
+    pub fn transfer_trigger(&self) -> PathBuf {
+        self.runtime.join("transfer")
+    }
+
+    /// Touched to have the target synchronised.
+    pub fn sync_trigger(&self) -> PathBuf {
+        self.runtime.join("sync")
+    }
+
+    /// Held by the one synchronisation that runs.
+    pub fn sync_lock(&self) -> PathBuf {
+        self.state.join("sync.lock")
+    }
+
+    /// There from the beginning of a synchronisation to its end, however that comes but by a kill.
+    pub fn sync_begun(&self) -> PathBuf {
+        self.state.join("sync.begun")
+    }
+
+    /// What the target answered when it was last asked what it has.
+    pub fn listing(&self) -> PathBuf {
+        self.state.join("listing")
+    }
+
+    /// Held by the one transfer that runs.
+    pub fn transfer_lock(&self) -> PathBuf {
+        self.state.join("transfer.lock")
+    }
+}
+
+/// Gives what root made by hand to the owner of the folder that it lies in, so that a run
+/// by root leaves nothing that the next run of the user `blat` cannot use.
+pub fn adopt(path: &Path, folder: &Path) {
+    if nix::unistd::geteuid().is_root()
+        && let Ok(owner) = fs::metadata(folder)
+        && let Err(why) = lchown(path, Some(owner.uid()), Some(owner.gid()))
+    {
+        tracing::warn!("cannot give {} to the owner of its folder: {why}", path.display());
+    }
+}
+
+/// Replaces a file as a whole: a reader finds the old content or the new. It is owned as its
+/// folder is.
+pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let beside = folder.join(format!(".new-{}", std::process::id()));
+    fs::write(&beside, content)?;
+    adopt(&beside, folder);
+    fs::rename(&beside, path)
+}

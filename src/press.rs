@@ -1,0 +1,145 @@
+//! The press: a thread that packs what the packer reads, so that reading and packing overlap.
+//!
+//! All packages of a session go through one zstd stream, flushed at each package's end, so that
+//! packages share what they have in common (a window of 16 MiB, with long-distance matching) and
+//! each can be committed at once. Everything keeps the order in which it is handed in.
+
+use std::io::{self, Write};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
+
+use blat_target::frame;
+use blat_target::message::{ToTarget, WINDOW_LOG_MAX};
+use tokio::sync::mpsc;
+use zstd::stream::raw::CParameter;
+use zstd::stream::write::Encoder;
+
+use crate::failure::{Failure, Needs, Result};
+use crate::session::Heard;
+
+/// zstd's level, for the worth of 100 Mbit/s: such a line takes longer for what comes out.
+const LEVEL: i32 = 5;
+/// Long-distance matching looks at one place in 2^7: at one in 2^4 it finds 1 % more in 1.5 times
+/// the time.
+const LONG_DISTANCE_RATE: u32 = 7;
+/// The packed stream is cut into pieces of so many bytes.
+const PIECE: usize = 128 << 10;
+/// What is read is handed over in pieces of so many bytes,
+const PLAIN: usize = 256 << 10;
+/// and so many of them may wait.
+const PIECES_AHEAD: usize = 16;
+
+/// What the press does next.
+enum Step {
+    Pack(Vec<u8>),
+    /// All that was packed so far shall go out.
+    Flush,
+    Say(ToTarget),
+    Tell(Heard),
+}
+
+/// The packer's end of the press. What is written to it is packed.
+pub(crate) struct Press {
+    plain: Vec<u8>,
+    steps: SyncSender<Step>,
+}
+
+impl Press {
+    /// Starts the thread. It ends with this end, or when nobody takes its frames any more.
+    pub(crate) fn start(frames: mpsc::Sender<Vec<u8>>, hear: mpsc::Sender<Heard>) -> Self {
+        let (steps, to_do) = sync_channel(PIECES_AHEAD);
+        thread::spawn(move || {
+            if let Err(failure) = work(&to_do, frames, &hear) {
+                // The session has ended already when this cannot be said any more.
+                let _ = hear.blocking_send(Heard::Broken(failure));
+            }
+        });
+        Self { plain: Vec::with_capacity(PLAIN), steps }
+    }
+
+    /// Sends a message, behind what was flushed before.
+    pub(crate) fn say(&self, message: ToTarget) -> Result<()> {
+        self.step(Step::Say(message)).later("cannot send")
+    }
+
+    /// Tells the session something, once all that was flushed before is on its way.
+    pub(crate) fn tell(&self, heard: Heard) -> Result<()> {
+        self.step(Step::Tell(heard)).later("cannot send")
+    }
+
+    fn step(&self, step: Step) -> io::Result<()> {
+        self.steps.send(step).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
+    }
+
+    fn hand_over(&mut self) -> io::Result<()> {
+        let plain = std::mem::replace(&mut self.plain, Vec::with_capacity(PLAIN));
+        self.step(Step::Pack(plain))
+    }
+}
+
+impl Write for Press {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let taken = bytes.len().min(PLAIN - self.plain.len());
+        self.plain.extend_from_slice(&bytes[..taken]);
+        if self.plain.len() == PLAIN {
+            self.hand_over()?;
+        }
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.hand_over()?;
+        self.step(Step::Flush)
+    }
+}
+
+fn work(
+    steps: &Receiver<Step>,
+    frames: mpsc::Sender<Vec<u8>>,
+    hear: &mpsc::Sender<Heard>,
+) -> Result<(), Failure> {
+    let mut stream = stream(frames.clone()).later("cannot start to pack")?;
+    for step in steps {
+        match step {
+            Step::Pack(plain) => stream.write_all(&plain).later("cannot send")?,
+            Step::Flush => stream.flush().later("cannot send")?,
+            Step::Say(message) => frames.blocking_send(frame::message(&message)).later("cannot send")?,
+            Step::Tell(heard) => hear.blocking_send(heard).later("the session is over")?,
+        }
+    }
+    Ok(())
+}
+
+fn stream(frames: mpsc::Sender<Vec<u8>>) -> io::Result<Encoder<'static, Pieces>> {
+    let mut stream = Encoder::new(Pieces { piece: Vec::with_capacity(PIECE), frames }, LEVEL)?;
+    stream.window_log(WINDOW_LOG_MAX)?;
+    stream.long_distance_matching(true)?;
+    stream.set_parameter(CParameter::LdmHashRateLog(LONG_DISTANCE_RATE))?;
+    Ok(stream)
+}
+
+/// Cuts the packed stream into data frames.
+struct Pieces {
+    piece: Vec<u8>,
+    frames: mpsc::Sender<Vec<u8>>,
+}
+
+impl Write for Pieces {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let taken = bytes.len().min(PIECE - self.piece.len());
+        self.piece.extend_from_slice(&bytes[..taken]);
+        if self.piece.len() == PIECE {
+            self.flush()?;
+        }
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.piece.is_empty() {
+            return Ok(());
+        }
+        let sent = self.frames.blocking_send(frame::data(&self.piece));
+        self.piece.clear();
+        sent.map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
+    }
+}

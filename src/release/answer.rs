@@ -1,0 +1,153 @@
+//! What a release source answers for one target: the rows of its current set.
+//!
+//! It is a whole answer or an error. A name that no release or project has is an error, and so is
+//! a connection that is lost between two rows, or an answer without a single row. A row that names no
+//! package-version (a NULL, a slash, `..`, a control character) is refused and told, and the
+//! others stand.
+
+use std::collections::BTreeMap;
+
+use super::error::ReleaseError;
+use super::{RefusedRow, Release, ReleaseSource};
+use crate::config::{Packages, ProjectName, ReleaseName, Settings};
+use crate::sync::rows::{BadRow, Reason, Rows};
+
+/// What is asked for a target.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    pub releases: &'a [ReleaseName],
+    pub projects: &'a [ProjectName],
+    pub packages: &'a Packages,
+}
+
+impl<'a> From<&'a Settings> for Asked<'a> {
+    fn from(settings: &'a Settings) -> Self {
+        Self { releases: &settings.releases, projects: &settings.projects, packages: &settings.packages }
+    }
+}
+
+impl Asked<'_> {
+    /// Whether the target has nothing but `[packages]`, so that no database is needed.
+    pub fn names_no_release(&self) -> bool {
+        self.releases.is_empty() && self.projects.is_empty()
+    }
+}
+
+/// A whole answer.
+#[derive(Clone, Debug, Default)]
+pub struct Answer {
+    /// The open releases, by their ids; a [`Reason::Release`] is a place in this list.
+    pub releases: Vec<Release>,
+    /// Releases that the target names and that were closed: nothing of them is in the rows.
+    pub closed: Vec<Release>,
+    pub rows: Rows,
+    pub refused: Vec<RefusedRow>,
+}
+
+impl Answer {
+    /// Asks the source. Without one, the answer is what `[packages]` says.
+    ///
+    /// # Errors
+    /// Those of the source, and [`ReleaseError::Empty`] where it has not a single package-version.
+    pub fn of(source: Option<&mut dyn ReleaseSource>, asked: &Asked<'_>) -> Result<Self, ReleaseError> {
+        let mut answer = Self::default();
+        if let Some(source) = source {
+            answer.choose(source, asked)?;
+            answer.take_content(source)?;
+            if answer.rows.is_empty() {
+                return Err(ReleaseError::Empty);
+            }
+        }
+        for id in asked.packages.iter() {
+            let (package, version) = (id.package.as_str(), id.version.as_str());
+            if let Err(BadRow::Many(why)) = answer.rows.add(package, version, Reason::Packages) {
+                return Err(why.into());
+            }
+        }
+        Ok(answer)
+    }
+
+    fn choose(&mut self, source: &mut dyn ReleaseSource, asked: &Asked<'_>) -> Result<(), ReleaseError> {
+        let mut found = BTreeMap::new();
+        let mut keep = |release: Release| found.insert(release.id, release);
+        for name in asked.releases {
+            match source.named(name)? {
+                release if release.state.is_open() => drop(keep(release)),
+                release if self.closed.contains(&release) => (),
+                release => self.closed.push(release),
+            }
+        }
+        for name in asked.projects {
+            let all = source.of_project(name)?;
+            all.into_iter().filter(|release| release.state.is_open()).for_each(|release| drop(keep(release)));
+        }
+        source.unnamed()?.into_iter().for_each(|release| drop(keep(release)));
+        self.releases = found.into_values().collect();
+        Ok(())
+    }
+
+    fn take_content(&mut self, source: &mut dyn ReleaseSource) -> Result<(), ReleaseError> {
+        for (place, release) in (0..).zip(&self.releases) {
+            let (rows, refused) = (&mut self.rows, &mut self.refused);
+            source.content(release, &mut |package, version| {
+                let (Some(package), Some(version)) = (package, version) else {
+                    let why = "package or version is NULL or no UTF-8".to_owned();
+                    refused.push(RefusedRow { release: release.to_string(), why });
+                    return Ok(());
+                };
+                match rows.add(package, version, Reason::Release(place)) {
+                    Ok(()) => Ok(()),
+                    Err(BadRow::Many(why)) => Err(why.into()),
+                    Err(BadRow::Name(why)) => {
+                        let why = format!("{package:?} {version:?}: {why}");
+                        refused.push(RefusedRow { release: release.to_string(), why });
+                        Ok(())
+                    }
+                }
+            })?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::release::file::List;
+
+    fn list(text: &str) -> (tempfile::TempDir, Result<List, ReleaseError>) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("packages.txt");
+        std::fs::write(&path, text).unwrap();
+        let list = List::open(&path);
+        (folder, list)
+    }
+
+    const NOTHING: Asked<'_> = Asked { releases: &[], projects: &[], packages: &NO_PACKAGES };
+    static NO_PACKAGES: Packages = Packages::NONE;
+
+    #[test]
+    fn a_list_is_one_release_and_bad_names_are_refused() {
+        let (_folder, list) = list("# all\ncore 1.0 # the core\n\nzlib\t2\n../x 1\ncore ..\n");
+        let answer = Answer::of(Some(&mut list.unwrap()), &NOTHING).unwrap();
+        assert_eq!((answer.rows.len(), answer.refused.len(), answer.releases.len()), (2, 2, 1));
+    }
+
+    #[test]
+    fn a_list_has_no_releases_and_a_bad_line_names_its_place() {
+        let (_folder, good) = list("core 1\n");
+        let releases = [ReleaseName::Id(7)];
+        let asked = Asked { releases: &releases, ..NOTHING };
+        let why = Answer::of(Some(&mut good.unwrap()), &asked).unwrap_err();
+        assert!(why.to_string().contains("`7` cannot be had"), "{why}");
+        let (_folder, bad) = list("core 1\ncore 1 2\n");
+        assert!(bad.unwrap_err().to_string().contains("packages.txt:2: a line is PACKAGE VERSION"));
+    }
+
+    #[test]
+    fn an_empty_list_is_no_answer() {
+        let (_folder, list) = list("# nothing\n");
+        assert!(matches!(Answer::of(Some(&mut list.unwrap()), &NOTHING), Err(ReleaseError::Empty)));
+        assert!(Answer::of(None, &NOTHING).unwrap().rows.is_empty());
+    }
+}

@@ -1,0 +1,358 @@
+//! A session with a target: one remote process, frames each way, packages back to back.
+//!
+//! Four parts run beside each other, so that reading, packing and sending overlap: the packer
+//! (a thread) reads packages, the press (another) turns them into frames, the writer puts frames
+//! on the channel, the reader turns the target's frames into events. What the target did not acknowledge is
+//! not done, whatever exit code or end of file arrives.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::mpsc as jobs;
+use std::time::Duration;
+
+use blat_target::frame::{self, Frame, HEADER_LEN, Header, MAGIC};
+use blat_target::listing::{Listing, chunk};
+use blat_target::message::{
+    Digest, HostHello, Listed, Mend, Outcome, PROTOCOL, PROTOCOL_OLDEST, QUERY_MAX, Standing, TargetHello,
+    ToHost, ToTarget,
+};
+use blat_target::package::PackageVersion;
+use openssh::{ChildStderr, ChildStdin, ChildStdout};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+
+use crate::failure::{Failure, Needs, Result};
+pub use crate::packer::Packed;
+use crate::packer::{self, Job};
+use crate::progress::Progress;
+use crate::ssh::{Child, Connection};
+
+/// What a login shell may print before the helper speaks, in bytes.
+const NOISE_MAX: usize = 64 << 10;
+/// How much of what the helper says on its error channel is kept, in bytes.
+const WORDS_MAX: usize = 4096;
+/// How many frames wait for the channel.
+const FRAMES_AHEAD: usize = 16;
+
+/// What a session sends, and what became of it.
+#[derive(Debug)]
+pub enum Event {
+    /// The packer has sent all of a job's bytes.
+    Packed(Packed),
+    /// The package could not be read here, so nothing of it was sent.
+    Unreadable { number: u64, failure: Failure },
+    /// The target says how it ended.
+    Outcome { number: u64, outcome: Outcome },
+}
+
+/// Why a session did not come up.
+#[derive(Debug)]
+pub enum Refused {
+    /// There is no helper on the target.
+    HelperMissing,
+    /// What is there cannot be run, in the target's words.
+    HelperBroken(String),
+    Failed(Failure),
+}
+
+impl From<Failure> for Refused {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+/// An open session.
+#[derive(Debug)]
+pub struct Session {
+    pub hello: TargetHello,
+    jobs: jobs::Sender<Job>,
+    heard: mpsc::Receiver<Heard>,
+    progress: Progress,
+    sent: u64,
+    writer: JoinHandle<()>,
+    reader: JoinHandle<()>,
+    /// Held, for the channel ends with it.
+    _child: Child,
+}
+
+/// What arrives from the packer and the target.
+#[derive(Debug)]
+pub(crate) enum Heard {
+    Said(ToHost),
+    Packed(Packed),
+    Unreadable { number: u64, failure: Failure },
+    Broken(Failure),
+}
+
+impl Session {
+    /// Starts `command` on the target and exchanges hellos.
+    pub async fn open(connection: &Connection, command: &str, hello: HostHello) -> Result<Self, Refused> {
+        let mut child = connection.start(command).await?;
+        let (stdin, stdout) = (child.stdin().take(), child.stdout().take());
+        let (Some(mut stdin), Some(stdout)) = (stdin, stdout) else {
+            return Err(Failure::later(anyhow::anyhow!("ssh gave no channel")).into());
+        };
+        let greeting = [&MAGIC[..], &frame::message(&ToTarget::Hello(hello))].concat();
+        // A helper that is missing closes its end before it reads: what it says tells more.
+        let _ = stdin.write_all(&greeting).await;
+        let mut stdout = BufReader::with_capacity(1 << 16, stdout);
+        let answered = timeout(packer::STALL, meet(&mut stdout)).await;
+        match answered.unwrap_or_else(|_| Err(Some(stalled()))) {
+            Ok(hello) => Ok(Self::run(hello, child, stdin, stdout)),
+            Err(Some(failure)) => Err(failure.into()),
+            Err(None) => Err(epitaph(child).await),
+        }
+    }
+
+    fn run(hello: TargetHello, mut child: Child, stdin: ChildStdin, stdout: BufReader<ChildStdout>) -> Self {
+        let (jobs, to_do) = jobs::channel();
+        let (frames, to_send) = mpsc::channel(FRAMES_AHEAD);
+        let (hear, heard) = mpsc::channel(FRAMES_AHEAD);
+        let progress = Progress::start();
+        if let Some(stderr) = child.stderr().take() {
+            tokio::spawn(async move { tracing::debug!("the helper said: {}", words(stderr).await) });
+        }
+        packer::start(to_do, frames, hear.clone(), progress.clone());
+        let writer = tokio::spawn(write(stdin, to_send, progress.clone()));
+        let reader = tokio::spawn(read(stdout, hear, progress.clone()));
+        Self { hello, jobs, heard, progress, sent: 0, writer, reader, _child: child }
+    }
+
+    /// Asks what stands in the places of `ids`.
+    pub async fn query(&mut self, ids: &[PackageVersion]) -> Result<HashMap<PackageVersion, Standing>> {
+        let mut found = HashMap::new();
+        for part in ids.chunks(QUERY_MAX) {
+            self.push(Job::Say(ToTarget::Query(part.to_vec())))?;
+            match self.hear().await? {
+                Heard::Said(ToHost::Standing(standing)) if standing.len() == part.len() => {
+                    found.extend(part.iter().cloned().zip(standing));
+                }
+                other => return Err(unexpected(&other)),
+            }
+        }
+        Ok(found)
+    }
+
+    /// Hands a package over to be sent; its number, by which events speak of it.
+    pub fn send_package(&mut self, id: PackageVersion, folder: PathBuf) -> Result<u64> {
+        let number = self.next_number();
+        self.push(Job::Package { number, id, folder })?;
+        Ok(number)
+    }
+
+    /// Hands a link over to be made, as old as the `link` here is; its number.
+    pub fn send_link(&mut self, id: PackageVersion, text: Vec<u8>, link: PathBuf) -> Result<u64> {
+        let number = self.next_number();
+        self.push(Job::Link { number, id, text, link })?;
+        Ok(number)
+    }
+
+    /// Hands the PackageList over to be laid down; its number.
+    pub fn send_package_list(&mut self, text: Vec<u8>) -> Result<u64> {
+        let number = self.next_number();
+        self.push(Job::PackageList { number, text })?;
+        Ok(number)
+    }
+
+    /// Asks what stands in the whole archive. The listing is none if its digest is `known`.
+    pub async fn list(&mut self, known: Option<Digest>) -> Result<(Option<Listing>, Listed)> {
+        self.push(Job::Say(ToTarget::List { known }))?;
+        let mut listing = chunk::Reader::default();
+        loop {
+            match self.hear().await? {
+                Heard::Said(ToHost::Listing(packed)) => {
+                    let plain = zstd::bulk::decompress(&packed, chunk::CHUNK_MAX);
+                    let plain = plain.later("the target's listing cannot be unpacked")?;
+                    listing.chunk(&plain).later("the target's listing cannot be read")?;
+                }
+                Heard::Said(ToHost::Listed(end)) if Some(end.digest) == known => return Ok((None, end)),
+                Heard::Said(ToHost::Listed(end)) => {
+                    let listing = listing.finish();
+                    if Digest(listing.digest()) != end.digest {
+                        return Err(Failure::later(anyhow::anyhow!("the target's listing came in broken")));
+                    }
+                    return Ok((Some(listing), end));
+                }
+                other => return Err(unexpected(&other)),
+            }
+        }
+    }
+
+    /// What happened next. Fails when nothing moves any more.
+    pub async fn event(&mut self) -> Result<Event> {
+        match self.hear().await? {
+            Heard::Packed(packed) => Ok(Event::Packed(packed)),
+            Heard::Said(ToHost::Outcome { number, outcome }) => Ok(Event::Outcome { number, outcome }),
+            Heard::Unreadable { number, failure } => Ok(Event::Unreadable { number, failure }),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Ends the session: says how much was sent, and waits for the target's counts.
+    /// All outcomes must have been heard.
+    pub async fn finish(mut self) -> Result<()> {
+        self.push(Job::Done)?;
+        match self.hear().await? {
+            Heard::Said(ToHost::Done { .. }) => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    fn next_number(&mut self) -> u64 {
+        self.sent += 1;
+        self.sent - 1
+    }
+
+    fn push(&self, job: Job) -> Result<()> {
+        self.jobs.send(job).map_err(|_| Failure::later(anyhow::anyhow!("the session is over")))
+    }
+
+    async fn hear(&mut self) -> Result<Heard> {
+        loop {
+            tokio::select! {
+                heard = self.heard.recv() => match heard {
+                    Some(Heard::Said(ToHost::Alive)) => {}
+                    Some(Heard::Said(ToHost::Failed(refusal))) => {
+                        return Err(Failure::from(refusal).context("the target ended the session"));
+                    }
+                    Some(Heard::Broken(failure)) => return Err(failure),
+                    Some(heard) => return Ok(heard),
+                    None => return Err(Failure::later(anyhow::anyhow!("the session is over"))),
+                },
+                () = sleep(Duration::from_secs(1)) => {
+                    if self.progress.idle() > packer::STALL {
+                        return Err(stalled());
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.writer.abort();
+        self.reader.abort();
+    }
+}
+
+fn stalled() -> Failure {
+    Failure::later(anyhow::anyhow!("nothing moved for {} s: the target hangs", packer::STALL.as_secs()))
+}
+
+fn unexpected(heard: &Heard) -> Failure {
+    Failure::later(anyhow::anyhow!("the target said something that was not asked for: {heard:?}"))
+}
+
+/// Reads up to the target's hello. `Err(None)`: the channel ended before it.
+async fn meet(stdout: &mut BufReader<ChildStdout>) -> Result<TargetHello, Option<Failure>> {
+    skip_noise(stdout).await?;
+    match next(stdout).await {
+        Ok(ToHost::Hello(hello)) if (PROTOCOL_OLDEST..=PROTOCOL).contains(&hello.protocol) => Ok(hello),
+        Ok(ToHost::Hello(hello)) => Err(Some(Failure::person(anyhow::anyhow!(
+            "the helper on the target ({}) speaks protocol {}, this build {PROTOCOL_OLDEST} to {PROTOCOL}",
+            hello.version,
+            hello.protocol
+        )))),
+        Ok(ToHost::Failed(refusal)) => Err(Some(refusal.into())),
+        Ok(_) => Err(Some(Failure::later(anyhow::anyhow!("the target did not say hello")))),
+        Err(frame::FrameError::Ended) => Err(None),
+        Err(why) => Err(Some(Failure::later(why))),
+    }
+}
+
+async fn skip_noise(stdout: &mut BufReader<ChildStdout>) -> Result<(), Option<Failure>> {
+    let mut seen = Vec::new();
+    while !seen.ends_with(MAGIC) {
+        match stdout.read_u8().await {
+            Ok(byte) if seen.len() < NOISE_MAX => seen.push(byte),
+            Ok(_) => {
+                let noise = String::from_utf8_lossy(&seen[..80]).into_owned();
+                let what =
+                    anyhow::anyhow!("the target's login shell prints without end, starting with {noise:?}");
+                return Err(Some(Failure::person(what)));
+            }
+            Err(_) => return Err(None),
+        }
+    }
+    Ok(())
+}
+
+async fn next(stdout: &mut BufReader<ChildStdout>) -> Result<ToHost, frame::FrameError> {
+    let ended = |why: std::io::Error| match why.kind() {
+        std::io::ErrorKind::UnexpectedEof => frame::FrameError::Ended,
+        _ => frame::FrameError::Io(why),
+    };
+    let mut header = [0; HEADER_LEN];
+    stdout.read_exact(&mut header).await.map_err(ended)?;
+    let header = Header::parse(header)?;
+    let mut payload = vec![0; header.length];
+    stdout.read_exact(&mut payload).await.map_err(ended)?;
+    match header.frame(payload)? {
+        Frame::Message(message) => Ok(message),
+        Frame::Data(_) => Err(frame::FrameError::Io(std::io::Error::other("the target sent packed bytes"))),
+    }
+}
+
+/// Why the remote command ended before it said hello.
+async fn epitaph(mut child: Child) -> Refused {
+    let words = match child.stderr().take() {
+        Some(stderr) => timeout(Duration::from_secs(2), words(stderr)).await.unwrap_or_default(),
+        None => String::new(),
+    };
+    let ended = timeout(Duration::from_secs(5), child.wait()).await;
+    match ended {
+        Ok(Err(openssh::Error::Remote(why))) if why.kind() == std::io::ErrorKind::NotFound => {
+            Refused::HelperMissing
+        }
+        Ok(Ok(status)) if status.code() == Some(127) => Refused::HelperMissing,
+        Ok(Ok(status)) if status.code() == Some(126) => Refused::HelperBroken(words),
+        Ok(Ok(status)) => {
+            later(format!("the helper on the target ended ({status}) before it said hello: {words}"))
+        }
+        Ok(Err(why)) => later(format!("the connection broke before the target said hello: {why} {words}")),
+        Err(_) => later("the target closed the channel before it said hello".into()),
+    }
+}
+
+fn later(what: String) -> Refused {
+    Refused::Failed(Failure { mend: Mend::Later, cause: anyhow::Error::msg(what.trim().to_owned()) })
+}
+
+async fn words(mut stderr: ChildStderr) -> String {
+    let mut kept = Vec::new();
+    let mut piece = [0; 1024];
+    while let Ok(got @ 1..) = stderr.read(&mut piece).await {
+        kept.extend_from_slice(&piece[..got]);
+        kept.truncate(WORDS_MAX);
+    }
+    String::from_utf8_lossy(&kept).trim().to_owned()
+}
+
+async fn write(mut stdin: ChildStdin, mut frames: mpsc::Receiver<Vec<u8>>, progress: Progress) {
+    while let Some(frame) = frames.recv().await {
+        for piece in frame.chunks(1 << 15) {
+            if stdin.write_all(piece).await.is_err() {
+                // The reader learns why the target hung up; nobody waits for this side.
+                return;
+            }
+            progress.moved();
+        }
+    }
+}
+
+async fn read(mut stdout: BufReader<ChildStdout>, hear: mpsc::Sender<Heard>, progress: Progress) {
+    loop {
+        let heard = match next(&mut stdout).await {
+            Ok(said) => Heard::Said(said),
+            Err(why) => Heard::Broken(Failure::later(why)),
+        };
+        progress.moved();
+        let last = matches!(heard, Heard::Broken(_) | Heard::Said(ToHost::Done { .. }));
+        if hear.send(heard).await.is_err() || last {
+            return;
+        }
+    }
+}

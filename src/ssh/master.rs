@@ -1,0 +1,162 @@
+//! An ssh master connection: a child of ours on a control socket with a fixed path, to
+//! which short-lived programs attach.
+//!
+//! The child ignores USR1 and HUP, which `systemctl kill` sends to every process of a
+//! unit, and dies with the process that started it.
+
+use std::collections::VecDeque;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use nix::libc;
+use nix::sys::signal::{SigHandler, Signal, signal};
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::process::{Child, Command};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::{Endpoint, words};
+use crate::failure::{Failure, Needs, Result};
+
+/// How long a connection may take to come up.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+/// How many lines of ssh's words are kept.
+const WORDS_MAX: usize = 40;
+
+/// A running `ssh -N -M`.
+#[derive(Debug)]
+pub struct Master {
+    child: Child,
+    control: PathBuf,
+    words: Arc<Mutex<VecDeque<String>>>,
+    deadline: Instant,
+}
+
+impl Master {
+    /// Starts ssh; [`Master::ready`] tells when it is connected.
+    pub fn start(endpoint: &Endpoint, key: &Path, control: &Path) -> Result<Self> {
+        match std::fs::remove_file(control) {
+            Err(why) if why.kind() != io::ErrorKind::NotFound => {
+                return Err(why).person(format!("cannot remove the stale socket {}", control.display()));
+            }
+            _ => {}
+        }
+        let mut child = command(endpoint, key, control).spawn().person("cannot start ssh")?;
+        let words = Arc::default();
+        if let Some(stderr) = child.stderr.take() {
+            tokio::spawn(listen(stderr, Arc::clone(&words)));
+        }
+        let deadline = Instant::now() + CONNECT_TIMEOUT;
+        Ok(Self { child, control: control.to_owned(), words, deadline })
+    }
+
+    /// Waits until programs can attach. Fails with ssh's reason, or 30 s after the start.
+    pub async fn ready(&mut self) -> Result<()> {
+        while !self.answers(self.deadline).await {
+            if let Ok(ended) = timeout_at(Instant::now() + Duration::from_millis(20), self.child.wait()).await
+            {
+                ended.later("cannot wait for ssh")?;
+                return Err(self.last_words().await);
+            }
+            if Instant::now() >= self.deadline {
+                return Err(Failure::later(anyhow::anyhow!("the target does not answer")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the master answers on its socket until `deadline`.
+    pub async fn answers(&self, deadline: Instant) -> bool {
+        if !self.control.exists() {
+            return false;
+        }
+        matches!(timeout_at(deadline, super::resume(&self.control).check()).await, Ok(Ok(())))
+    }
+
+    /// Waits until ssh ends, and says why.
+    pub async fn ended(&mut self) -> Failure {
+        match self.child.wait().await {
+            Ok(_) => self.last_words().await,
+            Err(why) => Failure::later(why),
+        }
+    }
+
+    /// The process id of ssh, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.id()
+    }
+
+    /// Ends ssh: every channel with it.
+    pub async fn end(mut self) {
+        if let Err(why) = self.child.kill().await {
+            tracing::warn!("cannot end ssh: {why}");
+        }
+        let _ = std::fs::remove_file(&self.control);
+    }
+
+    async fn last_words(&self) -> Failure {
+        // The reader may be a moment behind the end of the process.
+        sleep(Duration::from_millis(20)).await;
+        let words = self.words.lock().expect("no reader panics");
+        words::failure(&words.iter().map(String::as_str).collect::<Vec<_>>().join("\n"))
+    }
+}
+
+fn command(endpoint: &Endpoint, key: &Path, control: &Path) -> Command {
+    let mut command = Command::new("ssh");
+    let options = [
+        "BatchMode=yes".into(),
+        "StrictHostKeyChecking=yes".into(),
+        "IdentitiesOnly=yes".into(),
+        "PreferredAuthentications=publickey".into(),
+        "ControlPersist=no".into(),
+        "ForwardAgent=no".into(),
+        "ForwardX11=no".into(),
+        "ConnectTimeout=20".into(),
+        "ServerAliveInterval=10".into(),
+        "ServerAliveCountMax=3".into(),
+        "LogLevel=ERROR".into(),
+        format!("UserKnownHostsFile={}", quoted(&endpoint.known_hosts)),
+        format!("IdentityFile={}", quoted(key)),
+    ];
+    command.arg("-N").arg("-M").arg("-S").arg(control);
+    command.args(options.iter().flat_map(|option| ["-o", option.as_str()]));
+    command.arg("-p").arg(endpoint.port.to_string()).arg("-l").arg(&endpoint.user);
+    command.arg("--").arg(&endpoint.host);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+    // SAFETY: only async-signal-safe calls between fork and exec.
+    unsafe { command.pre_exec(before_exec) };
+    command
+}
+
+/// A path as one word of an ssh option, in which `%` starts a token.
+fn quoted(path: &Path) -> String {
+    format!("\"{}\"", path.display()).replace('%', "%%")
+}
+
+fn before_exec() -> io::Result<()> {
+    // SAFETY: ignoring a signal installs no handler.
+    unsafe {
+        signal(Signal::SIGUSR1, SigHandler::SigIgn)?;
+        signal(Signal::SIGHUP, SigHandler::SigIgn)?;
+    }
+    // SAFETY: a plain system call.
+    match unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+async fn listen(stderr: impl AsyncRead + Unpin, words: Arc<Mutex<VecDeque<String>>>) {
+    let mut lines = BufReader::new(stderr).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        tracing::debug!("ssh: {line}");
+        let mut words = words.lock().expect("no other holder panics");
+        if words.len() == WORDS_MAX {
+            words.pop_front();
+        }
+        words.push_back(line);
+    }
+}

@@ -1,0 +1,171 @@
+//! Carrying a plan out over one session: packages back to back, then the links, then the
+//! PackageList; and what became of each.
+
+use std::collections::HashMap;
+
+use blat_target::message::{Mend, Outcome, Refusal};
+use blat_target::package::PackageVersion;
+
+use super::known::Put;
+use super::plan::Plan;
+use super::show::Show;
+use crate::archive::Archive;
+use crate::channel::Channel;
+use crate::failure::Result;
+use crate::report::{Cause, Parts, Report, Reporter};
+use crate::session::Event;
+
+/// How many packages may be unanswered: so many that a line never runs empty meanwhile, for
+/// small packages come in by hundreds within one sync to disk on the target.
+const AHEAD: usize = 4096;
+/// How many failures are told one by one, as they come; the totals have the number of all.
+const FAILURES_TOLD: usize = 20;
+
+/// What became of a plan.
+#[derive(Debug, Default)]
+pub(super) struct Carried {
+    /// What stands on the target now, as it was to be.
+    pub(super) put: Vec<(PackageVersion, Put)>,
+    pub(super) packages: u64,
+    pub(super) links: u64,
+    /// The sum of the sizes of the files of what was sent, in bytes.
+    pub(super) bytes: u64,
+    /// What failed; the worst of them decides how the run ends.
+    pub(super) failed: Vec<Refusal>,
+}
+
+impl Carried {
+    /// What mends the failures: a person, if any of them needs one.
+    pub(super) fn mend(&self) -> Option<Mend> {
+        let person = self.failed.iter().any(|refusal| refusal.mend == Mend::Person);
+        (!self.failed.is_empty()).then_some(if person { Mend::Person } else { Mend::Later })
+    }
+}
+
+/// One thing to send.
+enum Item {
+    Package(PackageVersion, Put),
+    Link(PackageVersion, Vec<u8>),
+    PackageList(Vec<u8>),
+}
+
+pub(super) struct Carry<'a> {
+    pub(super) archive: &'a Archive,
+    pub(super) channel: &'a mut Channel,
+    pub(super) reporter: &'a mut Reporter,
+    pub(super) show: &'a mut Show,
+    sent: HashMap<u64, Sent>,
+    carried: Carried,
+}
+
+struct Sent {
+    item: Item,
+    bytes: u64,
+}
+
+impl<'a> Carry<'a> {
+    pub(super) fn new(
+        archive: &'a Archive,
+        channel: &'a mut Channel,
+        reporter: &'a mut Reporter,
+        show: &'a mut Show,
+    ) -> Self {
+        Self { archive, channel, reporter, show, sent: HashMap::new(), carried: Carried::default() }
+    }
+
+    /// Carries `plan` out, and lays `package_list` down if one is given. What was done before an
+    /// error stays done, and the next run finds it.
+    pub(super) async fn out(mut self, plan: &Plan, package_list: Option<Vec<u8>>) -> Result<Carried> {
+        let packages = plan.sends.iter().map(|send| Item::Package(send.id.clone(), Put::Version(send.stamp)));
+        let links = plan.links.iter().map(|link| Item::Link(link.id.clone(), link.text.clone().into_bytes()));
+        for item in packages.chain(links).chain(package_list.map(Item::PackageList)) {
+            while self.sent.len() >= AHEAD {
+                self.hear().await?;
+            }
+            self.send(item)?;
+        }
+        while !self.sent.is_empty() {
+            self.hear().await?;
+        }
+        Ok(self.carried)
+    }
+
+    fn send(&mut self, item: Item) -> Result<()> {
+        let session = &mut self.channel.session;
+        let number = match &item {
+            Item::Package(id, _) => session.send_package(id.clone(), self.archive.path(id))?,
+            Item::Link(id, text) => session.send_link(id.clone(), text.clone(), self.archive.path(id))?,
+            Item::PackageList(text) => session.send_package_list(text.clone())?,
+        };
+        self.sent.insert(number, Sent { item, bytes: 0 });
+        Ok(())
+    }
+
+    async fn hear(&mut self) -> Result<()> {
+        match self.channel.session.event().await? {
+            Event::Packed(packed) => {
+                if let Some(sent) = self.sent.get_mut(&packed.number) {
+                    sent.bytes = packed.bytes;
+                }
+            }
+            Event::Unreadable { number, failure } => {
+                let failed = failure.into();
+                if let Some(sent) = self.sent.remove(&number) {
+                    self.failed(&sent.item, failed);
+                }
+            }
+            Event::Outcome { number, outcome } => {
+                if let Some(sent) = self.sent.remove(&number) {
+                    self.ended(sent, outcome);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn ended(&mut self, sent: Sent, outcome: Outcome) {
+        let replaced = match outcome {
+            Outcome::Refused(refusal) => return self.failed(&sent.item, refusal),
+            Outcome::Committed { replaced } => Some(replaced),
+            Outcome::Unchanged => None,
+        };
+        let (id, put) = match sent.item {
+            Item::Package(id, put) => (id, put),
+            Item::Link(id, text) => (id, Put::Link(text)),
+            Item::PackageList(_) => return,
+        };
+        if let Some(replaced) = replaced {
+            self.committed(&id, &put, sent.bytes, replaced);
+        }
+        self.carried.put.push((id, put));
+    }
+
+    fn committed(&mut self, id: &PackageVersion, put: &Put, bytes: u64, replaced: bool) {
+        match put {
+            Put::Version(_) => self.carried.packages += 1,
+            Put::Link(_) => self.carried.links += 1,
+        }
+        self.carried.bytes += bytes;
+        self.show.committed(id, bytes);
+        self.reporter.tell(Report::Committed {
+            package: id.package.to_string(),
+            version: id.version.to_string(),
+            bytes,
+            replaced,
+            cause: Cause::Sync,
+            parts: Parts::default(),
+        });
+    }
+
+    fn failed(&mut self, item: &Item, refusal: Refusal) {
+        let what = match item {
+            Item::Package(id, _) | Item::Link(id, _) => id.to_string(),
+            Item::PackageList(_) => "the PackageList".into(),
+        };
+        if self.carried.failed.len() < FAILURES_TOLD {
+            let reason = format!("{what} was not sent: {}", refusal.reason);
+            self.reporter.tell(Report::Problem { reason });
+        }
+        self.carried.failed.push(refusal);
+    }
+}

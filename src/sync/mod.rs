@@ -1,0 +1,16 @@
+//! Repository synchronisation: which package-versions a target should have ([`current_set`]), what
+//! is to be done about it ([`plan`]), how that is shown ([`plan_text`]), what the target is told
+//! that it should have ([`package_list`]), and the run that does it all ([`run`]).
+
+pub mod current_set;
+pub mod package_list;
+pub mod plan;
+pub mod plan_text;
+pub mod rows;
+
+mod carry;
+mod known;
+mod show;
+mod stop;
+
+pub mod run;

@@ -1,0 +1,282 @@
+//! One synchronisation of one target: list, plan, carry out, report.
+//!
+//! Nothing is remembered that a next run would need: what was committed is in the next listing,
+//! so a run that is killed or cut goes on where it stopped. A marker stands while a run works; one
+//! that is left of a killed run has the agent start another. TERM and INT are a person who stops it.
+
+use std::fmt;
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::anyhow;
+use blat_target::listing::Listing;
+use blat_target::message::{Digest, Listed, Mend};
+use blat_target::package::PackageVersion;
+use tokio::sync::oneshot;
+
+use super::carry::{Carried, Carry};
+use super::current_set::CurrentSet;
+use super::known;
+use super::package_list::package_list;
+use super::plan::{Plan, Policy};
+use super::plan_text;
+use super::show::{Show, tell};
+use super::stop;
+use crate::archive::Archive;
+use crate::channel::Channel;
+use crate::config::{Settings, Source};
+use crate::failure::{Failure, Needs, Result};
+use crate::lock;
+use crate::pack;
+use crate::places::{Places, replace};
+use crate::progress::Progress;
+use crate::release;
+use crate::release::answer::{Answer, Asked};
+use crate::report::{Report, Reporter};
+use crate::trigger;
+
+/// How many members with problems are told one by one.
+const PROBLEMS_TOLD: usize = 20;
+/// How many times as long as a query the whole asking may take. A database whose machine vanished
+/// would be waited for by its driver for hours.
+const QUERIES: u32 = 10;
+
+/// What a run is to do with its plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Carry it out.
+    Real,
+    /// Print it, for people or for programs, and change nothing.
+    DryRun { json: bool },
+}
+
+/// Synchronises the target of `settings`.
+///
+/// # Errors
+/// What kept the run from its work, or the worst of what failed for single packages.
+pub async fn run(settings: &Settings, places: &Places, helper: &Path, mode: Mode) -> Result<()> {
+    if !is_wanted(settings) {
+        tracing::info!("{} names no releases, projects or packages: nothing to synchronise", settings.name);
+        return trigger::forget(&places.sync_trigger()).and(trigger::forget(&places.sync_begun()));
+    }
+    match mode {
+        Mode::Real => carry_out(settings, places, helper).await,
+        // It changes nothing, so it may run beside another; what it finds is for the person who asked.
+        Mode::DryRun { .. } => {
+            let mut reporter = Reporter::to_the_log(settings.name.as_str());
+            let mut run = Run { settings, places, helper, reporter: &mut reporter };
+            run.all(mode).await.map(drop)
+        }
+    }
+}
+
+async fn carry_out(settings: &Settings, places: &Places, helper: &Path) -> Result<()> {
+    let mut reporter = Reporter::new(settings.name.as_str(), &places.report);
+    trigger::forget(&places.sync_trigger())?;
+    let _lock = lock::take(&places.sync_lock(), "a synchronisation")?;
+    stop::watch(settings.name.as_str(), places)?;
+    let begun = places.sync_begun();
+    replace(&begun, b"").person(format!("cannot write {}", begun.display()))?;
+    let mut run = Run { settings, places, helper, reporter: &mut reporter };
+    let ended = run.all(Mode::Real).await;
+    if let Err(failure) = &ended {
+        reporter.tell(Report::SyncFailed { reason: failure.to_string() });
+    }
+    trigger::forget(&begun)?;
+    ended?.verdict()
+}
+
+/// Whether anything says what the target should have.
+pub fn is_wanted(settings: &Settings) -> bool {
+    settings.release.source == Source::File
+        || !Asked::from(settings).names_no_release()
+        || !settings.packages.is_empty()
+}
+
+/// How a run ended that came to its end.
+#[derive(Debug, Default)]
+struct Ended {
+    /// Packages that were not sent, and what mends the worst of them.
+    failed: usize,
+    mend: Option<Mend>,
+    /// Members that cannot be sent as they are, and rows that name none.
+    problems: u64,
+}
+
+impl Ended {
+    /// Ends as the worst failure asks.
+    fn verdict(&self) -> Result<()> {
+        let (failed, problems) = (self.failed, self.problems);
+        match self.mend {
+            Some(Mend::Person) => {
+                Err(Failure::person(anyhow!("{failed} packages were not sent, as told above")))
+            }
+            Some(Mend::Later) => {
+                Err(Failure::later(anyhow!("{failed} packages were not sent, as told above")))
+            }
+            None if problems > 0 => {
+                Err(Failure::later(anyhow!("{problems} packages have problems, as told above")))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+struct Run<'a> {
+    settings: &'a Settings,
+    places: &'a Places,
+    helper: &'a Path,
+    reporter: &'a mut Reporter,
+}
+
+impl Run<'_> {
+    async fn all(&mut self, mode: Mode) -> Result<Ended> {
+        let begin = Instant::now();
+        let source = &self.settings.source;
+        let archive = Archive::open(source)
+            .later(format!("cannot read the source archive {}: is it mounted?", source.display()))?;
+        tell("asking which packages there should be");
+        let answer = self.ask().await?;
+        let refused = answer.refused.len() as u64;
+        let set =
+            CurrentSet::gather(answer.rows, |id| archive.look(id)).person("the current set is too large")?;
+        tell("asking the target what it has");
+        let mut channel = Channel::open(self.settings, self.places, self.helper, self.reporter).await?;
+        let ended = self.over(&mut channel, &archive, &set, mode).await;
+        match ended {
+            Ok(Some((plan, carried))) => {
+                channel.close().await;
+                Ok(self.tell_end(&plan, &carried, refused, begin.elapsed()))
+            }
+            Ok(None) => {
+                channel.close().await;
+                Ok(Ended::default())
+            }
+            Err(failure) => {
+                channel.drop_session().await;
+                Err(failure)
+            }
+        }
+    }
+
+    /// Asks which package-versions there should be, links not followed yet.
+    async fn ask(&mut self) -> Result<Answer> {
+        let answer = answer(self.settings.clone()).await?;
+        self.tell_problems(answer.refused.iter());
+        for closed in &answer.closed {
+            tracing::debug!("the release {closed} is closed: its packages are not asked for any more");
+        }
+        Ok(answer)
+    }
+
+    fn tell_problems(&mut self, problems: impl ExactSizeIterator<Item = impl fmt::Display>) {
+        let more = problems.len().saturating_sub(PROBLEMS_TOLD);
+        for problem in problems.take(PROBLEMS_TOLD) {
+            self.reporter.tell(Report::Problem { reason: problem.to_string() });
+        }
+        if more > 0 {
+            self.reporter.tell(Report::Problem { reason: format!("and {more} more of this kind") });
+        }
+    }
+
+    async fn over(
+        &mut self,
+        channel: &mut Channel,
+        archive: &Archive,
+        set: &CurrentSet,
+        mode: Mode,
+    ) -> Result<Option<(Plan, Carried)>> {
+        let (listing, listed) = self.list(channel).await?;
+        let grace = self.settings.writable.grace.into();
+        let mut plan = Plan::make(set, &listing, Policy { grace }, SystemTime::now());
+        if let Mode::DryRun { json } = mode {
+            plan.measure(|id| size_of(archive, id));
+            self.print(&plan, json);
+            return Ok(None);
+        }
+        let text = package_list(set);
+        let same = listed.package_list == Some(Digest(*blake3::hash(&text).as_bytes()));
+        let mut show = Show::of(&plan);
+        let carry = Carry::new(archive, channel, self.reporter, &mut show);
+        let carried = carry.out(&plan, (!same).then_some(text)).await;
+        show.end();
+        let carried = carried?;
+        self.remember(&listing, &carried);
+        Ok(Some((plan, carried)))
+    }
+
+    async fn list(&mut self, channel: &mut Channel) -> Result<(Listing, Listed)> {
+        let known = known::read(&self.places.listing());
+        let (listing, listed) = channel.session.list(Some(Digest(known.digest()))).await?;
+        for fault in &listed.passed_over {
+            self.reporter.tell(Report::Problem { reason: format!("on the target, {fault}") });
+        }
+        Ok((listing.unwrap_or(known), listed))
+    }
+
+    fn remember(&self, before: &Listing, carried: &Carried) {
+        let after = known::after(before, carried.put.clone());
+        let written = after.map_err(std::io::Error::other);
+        let written = written.and_then(|listing| known::write(&self.places.listing(), &listing));
+        if let Err(why) = written {
+            tracing::warn!("cannot remember what the target has: {why}");
+        }
+    }
+
+    fn print(&self, plan: &Plan, json: bool) {
+        let name = self.settings.name.as_str();
+        if json {
+            println!("{}", plan_text::json(plan, name));
+        } else {
+            print!("{}", plan_text::text(plan, name));
+        }
+    }
+
+    /// Tells the totals.
+    fn tell_end(&mut self, plan: &Plan, carried: &Carried, refused: u64, took: Duration) -> Ended {
+        self.tell_problems(plan.problems.iter().map(|problem| format!("{}: {}", problem.id, problem.why)));
+        let problems = plan.totals.problem + refused;
+        self.reporter.tell(Report::Synced {
+            members: plan.totals.members,
+            packages: carried.packages,
+            links: carried.links,
+            bytes: carried.bytes,
+            waiting: plan.totals.wait,
+            problems,
+            failed: carried.failed.len() as u64,
+            excess: plan.totals.excess,
+            millis: took.as_millis() as u64,
+        });
+        Ended { failed: carried.failed.len(), mend: carried.mend(), problems }
+    }
+}
+
+/// Asks the release source, which blocks, on a thread of its own: one that never comes back is given up.
+async fn answer(settings: Settings) -> Result<Answer> {
+    let limit = Duration::from(settings.release.timeout).saturating_mul(QUERIES);
+    let (done, answer) = oneshot::channel();
+    std::thread::spawn(move || done.send(ask(&settings)));
+    match tokio::time::timeout(limit, answer).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(_)) => Err(Failure::person(anyhow!("asking the release source panicked"))),
+        Err(_) => Err(Failure::later(anyhow!(
+            "the release source has not answered within {} s: is its machine there?",
+            limit.as_secs()
+        ))),
+    }
+}
+
+fn ask(settings: &Settings) -> Result<Answer> {
+    let asked = Asked::from(settings);
+    if asked.names_no_release() && settings.release.source == Source::Odbc {
+        return Ok(Answer::of(None, &asked)?);
+    }
+    let mut source = release::open(&settings.release)?;
+    Ok(Answer::of(Some(&mut *source), &asked)?)
+}
+
+/// How large a package is, in bytes, as far as it can be read.
+fn size_of(archive: &Archive, id: &PackageVersion) -> Option<u64> {
+    let scan = pack::scan(&archive.path(id), &Progress::start()).ok()?;
+    Some(scan.manifest.bytes())
+}

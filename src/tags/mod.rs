@@ -1,0 +1,91 @@
+//! Tags: files that ask for one package-version now.
+//!
+//! A tag's name is all of it: `PACKAGE::VERSION`. What the file holds is not read.
+
+mod queue;
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use blat_target::package::{NameError, PackageVersion};
+
+pub use queue::{Claim, Queue, Waiting};
+
+/// What stands between package and version in a tag's name.
+const SEPARATOR: &str = "::";
+
+/// A request for one package-version.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Tag(pub PackageVersion);
+
+/// Why a file's name is no tag.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TagError {
+    #[error("{0:?} is not of the form PACKAGE::VERSION")]
+    Form(String),
+    #[error("{0:?} is no tag: {1}")]
+    Name(String, NameError),
+}
+
+impl FromStr for Tag {
+    type Err = TagError;
+
+    fn from_str(text: &str) -> Result<Self, TagError> {
+        let (package, version) = text.split_once(SEPARATOR).ok_or_else(|| TagError::Form(text.to_owned()))?;
+        let id = PackageVersion::new(package, version);
+        id.map(Self).map_err(|why| TagError::Name(text.to_owned(), why))
+    }
+}
+
+impl fmt::Display for Tag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{SEPARATOR}{}", self.0.package, self.0.version)
+    }
+}
+
+impl Tag {
+    /// The tag that a file of this name is.
+    pub fn of_file(name: &OsStr) -> Result<Self, TagError> {
+        std::str::from_utf8(name.as_bytes())
+            .map_err(|_| TagError::Form(name.to_string_lossy().into_owned()))?
+            .parse()
+    }
+
+    /// Drops the tag into `directory`, for the group to remove too; the file's path.
+    ///
+    /// A tag has no content, so that making the file is all of it and it is never seen half.
+    pub fn drop_into(&self, directory: &Path) -> io::Result<PathBuf> {
+        let path = directory.join(self.to_string());
+        File::options().write(true).create(true).truncate(true).mode(0o664).open(&path)?;
+        Ok(path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn malformed_names_are_no_tags() {
+        for bad in ["", "core", "core::", "::1.0", "core::1::0", "../x::1", "a/b::1", "core::..", "a b::1"] {
+            assert!(bad.parse::<Tag>().is_err(), "{bad:?} was taken");
+        }
+        assert!(Tag::of_file(OsStr::from_bytes(b"core::\xff")).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn tags_print_as_they_parse(package in "[a-zA-Z0-9_+-]{1,20}", version in "[a-zA-Z0-9_.+-]{1,20}") {
+            prop_assume!(!version.starts_with('.'));
+            let text = format!("{package}::{version}");
+            prop_assert_eq!(text.parse::<Tag>().unwrap().to_string(), text);
+        }
+    }
+}

@@ -1,0 +1,391 @@
+//! The queue of a target: tags that were claimed and are not done.
+//!
+//! A claim is a rename into the hidden folder `.claimed` of the tag directory: one step,
+//! in one mount, so that a kill at any point leaves the tag in the one place or in the
+//! other. Each claim has a name of its own (when, which, and the tag), so the same tag
+//! dropped again while its transfer runs is a claim beside the first. A claim is removed
+//! after its work was acknowledged or its rejection was written down: a kill between
+//! repeats the work, which then finds nothing to do.
+//!
+//! Why a claim waits, and when it is looked at again, lies in `waiting.json` of the
+//! target's state directory. It is advice: without it, everything is due at once.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Tag, TagError};
+use crate::places::{adopt, replace};
+
+const CLAIMED: &str = ".claimed";
+/// Digits before the tag in a claim's name: nanoseconds since 1970, in hexadecimal.
+const PREFIX: usize = 16;
+/// How many records of rejected tags are kept.
+const REJECTED_MAX: usize = 1000;
+
+/// The tags of one target that were claimed and are not done.
+#[derive(Debug)]
+pub struct Queue {
+    directory: PathBuf,
+    state: PathBuf,
+    waiting: BTreeMap<String, Waiting>,
+    changed: bool,
+    last: u64,
+}
+
+/// A claimed tag.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    file: OsString,
+    /// When it was claimed.
+    pub since: SystemTime,
+    /// When the file was last written, as far as it can be told.
+    pub dropped: Option<SystemTime>,
+    /// The file's name as it was dropped, and what it asks for.
+    pub name: OsString,
+    pub tag: Result<Tag, TagError>,
+}
+
+/// Why a claim is not done, and when it is looked at again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waiting {
+    pub reason: String,
+    /// How often it was looked at in vain.
+    pub tries: u32,
+    /// When it is due, in seconds since 1970 (UTC).
+    pub due: u64,
+}
+
+impl Queue {
+    /// The queue of the tag directory `directory`, with its records in `state`.
+    pub fn open(directory: &Path, state: &Path) -> io::Result<Self> {
+        match fs::create_dir(directory.join(CLAIMED)) {
+            Err(why) if why.kind() != io::ErrorKind::AlreadyExists => return Err(why),
+            _ => {}
+        }
+        let waiting = fs::read(state.join("waiting.json")).unwrap_or_default();
+        Ok(Self {
+            directory: directory.to_owned(),
+            state: state.to_owned(),
+            waiting: serde_json::from_slice(&waiting).unwrap_or_default(),
+            changed: false,
+            last: 0,
+        })
+    }
+
+    /// Whether any claim lies in the tag directory `directory`.
+    pub fn has_claims(directory: &Path) -> bool {
+        fs::read_dir(directory.join(CLAIMED)).is_ok_and(|mut claims| claims.next().is_some())
+    }
+
+    /// Whether any tag lies in the tag directory `directory`, unclaimed.
+    pub fn has_fresh(directory: &Path) -> bool {
+        let fresh = |item: io::Result<fs::DirEntry>| {
+            item.is_ok_and(|item| !item.file_name().as_bytes().starts_with(b"."))
+        };
+        fs::read_dir(directory).is_ok_and(|mut items| items.any(fresh))
+    }
+
+    /// Whether any claim in the tag directory `directory` may be looked at `now`, by the records in
+    /// `state`.
+    pub fn has_due(directory: &Path, state: &Path, now: SystemTime) -> bool {
+        if !Self::has_claims(directory) {
+            return false;
+        }
+        let queue = Self::open(directory, state);
+        let due = queue.and_then(|queue| Ok(queue.claims()?.iter().any(|claim| queue.is_due(claim, now))));
+        due.unwrap_or(false)
+    }
+
+    /// Claims all tags that lie in the directory, oldest claim first.
+    ///
+    /// What cannot be claimed (a folder of somebody else's) is hidden where it lies, so that
+    /// it cannot trigger again, rejected, and told to `refused`.
+    pub fn claim(&mut self, mut refused: impl FnMut(&OsStr, &str)) -> io::Result<Vec<Claim>> {
+        let mut claims = Vec::new();
+        for item in fs::read_dir(&self.directory)? {
+            let name = item?.file_name();
+            if name.as_bytes().starts_with(b".") {
+                continue;
+            }
+            match self.claim_one(&name) {
+                Ok(claim) => claims.extend(claim),
+                Err(why) => {
+                    let reason = format!("the tag cannot be claimed: {why}");
+                    self.hide(&name)?;
+                    self.record(&name, &reason)?;
+                    refused(&name, &reason);
+                }
+            }
+        }
+        claims.sort_by(|a, b| a.file.cmp(&b.file));
+        Ok(claims)
+    }
+
+    fn claim_one(&mut self, name: &OsStr) -> io::Result<Option<Claim>> {
+        let mut file = OsString::from(format!("{:0PREFIX$x}-", self.next_number()));
+        file.push(name);
+        match fs::rename(self.directory.join(name), self.claimed(&file)) {
+            Ok(()) => Ok(self.read_claim(file)),
+            Err(why) if why.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(why) => Err(why),
+        }
+    }
+
+    /// Nanoseconds since 1970, and never the same twice.
+    fn next_number(&mut self) -> u64 {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.last = (now.as_nanos() as u64).max(self.last + 1);
+        self.last
+    }
+
+    fn hide(&mut self, name: &OsStr) -> io::Result<()> {
+        let mut hidden = OsString::from(format!(".refused-{:x}-", self.next_number()));
+        hidden.push(OsStr::from_bytes(&name.as_bytes()[..name.len().min(200)]));
+        fs::rename(self.directory.join(name), self.directory.join(hidden))
+    }
+
+    /// Claims of earlier runs, oldest first.
+    pub fn claims(&self) -> io::Result<Vec<Claim>> {
+        let names = fs::read_dir(self.directory.join(CLAIMED))?.map(|item| Ok(item?.file_name()));
+        let names = names.collect::<io::Result<Vec<_>>>()?;
+        let mut claims: Vec<_> = names.into_iter().filter_map(|file| self.read_claim(file)).collect();
+        claims.sort_by(|a, b| a.file.cmp(&b.file));
+        Ok(claims)
+    }
+
+    /// Whether `claim` may be looked at again at `now`.
+    pub fn is_due(&self, claim: &Claim, now: SystemTime) -> bool {
+        let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let Some(waiting) = self.waiting.get(&claim.key()) else { return true };
+        // A clock that was set back must not make a claim wait for it to catch up.
+        waiting.due <= now || waiting.due > now + MAX_DELAY.as_secs()
+    }
+
+    /// Why `claim` waits, if it was looked at before.
+    pub fn waiting(&self, claim: &Claim) -> Option<&Waiting> {
+        self.waiting.get(&claim.key())
+    }
+
+    /// `claim` waits for `reason`, at most `longest`; each try in vain doubles the time.
+    pub fn wait(&mut self, claim: &Claim, reason: String, longest: Duration, now: SystemTime) {
+        let tries = self.waiting.get(&claim.key()).map_or(0, |waiting| waiting.tries);
+        let delay = FIRST_DELAY.saturating_mul(1 << tries.min(10)).min(longest).min(MAX_DELAY);
+        let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let due = (now + delay).as_secs();
+        self.waiting.insert(claim.key(), Waiting { reason, tries: tries + 1, due });
+        self.changed = true;
+    }
+
+    /// `claim` is done.
+    pub fn clear(&mut self, claim: &Claim) -> io::Result<()> {
+        self.changed |= self.waiting.remove(&claim.key()).is_some();
+        match fs::remove_file(self.claimed(&claim.file)) {
+            Err(why) if why.kind() == io::ErrorKind::IsADirectory => {
+                fs::remove_dir_all(self.claimed(&claim.file))
+            }
+            Err(why) if why.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+
+    /// `claim` is given up for `reason`, which is written down before the claim goes.
+    pub fn reject(&mut self, claim: &Claim, reason: &str) -> io::Result<()> {
+        self.record(&claim.name, reason)?;
+        self.clear(claim)
+    }
+
+    fn record(&self, name: &OsStr, reason: &str) -> io::Result<()> {
+        let rejected = self.state.join("rejected");
+        fs::create_dir_all(&rejected)?;
+        adopt(&rejected, &self.state);
+        forget_oldest(&rejected)?;
+        let record = format!("{}\n{reason}\n", jiff::Timestamp::now());
+        replace(&rejected.join(name), record.as_bytes())
+    }
+
+    /// Writes down why claims wait. Returns how many there are.
+    pub fn save(&mut self) -> io::Result<usize> {
+        let claims = self.claims()?;
+        let known: Vec<_> = claims.iter().map(Claim::key).collect();
+        let before = self.waiting.len();
+        self.waiting.retain(|key, _| known.contains(key));
+        if self.changed || self.waiting.len() != before {
+            let text = serde_json::to_vec_pretty(&self.waiting).map_err(io::Error::other)?;
+            replace(&self.state.join("waiting.json"), &text)?;
+            self.changed = false;
+        }
+        Ok(claims.len())
+    }
+
+    fn read_claim(&self, file: OsString) -> Option<Claim> {
+        let modified = fs::symlink_metadata(self.claimed(&file)).and_then(|claim| claim.modified());
+        let claim = Claim::of_file(file)?;
+        Some(Claim { dropped: modified.ok(), ..claim })
+    }
+
+    fn claimed(&self, file: &OsStr) -> PathBuf {
+        self.directory.join(CLAIMED).join(file)
+    }
+}
+
+/// The first time that a claim waits; each further try doubles it.
+const FIRST_DELAY: Duration = Duration::from_secs(5);
+/// The longest time between two tries.
+pub(super) const MAX_DELAY: Duration = Duration::from_secs(900);
+
+impl Claim {
+    fn of_file(file: OsString) -> Option<Self> {
+        let bytes = file.as_bytes();
+        if bytes.get(PREFIX) != Some(&b'-') {
+            return None;
+        }
+        let nanos = u64::from_str_radix(std::str::from_utf8(&bytes[..PREFIX]).ok()?, 16).ok()?;
+        let name = OsString::from_vec(bytes[PREFIX + 1..].to_vec());
+        let since = SystemTime::UNIX_EPOCH + Duration::from_nanos(nanos);
+        let tag = Tag::of_file(&name);
+        Some(Self { since, dropped: None, tag, name, file })
+    }
+
+    /// The name of its file: unlike that of any other claim.
+    pub fn file(&self) -> &OsStr {
+        &self.file
+    }
+
+    fn key(&self) -> String {
+        self.file.to_string_lossy().into_owned()
+    }
+
+    /// How long ago it was claimed; nothing, when the clock was set back.
+    pub fn age(&self, now: SystemTime) -> Duration {
+        now.duration_since(self.since).unwrap_or_default()
+    }
+}
+
+/// Keeps a folder of records from growing for years: the oldest go.
+fn forget_oldest(folder: &Path) -> io::Result<()> {
+    let items = fs::read_dir(folder)?.collect::<io::Result<Vec<_>>>()?;
+    if items.len() < REJECTED_MAX {
+        return Ok(());
+    }
+    let mut by_age = Vec::new();
+    for item in items {
+        by_age.push((item.metadata()?.modified()?, item.path()));
+    }
+    by_age.sort();
+    let excess = by_age.len() + 1 - REJECTED_MAX;
+    by_age.iter().take(excess).try_for_each(|(_, path)| fs::remove_file(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct World {
+        root: tempfile::TempDir,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let root = tempfile::tempdir().unwrap();
+            fs::create_dir(root.path().join("tags")).unwrap();
+            fs::create_dir(root.path().join("state")).unwrap();
+            Self { root }
+        }
+
+        fn queue(&self) -> Queue {
+            Queue::open(&self.tags(), &self.root.path().join("state")).unwrap()
+        }
+
+        fn tags(&self) -> PathBuf {
+            self.root.path().join("tags")
+        }
+
+        fn drop_tag(&self, name: &str) {
+            fs::write(self.tags().join(name), "").unwrap();
+        }
+
+        fn claim(&self, queue: &mut Queue) -> Vec<Claim> {
+            queue.claim(|name, why| panic!("{name:?}: {why}")).unwrap()
+        }
+    }
+
+    #[test]
+    fn the_same_tag_dropped_again_is_a_claim_beside_the_first() {
+        let world = World::new();
+        let mut queue = world.queue();
+        for _ in 0..3 {
+            world.drop_tag("core::1.0");
+            assert_eq!(world.claim(&mut queue).len(), 1);
+        }
+        assert_eq!(world.queue().claims().unwrap().len(), 3);
+    }
+
+    #[test]
+    fn hidden_files_are_left_alone() {
+        let world = World::new();
+        world.drop_tag(".core::1.0");
+        assert!(world.claim(&mut world.queue()).is_empty());
+        assert!(world.tags().join(".core::1.0").exists());
+    }
+
+    #[test]
+    fn a_claim_outlives_a_crash_and_is_due_again() {
+        let world = World::new();
+        world.drop_tag("core::1.0");
+        world.claim(&mut world.queue());
+        let queue = world.queue();
+        let claims = queue.claims().unwrap();
+        assert_eq!(claims[0].tag.as_ref().unwrap().to_string(), "core::1.0");
+        assert!(queue.is_due(&claims[0], SystemTime::now()));
+    }
+
+    #[test]
+    fn waiting_doubles_up_to_its_limit_and_survives() {
+        let world = World::new();
+        world.drop_tag("core::1.0");
+        let mut queue = world.queue();
+        let claim = world.claim(&mut queue).remove(0);
+        let now = SystemTime::now();
+        let mut delays = Vec::new();
+        for _ in 0..5 {
+            queue.wait(&claim, "writable".into(), Duration::from_secs(30), now);
+            let start = now.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+            delays.push(queue.waiting(&claim).unwrap().due - start);
+        }
+        assert_eq!(delays, [5, 10, 20, 30, 30]);
+        queue.save().unwrap();
+        let queue = world.queue();
+        assert!(!queue.is_due(&claim, now));
+        assert!(queue.is_due(&claim, now + Duration::from_secs(31)));
+        assert!(queue.is_due(&claim, now - Duration::from_secs(86_400)), "waits for a clock set back");
+    }
+
+    #[test]
+    fn a_rejected_tag_leaves_its_reason() {
+        let world = World::new();
+        world.drop_tag("nonsense");
+        let mut queue = world.queue();
+        let claim = world.claim(&mut queue).remove(0);
+        queue.reject(&claim, "not of the form").unwrap();
+        let record = fs::read_to_string(world.root.path().join("state/rejected/nonsense")).unwrap();
+        assert!(record.contains("not of the form"));
+        assert!(queue.claims().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_name_too_long_to_claim_is_hidden_and_told() {
+        let world = World::new();
+        world.drop_tag(&"x".repeat(250));
+        let mut told = 0;
+        assert!(world.queue().claim(|_, _| told += 1).unwrap().is_empty());
+        assert_eq!(told, 1);
+        assert!(world.claim(&mut world.queue()).is_empty(), "it triggers again");
+    }
+}

@@ -1,0 +1,354 @@
+//! Fast transfer: from the tags in a target's directory to packages on the target.
+//!
+//! One run claims what lies there, sends it over one session, and looks again until
+//! nothing fresh is left; waiting claims that are due come after the fresh ones. A claim
+//! is cleared when the target acknowledged all that it needs, and at no other time: what
+//! is cut short is found again by the next run.
+
+mod resolve;
+mod round;
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use blat_target::message::{Mend, Outcome, Refusal};
+
+use crate::archive::Archive;
+use crate::channel::Channel;
+use crate::config::Settings;
+use crate::failure::{Failure, Needs, Result};
+use crate::lock;
+use crate::places::Places;
+use crate::report::{Cause, Parts, Report, Reporter};
+use crate::session::Event;
+use crate::tags::{Claim, Queue};
+use crate::trigger;
+use resolve::{Patience, Verdict, Want, resolve};
+use round::{Failed, Round, Settled};
+
+/// The longest time between two tries of what the target refused.
+const TARGET_RETRY: Duration = Duration::from_secs(900);
+/// For how long a run that failed holds back the next where tags could not be claimed.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// Runs until no tag is left that can be worked on now.
+///
+/// # Errors
+/// What kept the run from its work as a whole; what concerns one package is told to the
+/// agent, and its tag waits or is rejected.
+pub async fn run(settings: &Settings, places: &Places, helper: &Path, started: SystemTime) -> Result<()> {
+    let mut reporter = Reporter::new(settings.name.as_str(), &places.report);
+    let mut tried = HashSet::new();
+    let ended = once(settings, places, helper, started, &mut reporter, &mut tried).await;
+    if ended.is_err() && tried.is_empty() && Queue::has_fresh(&settings.tags.directory) {
+        // What cannot even be claimed starts the next run as soon as this one ends.
+        tokio::time::sleep(PAUSE).await;
+    }
+    ended
+}
+
+async fn once(
+    settings: &Settings,
+    places: &Places,
+    helper: &Path,
+    started: SystemTime,
+    reporter: &mut Reporter,
+    tried: &mut HashSet<OsString>,
+) -> Result<()> {
+    // Even where this run ends at once: a trigger that stays would start the next one, and so on.
+    trigger::forget(&places.transfer_trigger())?;
+    let _lock = lock::take(&places.transfer_lock(), "a transfer")?;
+    let queue = open_queue(settings, places).inspect_err(|failure| trouble(reporter, failure))?;
+    let mut run =
+        Run { settings, places, helper, reporter, queue, channel: None, tried, worst: None, started };
+    let ended = run.all().await;
+    run.close().await;
+    if let Err(failure) = &ended {
+        trouble(run.reporter, failure);
+    }
+    ended.and(run.write_down()).and(run.verdict())
+}
+
+fn open_queue(settings: &Settings, places: &Places) -> Result<Queue> {
+    let directory = &settings.tags.directory;
+    Queue::open(directory, &places.state)
+        .later(format!("cannot use the tag directory {}", directory.display()))
+}
+
+fn trouble(reporter: &mut Reporter, failure: &Failure) {
+    reporter.tell(Report::Trouble { reason: failure.to_string() });
+}
+
+struct Run<'a> {
+    settings: &'a Settings,
+    places: &'a Places,
+    helper: &'a Path,
+    reporter: &'a mut Reporter,
+    queue: Queue,
+    /// The way to the target, once it was needed.
+    channel: Option<Channel>,
+    /// Claims that this run has looked at.
+    tried: &'a mut HashSet<OsString>,
+    /// What single packages that failed need, the worst of them.
+    worst: Option<Mend>,
+    started: SystemTime,
+}
+
+impl Run<'_> {
+    async fn all(&mut self) -> Result<()> {
+        loop {
+            let mut claims = self.claim()?;
+            if claims.is_empty() {
+                claims = self.due()?;
+            }
+            if claims.is_empty() {
+                return Ok(());
+            }
+            self.tried.extend(claims.iter().map(|claim| claim.file().to_owned()));
+            let round = self.resolve(claims)?;
+            if !round.is_empty() {
+                self.send(round).await?;
+            }
+        }
+    }
+
+    fn claim(&mut self) -> Result<Vec<Claim>> {
+        let reporter = &mut *self.reporter;
+        let claimed = self.queue.claim(|name, reason| {
+            let (tag, reason) = (name.to_string_lossy().into_owned(), reason.to_owned());
+            reporter.tell(Report::Rejected { tag, reason });
+        });
+        claimed.later(format!("cannot claim tags in {}", self.settings.tags.directory.display()))
+    }
+
+    fn due(&self) -> Result<Vec<Claim>> {
+        let now = SystemTime::now();
+        let claims = self.queue.claims().later("cannot read the queue")?;
+        let due = |claim: &Claim| !self.tried.contains(claim.file()) && self.queue.is_due(claim, now);
+        Ok(claims.into_iter().filter(due).collect())
+    }
+
+    /// Sorts claims into what is sent now, what waits, and what is rejected.
+    fn resolve(&mut self, claims: Vec<Claim>) -> Result<Round> {
+        let source = &self.settings.source;
+        let archive = Archive::open(source)
+            .later(format!("cannot read the source archive {}: is it mounted?", source.display()))?;
+        let now = SystemTime::now();
+        let patience = Patience {
+            grace: self.settings.writable.grace.into(),
+            give_up: self.settings.tags.give_up.into(),
+        };
+        let mut round = Round::default();
+        for claim in claims {
+            let verdict = match &claim.tag {
+                Ok(tag) => resolve(&archive, &tag.0, patience, claim.age(now), now),
+                Err(why) => Verdict::Reject(why.to_string()),
+            };
+            match verdict {
+                Verdict::Send(steps) => round.add(claim, steps),
+                Verdict::Wait { reason, longest } => self.wait(&claim, reason, longest),
+                Verdict::Reject(reason) => self.reject(&claim, reason)?,
+            }
+        }
+        Ok(round)
+    }
+
+    async fn send(&mut self, mut round: Round) -> Result<()> {
+        let mut channel = match self.channel.take() {
+            Some(channel) => channel,
+            None => Channel::open(self.settings, self.places, self.helper, self.reporter).await?,
+        };
+        let ended = self.send_over(&mut channel, &mut round).await;
+        if ended.is_ok() {
+            self.channel = Some(channel);
+        } else {
+            channel.drop_session().await;
+        }
+        ended
+    }
+
+    async fn send_over(&mut self, channel: &mut Channel, round: &mut Round) -> Result<()> {
+        let archive = Archive::open(&self.settings.source).later("cannot read the source archive")?;
+        let standing = channel.session.query(&round.ids()).await?;
+        let mut sent = HashMap::new();
+        for (at, step) in round.steps.clone().into_iter().enumerate() {
+            if standing.get(&step.id).is_some_and(|found| step.is_met_by(found)) {
+                tracing::debug!("{} stands on the target already", step.id);
+                let settled = round.settle(at, None);
+                self.settle(settled)?;
+                continue;
+            }
+            let number = match step.want {
+                Want::Version(_) => channel.session.send_package(step.id.clone(), archive.path(&step.id))?,
+                Want::Link(text) => {
+                    channel.session.send_link(step.id.clone(), text, archive.path(&step.id))?
+                }
+            };
+            round.sent(at, number);
+            sent.insert(number, Sent::default());
+        }
+        while round.is_open() {
+            match channel.session.event().await? {
+                Event::Packed(packed) => self.packed(round, &mut sent, packed),
+                Event::Unreadable { number, failure } => {
+                    let settled = round.ended(number, Some(&Failed::Unreadable(failure.into())));
+                    self.settle(settled)?;
+                }
+                Event::Outcome { number, outcome } => {
+                    let parts = self.parts(channel, sent.remove(&number), round, number);
+                    self.ended(round, number, &outcome, parts)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn packed(&mut self, round: &Round, sent: &mut HashMap<u64, Sent>, packed: crate::session::Packed) {
+        if !packed.dropped_bits.is_empty()
+            && let Some(step) = round.step(packed.number)
+        {
+            let reason = format!(
+                "{}: set-user-id and set-group-id bits do not travel; dropped from {} entries, such as {}",
+                round.steps[step].id,
+                packed.dropped_bits.len(),
+                packed.dropped_bits[0].display()
+            );
+            self.reporter.tell(Report::Notice { reason });
+        }
+        sent.insert(packed.number, Sent { bytes: packed.bytes, at: Some(SystemTime::now()) });
+    }
+
+    fn parts(&self, channel: &Channel, sent: Option<Sent>, round: &Round, number: u64) -> (u64, Parts) {
+        let sent = sent.unwrap_or_default();
+        let now = SystemTime::now();
+        let Some(claim) = round.claim_of(number) else { return (sent.bytes, Parts::default()) };
+        let dropped = claim.dropped.unwrap_or(claim.since);
+        let since =
+            |from: SystemTime, to: SystemTime| to.duration_since(from).unwrap_or_default().as_micros() as u64;
+        let attached = channel.attached.max(claim.since);
+        let gone = sent.at.unwrap_or(attached).max(attached);
+        let parts = Parts {
+            trigger: since(dropped, self.started.max(dropped)),
+            claim: since(self.started.max(dropped), claim.since),
+            attach: since(claim.since, attached),
+            send: since(attached, gone),
+            commit: since(gone, now),
+        };
+        (sent.bytes, parts)
+    }
+
+    fn ended(
+        &mut self,
+        round: &mut Round,
+        number: u64,
+        outcome: &Outcome,
+        (bytes, parts): (u64, Parts),
+    ) -> Result<()> {
+        if let (Outcome::Committed { replaced }, Some(step)) = (outcome, round.step(number)) {
+            let id = &round.steps[step].id;
+            self.reporter.tell(Report::Committed {
+                package: id.package.to_string(),
+                version: id.version.to_string(),
+                bytes,
+                replaced: *replaced,
+                cause: Cause::Tag,
+                parts,
+            });
+        }
+        let failed = match outcome {
+            Outcome::Refused(refusal) => Some(Failed::Refused(refusal.clone())),
+            _ => None,
+        };
+        let settled = round.ended(number, failed.as_ref());
+        self.settle(settled)
+    }
+
+    /// Clears the claims that are done. The others wait, but for those whose package no target
+    /// can hold: they are rejected.
+    fn settle(&mut self, settled: Vec<Settled>) -> Result<()> {
+        for Settled { claim, failed } in settled {
+            self.count(failed.as_ref());
+            match failed {
+                None => self.queue.clear(&claim).later("cannot clear a tag")?,
+                Some(Failed::Unreadable(Refusal { mend: Mend::Person, reason })) => {
+                    self.reject(&claim, reason)?
+                }
+                Some(Failed::Refused(Refusal { mend: Mend::Person, reason })) => {
+                    self.give_time(&claim, reason)?
+                }
+                Some(Failed::Unreadable(refusal) | Failed::Refused(refusal)) => {
+                    self.wait(&claim, refusal.reason, TARGET_RETRY);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn count(&mut self, failed: Option<&Failed>) {
+        match failed {
+            Some(Failed::Unreadable(refusal) | Failed::Refused(refusal))
+                if self.worst != Some(Mend::Person) =>
+            {
+                self.worst = Some(refusal.mend);
+            }
+            _ => {}
+        }
+    }
+
+    /// A person may mend it without dropping the tag again, until it is given up.
+    fn give_time(&mut self, claim: &Claim, reason: String) -> Result<()> {
+        if claim.age(SystemTime::now()).as_secs() > self.settings.tags.give_up.as_secs() {
+            return self.reject(claim, reason);
+        }
+        self.wait(claim, reason, TARGET_RETRY);
+        Ok(())
+    }
+
+    fn wait(&mut self, claim: &Claim, reason: String, longest: Duration) {
+        let known = self.queue.waiting(claim).is_some_and(|waiting| waiting.reason == reason);
+        if !known {
+            let tag = claim.name.to_string_lossy().into_owned();
+            self.reporter.tell(Report::Waits { tag, reason: reason.clone() });
+        }
+        self.queue.wait(claim, reason, longest, SystemTime::now());
+    }
+
+    fn reject(&mut self, claim: &Claim, reason: String) -> Result<()> {
+        let tag = String::from_utf8_lossy(claim.name.as_bytes()).into_owned();
+        self.queue.reject(claim, &reason).later(format!("cannot reject the tag {tag}"))?;
+        self.reporter.tell(Report::Rejected { tag, reason });
+        self.worst = Some(Mend::Person);
+        Ok(())
+    }
+
+    /// A package that failed stopped no other, but the run is no success.
+    fn verdict(&self) -> Result<()> {
+        let told = "not every tag could be served, as told above";
+        match self.worst {
+            None => Ok(()),
+            Some(mend) => Err(Failure { mend, cause: anyhow::anyhow!(told) }),
+        }
+    }
+
+    async fn close(&mut self) {
+        if let Some(channel) = self.channel.take() {
+            channel.close().await;
+        }
+    }
+
+    fn write_down(&mut self) -> Result<()> {
+        let waiting = self.queue.save().later("cannot write down why tags wait")?;
+        self.reporter.tell(Report::Queue { waiting });
+        Ok(())
+    }
+}
+
+/// What is known of a step that was sent.
+#[derive(Debug, Default)]
+struct Sent {
+    bytes: u64,
+    at: Option<SystemTime>,
+}

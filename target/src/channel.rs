@@ -1,0 +1,212 @@
+//! The two ends of the channel to the host: what is read, what is said, and the pulse
+//! that tells the host of work that goes on without a word.
+
+use std::fs::File;
+use std::io::{self, BufReader, Read};
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::frame;
+use crate::message::{Outcome, ToHost};
+use crate::refusal::End;
+
+/// For how long a host may say nothing, and work may not move.
+pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(600);
+/// How often a host is told that work goes on.
+const BEAT: Duration = Duration::from_secs(10);
+
+/// What comes from the host.
+pub(crate) struct Input {
+    buffered: BufReader<Channel>,
+}
+
+struct Channel {
+    file: File,
+    silence_max: Duration,
+    pulse: Arc<Pulse>,
+}
+
+impl Input {
+    pub(crate) fn new(file: File, silence_max: Duration, pulse: Arc<Pulse>) -> Self {
+        Self { buffered: BufReader::with_capacity(256 << 10, Channel { file, silence_max, pulse }) }
+    }
+
+    /// Whether something can be read without waiting (an end of the input counts).
+    pub(crate) fn is_ready(&self) -> bool {
+        !self.buffered.buffer().is_empty()
+            || self.buffered.get_ref().ready_within(Duration::ZERO).unwrap_or(true)
+    }
+}
+
+impl Read for Input {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.buffered.read(buffer)
+    }
+}
+
+impl Channel {
+    fn ready_within(&self, time: Duration) -> io::Result<bool> {
+        let mut polled = [PollFd::new(self.file.as_fd(), PollFlags::POLLIN)];
+        let until = Instant::now() + time;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+            match poll(&mut polled, left) {
+                Err(Errno::EINTR) => continue,
+                done => return Ok(done? > 0),
+            }
+        }
+    }
+}
+
+impl Read for Channel {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if !self.ready_within(self.silence_max)? {
+            let text = format!("nothing came from the host for {} s", self.silence_max.as_secs());
+            return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+        }
+        self.pulse.moved();
+        self.file.read(buffer)
+    }
+}
+
+/// What is said to the host, and how many answers of each kind were given.
+pub(crate) struct Output {
+    said: Mutex<Said>,
+}
+
+struct Said {
+    file: File,
+    tally: Tally,
+}
+
+/// How many packages and links ended how.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Tally {
+    pub(crate) committed: u64,
+    pub(crate) unchanged: u64,
+    pub(crate) refused: u64,
+}
+
+impl Output {
+    pub(crate) fn new(file: File) -> Self {
+        Self { said: Mutex::new(Said { file, tally: Tally::default() }) }
+    }
+
+    pub(crate) fn raw(&self, bytes: &[u8]) -> Result<(), End> {
+        io::Write::write_all(&mut self.lock().file, bytes).map_err(gone)
+    }
+
+    pub(crate) fn say(&self, message: &ToHost) -> Result<(), End> {
+        self.raw(&frame::message(message))
+    }
+
+    /// Says how it ended with a package or link.
+    pub(crate) fn answer(&self, number: u64, outcome: Outcome) -> Result<(), End> {
+        let mut said = self.lock();
+        match outcome {
+            Outcome::Committed { .. } => said.tally.committed += 1,
+            Outcome::Unchanged => said.tally.unchanged += 1,
+            Outcome::Refused(_) => said.tally.refused += 1,
+        }
+        let answer = frame::message(&ToHost::Outcome { number, outcome });
+        io::Write::write_all(&mut said.file, &answer).map_err(gone)
+    }
+
+    pub(crate) fn tally(&self) -> Tally {
+        self.lock().tally
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Said> {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn gone(why: io::Error) -> End {
+    End::Cut(format!("the host does not listen any more: {why}"))
+}
+
+/// Whether there is work in hand, and when something last moved in it.
+pub(crate) struct Pulse {
+    start: Instant,
+    /// In milliseconds since `start`.
+    moved: AtomicU64,
+    busy: AtomicBool,
+    /// How many packages and links wait to be committed.
+    waiting: AtomicUsize,
+}
+
+impl Pulse {
+    pub(crate) fn new() -> Self {
+        let (moved, busy) = (AtomicU64::new(0), AtomicBool::new(false));
+        Self { start: Instant::now(), moved, busy, waiting: AtomicUsize::new(0) }
+    }
+
+    pub(crate) fn moved(&self) {
+        self.moved.store(self.start.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// So many packages and links go to be committed.
+    pub(crate) fn waits(&self, count: usize) {
+        self.waiting.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// So many of them are.
+    pub(crate) fn committed(&self, count: usize) {
+        self.waiting.fetch_sub(count, Ordering::Relaxed);
+    }
+
+    /// Something of the host's is in hand from now on, or is not.
+    pub(crate) fn busy(&self, busy: bool) {
+        self.busy.store(busy, Ordering::Relaxed);
+    }
+
+    /// Whether work is in hand that moved within `time`.
+    fn beats(&self, time: Duration) -> bool {
+        let moved = Duration::from_millis(self.moved.load(Ordering::Relaxed));
+        let works = self.busy.load(Ordering::Relaxed) || self.waiting.load(Ordering::Relaxed) > 0;
+        works && self.start.elapsed().saturating_sub(moved) < time
+    }
+
+    /// Tells the host, from a thread of its own, for as long as the process lives.
+    pub(crate) fn tell(self: Arc<Self>, output: Arc<Output>) {
+        std::thread::spawn(move || {
+            loop {
+                std::thread::sleep(BEAT);
+                if self.beats(SILENCE_MAX) && output.say(&ToHost::Alive).is_err() {
+                    return;
+                }
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_silent_host_is_given_up() {
+        let (silent, _held) = nix::unistd::pipe().unwrap();
+        let mut input = Input::new(silent.into(), Duration::from_millis(20), Arc::new(Pulse::new()));
+        assert!(!input.is_ready());
+        assert_eq!(input.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[test]
+    fn the_pulse_beats_for_work_that_moves() {
+        let pulse = Pulse::new();
+        assert!(!pulse.beats(SILENCE_MAX), "no work is in hand");
+        pulse.busy(true);
+        assert!(pulse.beats(SILENCE_MAX));
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(!pulse.beats(Duration::from_millis(10)), "nothing moved");
+        pulse.moved();
+        assert!(pulse.beats(Duration::from_secs(1)));
+    }
+}

@@ -1,0 +1,217 @@
+//! What host and target say to each other.
+//!
+//! A session: both send [`frame::MAGIC`](crate::frame::MAGIC) and a hello; the host
+//! asks what stands ([`ToTarget::Query`]), sends packages and links back to back, and
+//! ends with [`ToTarget::Done`]. The target answers each package and link by its
+//! number, once that is on disk, and ends with [`ToHost::Done`].
+//!
+//! A package is [`ToTarget::Package`], then data frames, then [`ToTarget::PackageEnd`]
+//! (or [`ToTarget::Abandon`]). The data frames of a whole session are one zstd stream,
+//! flushed at each package's end, so that packages share what they have in common.
+//! What a package's frames inflate to is, in this order:
+//! 1. the manifest ([`crate::manifest`]), as many bytes as `manifest_length` says;
+//! 2. a tar archive with the manifest's regular files, each once, in its order, under
+//!    their paths, and the end-of-archive blocks;
+//! 3. for each regular file whose digest the manifest does not have, in its order, the
+//!    32 bytes of its BLAKE3.
+
+use serde::{Deserialize, Serialize};
+
+use crate::manifest::Time;
+use crate::package::PackageVersion;
+use crate::stamp::Stamp;
+
+/// The protocol that this build speaks.
+pub const PROTOCOL: u16 = 1;
+/// The oldest protocol that this build understands.
+pub const PROTOCOL_OLDEST: u16 = 1;
+/// How many package-versions one [`ToTarget::Query`] may name.
+pub const QUERY_MAX: usize = 1000;
+/// The longest PackageList, in bytes.
+pub const PACKAGE_LIST_MAX: u64 = 4 << 30;
+/// The zstd window that a target takes, as a power of two, in bytes.
+pub const WINDOW_LOG_MAX: u32 = 24;
+
+/// Which program speaks: the BLAKE3 of its executable.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Digest(pub [u8; 32]);
+
+impl std::fmt::Debug for Digest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+/// The first eight bytes, in hexadecimal: enough to tell two apart by eye.
+impl std::fmt::Display for Digest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0[..8].iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// From the host to the target.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum ToTarget {
+    Hello(HostHello),
+    /// What stands in these places? At most [`QUERY_MAX`]; answered by [`ToHost::Standing`].
+    Query(Vec<PackageVersion>),
+    /// A package-version follows.
+    Package(PackageHead),
+    PackageEnd,
+    /// The host could not read the rest of the package: drop what was staged of it.
+    /// Answered as a package that was refused.
+    Abandon(String),
+    /// Make, or turn, the link `id` to say `text`.
+    Link {
+        number: u64,
+        id: PackageVersion,
+        text: Vec<u8>,
+        modified: Time,
+    },
+    /// Nothing more comes; so many packages, links and lists were sent.
+    Done {
+        sent: u64,
+    },
+    /// What stands in the whole archive? Answered by [`ToHost::Listing`]s, unless it is what the
+    /// host knows already by this digest, and [`ToHost::Listed`].
+    List {
+        known: Option<Digest>,
+    },
+    /// The PackageList follows: data frames that inflate to `length` bytes of this digest, then
+    /// [`ToTarget::PackageEnd`]. Answered as a package is.
+    PackageList {
+        number: u64,
+        length: u64,
+        digest: Digest,
+    },
+}
+
+/// How a host introduces itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HostHello {
+    /// First in every protocol to come, so that it can always be read.
+    pub protocol: u16,
+    /// The archive's path: absolute, or below the user's home.
+    pub archive: Vec<u8>,
+    /// Which master speaks (its host name), for the records on the target.
+    pub master: String,
+    /// The host's clock, in seconds since 1970 (UTC).
+    pub clock: i64,
+}
+
+/// What is known of a package-version before its bytes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PackageHead {
+    /// Rises within a session, links included; what the host could not read leaves a gap.
+    pub number: u64,
+    pub id: PackageVersion,
+    pub stamp: Stamp,
+    /// In bytes, inflated; at most [`MANIFEST_MAX`](crate::manifest::MANIFEST_MAX).
+    pub manifest_length: u32,
+}
+
+/// From the target to the host.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum ToHost {
+    Hello(TargetHello),
+    /// The answer to a query, in its order.
+    Standing(Vec<Standing>),
+    /// How it ended with package or link `number`, in any order.
+    Outcome {
+        number: u64,
+        outcome: Outcome,
+    },
+    /// Work goes on (syncing to disk can take long without a word).
+    Alive,
+    /// The session cannot go on.
+    Failed(Refusal),
+    /// Everything was answered; so many were committed or stood already.
+    Done {
+        committed: u64,
+        unchanged: u64,
+        refused: u64,
+    },
+    /// A chunk of the listing ([`crate::listing::chunk`]), compressed by zstd.
+    Listing(Vec<u8>),
+    /// The listing is complete.
+    Listed(Listed),
+}
+
+/// The end of a listing.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Listed {
+    /// The digest of the whole listing.
+    pub digest: Digest,
+    /// What could not be read or named, and why; the first hundred of `passed_over_count`.
+    pub passed_over: Vec<String>,
+    pub passed_over_count: u64,
+    /// The BLAKE3 of the PackageList that lies there, if one does.
+    pub package_list: Option<Digest>,
+}
+
+/// How a target introduces itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TargetHello {
+    /// First in every protocol to come, so that it can always be read.
+    pub protocol: u16,
+    pub build: Digest,
+    /// The version that a person would call it by.
+    pub version: String,
+    /// The target's clock, in seconds since 1970 (UTC).
+    pub clock: i64,
+    /// Bytes that the transfer user can still write to the archive's file system.
+    pub free_bytes: u64,
+    /// Files that can still be made there; 0 where the file system does not count.
+    pub free_inodes: u64,
+}
+
+/// What stands in a package-version's place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Standing {
+    Absent,
+    /// A folder with a `descpkg` of this stamp.
+    Version(Stamp),
+    /// A link with this text.
+    Link(Vec<u8>),
+    /// Anything else: a folder without `descpkg`, a file.
+    Other,
+}
+
+/// How it ended with one package or link.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// Synced to disk and visible. `replaced`: something else stood there before.
+    Committed {
+        replaced: bool,
+    },
+    /// It stood there already, the same.
+    Unchanged,
+    Refused(Refusal),
+}
+
+/// A refusal, and whether time or a person mends it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    pub mend: Mend,
+    /// What was attempted, and why it failed.
+    pub reason: String,
+}
+
+/// What a failure needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Mend {
+    /// Trying again later (a full disk, a file that vanished).
+    Later,
+    /// A person (a wrong permission, a name that the target cannot hold).
+    Person,
+}
+
+impl Refusal {
+    pub fn later(reason: impl Into<String>) -> Self {
+        Self { mend: Mend::Later, reason: reason.into() }
+    }
+
+    pub fn person(reason: impl Into<String>) -> Self {
+        Self { mend: Mend::Person, reason: reason.into() }
+    }
+}

@@ -1,0 +1,327 @@
+//! `blat-target serve`: one session with a host, on standard input and output.
+//!
+//! The session ends well only with the host's `Done`. Whatever else ends it, what was
+//! acknowledged stands, and what was staged is cleared: here, or after a kill by a
+//! later session.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use nix::sys::stat::{Mode, umask};
+
+use crate::archive::Archive;
+use crate::channel::{Input, Output, Pulse, SILENCE_MAX};
+use crate::commit::{Group, Pending, Unsynced};
+use crate::frame::{Frame, HEADER_LEN, Header, MAGIC};
+use crate::inflate::{Inflate, Intake, Packed};
+use crate::list::{Listed, list};
+use crate::manifest::Time;
+use crate::message::{
+    self, Digest, HostHello, Mend, Outcome, PROTOCOL, PROTOCOL_OLDEST, PackageHead, QUERY_MAX, Refusal,
+    Standing, TargetHello, ToHost, ToTarget,
+};
+use crate::package::{PackageVersion, link_target};
+use crate::package_list;
+use crate::receive::{manifest, receive};
+use crate::refusal::{End, Stop, refusal};
+use crate::sessions::{Session, clear_dead};
+use crate::stage::Hidden;
+
+/// All went well.
+pub const EXIT_DONE: u8 = 0;
+/// The input is not a host's.
+pub const EXIT_USAGE: u8 = 64;
+/// Trying again later may help.
+pub const EXIT_LATER: u8 = 75;
+/// A person is needed.
+pub const EXIT_PERSON: u8 = 78;
+
+/// The BLAKE3 of the running executable.
+pub fn build() -> io::Result<Digest> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(File::open("/proc/self/exe")?)?;
+    Ok(Digest(*hasher.finalize().as_bytes()))
+}
+
+/// Serves one session on standard input and output.
+pub fn serve() -> ExitCode {
+    // Modes are the manifest's, whatever the login shell thinks.
+    umask(Mode::empty());
+    let pulse = Arc::new(Pulse::new());
+    let (Ok(input), Ok(output)) = (held(io::stdin()), held(io::stdout())) else {
+        eprintln!("blat-target: standard input and output are needed");
+        return ExitCode::from(EXIT_USAGE);
+    };
+    let input = Input::new(input, SILENCE_MAX, pulse.clone());
+    let output = Arc::new(Output::new(output));
+    match converse(input, &output, pulse) {
+        Ok(code) => ExitCode::from(code),
+        Err(End::Cut(why)) => {
+            eprintln!("blat-target: {why}");
+            ExitCode::from(EXIT_LATER)
+        }
+        Err(End::Failed(refusal)) => fail(&output, refusal),
+    }
+}
+
+fn held(end: impl AsFd) -> io::Result<File> {
+    Ok(File::from(end.as_fd().try_clone_to_owned()?))
+}
+
+fn fail(output: &Output, refusal: Refusal) -> ExitCode {
+    let code = match refusal.mend {
+        Mend::Later => EXIT_LATER,
+        Mend::Person => EXIT_PERSON,
+    };
+    if let Err(End::Cut(_)) = output.say(&ToHost::Failed(refusal.clone())) {
+        eprintln!("blat-target: {}", refusal.reason);
+    }
+    ExitCode::from(code)
+}
+
+fn converse(mut input: Input, output: &Arc<Output>, pulse: Arc<Pulse>) -> Result<u8, End> {
+    output.raw(MAGIC)?;
+    let mut magic = [0; MAGIC.len()];
+    if input.read_exact(&mut magic).is_err() || magic != *MAGIC {
+        eprintln!("blat-target: this speaks blat's protocol with a host; it is not for typing");
+        return Ok(EXIT_USAGE);
+    }
+    let hello = hello(&mut input)?;
+    let archive = Arc::new(Archive::open(&hello.archive).map_err(End::Failed)?);
+    output.say(&ToHost::Hello(introduction(&archive)?))?;
+    let cleared = archive.clone();
+    let clearing = std::thread::spawn(move || clear_dead(&cleared));
+    pulse.clone().tell(output.clone());
+    let group = Group::new(archive.clone(), output.clone(), pulse.clone());
+    let inflate = Inflate::new().map_err(|why| End::Failed(Refusal::later(why.to_string())))?;
+    let intake = Intake { input, group, pulse };
+    let mut talk = Talk { archive, output: output.clone(), intake, inflate, session: None, next: 0, came: 0 };
+    let done = talk.run();
+    talk.leave();
+    let _ = clearing.join();
+    done.map(|()| EXIT_DONE)
+}
+
+/// Reads the host's hello, and refuses a host whose protocol is unknown here.
+fn hello(input: &mut Input) -> Result<HostHello, End> {
+    let mut header = [0; HEADER_LEN];
+    input.read_exact(&mut header).map_err(|why| End::Cut(why.to_string()))?;
+    let header = Header::parse(header)?;
+    let mut payload = vec![0; header.length];
+    input.read_exact(&mut payload).map_err(|why| End::Cut(why.to_string()))?;
+    check_protocol(&payload)?;
+    match header.frame(payload)? {
+        Frame::Message(ToTarget::Hello(hello)) => Ok(hello),
+        _ => Err(End::broken("the host did not start with a hello")),
+    }
+}
+
+/// Reads only what each protocol to come has first, for the rest may be unreadable.
+fn check_protocol(payload: &[u8]) -> Result<(), End> {
+    const HELLO: u32 = 0;
+    match postcard::take_from_bytes::<(u32, u16)>(payload) {
+        Ok(((HELLO, spoken), _)) if !(PROTOCOL_OLDEST..=PROTOCOL).contains(&spoken) => {
+            let version = env!("CARGO_PKG_VERSION");
+            Err(End::broken(format!(
+                "the host speaks protocol {spoken}, but the helper on the target, blat-target {version}, \
+                 speaks {PROTOCOL_OLDEST} to {PROTOCOL}: bring both to one version"
+            )))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn introduction(archive: &Archive) -> Result<TargetHello, End> {
+    let build = build()
+        .map_err(|why| End::Failed(Refusal::later(format!("could not read /proc/self/exe: {why}"))))?;
+    let (free_bytes, free_inodes) = archive.free();
+    let clock = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    Ok(TargetHello { protocol: PROTOCOL, build, version, clock, free_bytes, free_inodes })
+}
+
+/// zstd's level for listings: names that were shortened already.
+const LISTING_LEVEL: i32 = 1;
+
+/// A session after the hellos.
+struct Talk {
+    archive: Arc<Archive>,
+    output: Arc<Output>,
+    intake: Intake,
+    inflate: Inflate,
+    /// Made when something is first staged.
+    session: Option<Arc<Session>>,
+    /// The least number that the next package or link may have.
+    next: u64,
+    /// How many packages and links came.
+    came: u64,
+}
+
+impl Talk {
+    fn run(&mut self) -> Result<(), End> {
+        loop {
+            match self.intake.message()? {
+                ToTarget::Query(places) => self.query(&places)?,
+                ToTarget::Package(head) => self.package(head)?,
+                ToTarget::Link { number, id, text, modified } => self.link(number, id, text, modified)?,
+                ToTarget::List { known } => self.list(known)?,
+                ToTarget::PackageList { number, length, digest } => {
+                    self.package_list(number, length, digest)?;
+                }
+                ToTarget::Done { sent } => return self.done(sent),
+                ToTarget::Hello(_) => return Err(End::broken("the host introduced itself twice")),
+                ToTarget::PackageEnd | ToTarget::Abandon(_) => {
+                    return Err(End::broken("the host ended a package that it had not begun"));
+                }
+            }
+        }
+    }
+
+    /// Clears what is staged and takes the session off record.
+    fn leave(&mut self) {
+        self.intake.group.end();
+        if let Some(session) = self.session.take() {
+            session.end();
+        }
+    }
+
+    fn query(&mut self, places: &[PackageVersion]) -> Result<(), End> {
+        if places.len() > QUERY_MAX {
+            return Err(End::broken(format!("the host asked for more than {QUERY_MAX} places at once")));
+        }
+        // Who cannot look finds something else there: sending it will tell why.
+        let standing = |id| self.archive.standing(id).unwrap_or(Standing::Other);
+        self.output.say(&ToHost::Standing(places.iter().map(standing).collect()))
+    }
+
+    fn package(&mut self, head: PackageHead) -> Result<(), End> {
+        self.count(head.number)?;
+        if self.archive.standing(&head.id) == Ok(Standing::Version(head.stamp)) {
+            return self.unchanged(&head);
+        }
+        let session = self.session()?;
+        let packed = Packed::new(&mut self.inflate, &mut self.intake);
+        match receive(&head, &self.archive, &session, &packed) {
+            Ok((pending, unsynced)) => {
+                drop(packed);
+                self.intake.group.add(pending, unsynced);
+                Ok(())
+            }
+            Err(Stop::Refused(refusal)) => {
+                self.output.answer(head.number, Outcome::Refused(named(&head.id, refusal)))?;
+                packed.drop_rest()
+            }
+            Err(Stop::End(end)) => Err(end),
+        }
+    }
+
+    /// Answers for a package that stands already, and drops its bytes.
+    fn unchanged(&mut self, head: &PackageHead) -> Result<(), End> {
+        self.output.answer(head.number, Outcome::Unchanged)?;
+        let packed = Packed::new(&mut self.inflate, &mut self.intake);
+        // Only to know how much may follow.
+        match manifest(head, &packed) {
+            Err(Stop::End(end)) => Err(end),
+            _ => packed.drop_rest(),
+        }
+    }
+
+    fn link(&mut self, number: u64, id: PackageVersion, text: Vec<u8>, modified: Time) -> Result<(), End> {
+        self.count(number)?;
+        let addressed = match link_target(&id, &text) {
+            Ok(addressed) => addressed.version,
+            Err(why) => {
+                let refusal = Refusal::person(why.to_string());
+                return self.output.answer(number, Outcome::Refused(refusal));
+            }
+        };
+        let session = self.session()?;
+        match Hidden::link(&self.archive, &session, &id, &text, modified) {
+            Ok(hidden) => {
+                self.intake
+                    .group
+                    .add(Pending::link(number, id, text, addressed, hidden), Unsynced::default());
+                Ok(())
+            }
+            Err(refusal) => self.output.answer(number, Outcome::Refused(refusal)),
+        }
+    }
+
+    fn list(&mut self, known: Option<Digest>) -> Result<(), End> {
+        self.intake.group.commit()?;
+        let listed = list(&self.archive.root).map_err(|why| End::Failed(refusal("list the archive", why)))?;
+        let digest = Digest(listed.listing.digest());
+        if known != Some(digest) {
+            for chunk in listed.listing.chunks() {
+                let packed = zstd::bulk::compress(&chunk, LISTING_LEVEL).map_err(|why| {
+                    End::Failed(Refusal::later(format!("could not pack the listing: {why}")))
+                })?;
+                self.output.say(&ToHost::Listing(packed))?;
+            }
+        }
+        let Listed { passed_over, passed_over_count, .. } = listed;
+        let package_list = package_list::digest(&self.archive);
+        self.output.say(&ToHost::Listed(message::Listed {
+            digest,
+            passed_over,
+            passed_over_count,
+            package_list,
+        }))
+    }
+
+    fn package_list(&mut self, number: u64, length: u64, digest: Digest) -> Result<(), End> {
+        self.count(number)?;
+        let packed = Packed::new(&mut self.inflate, &mut self.intake);
+        match package_list::receive(&self.archive, length, digest, &packed) {
+            Ok(outcome) => self.output.answer(number, outcome),
+            Err(Stop::Refused(refusal)) => {
+                let reason = format!("the PackageList: {}", refusal.reason);
+                self.output.answer(number, Outcome::Refused(Refusal { reason, ..refusal }))?;
+                packed.drop_rest()
+            }
+            Err(Stop::End(end)) => Err(end),
+        }
+    }
+
+    fn done(&mut self, sent: u64) -> Result<(), End> {
+        self.intake.group.commit()?;
+        if sent != self.came {
+            let came = self.came;
+            return Err(End::broken(format!(
+                "the host says that it sent {sent} packages and links, but {came} came"
+            )));
+        }
+        self.leave();
+        let tally = self.output.tally();
+        let (committed, unchanged, refused) = (tally.committed, tally.unchanged, tally.refused);
+        self.output.say(&ToHost::Done { committed, unchanged, refused })
+    }
+
+    fn count(&mut self, number: u64) -> Result<(), End> {
+        if number < self.next {
+            return Err(End::broken(format!(
+                "the host sent number {number}, which is not above those before"
+            )));
+        }
+        self.next = number.saturating_add(1);
+        self.came += 1;
+        Ok(())
+    }
+
+    fn session(&mut self) -> Result<Arc<Session>, End> {
+        if let Some(session) = &self.session {
+            return Ok(session.clone());
+        }
+        let session = Arc::new(Session::begin(&self.archive).map_err(End::Failed)?);
+        Ok(self.session.insert(session).clone())
+    }
+}
+
+/// A refusal that names its package.
+fn named(id: &PackageVersion, refusal: Refusal) -> Refusal {
+    Refusal { reason: format!("{id}: {}", refusal.reason), ..refusal }
+}

@@ -1,0 +1,225 @@
+//! Sessions on record: what lets a later session clear what a killed one left.
+//!
+//! `.dpkg_archive/sessions/ID` belongs to the session ID. It is locked (`flock`) as
+//! long as the session lives, which the kernel sees to whatever becomes of the
+//! process, and a hidden name goes into it *before* anything is made under that name.
+//! So a record whose lock can be had is a dead session's, and names all that it may
+//! have left; a live session's is never touched.
+//!
+//! Between making a record and locking it, another session could take it for dead
+//! and delete it. So a session that has its lock looks whether the record still
+//! stands under its name, and otherwise starts over; whoever clears looks likewise
+//! after locking.
+//!
+//! A power cut can lose a record but not what it names (nothing syncs the record:
+//! that would cost each session a disk's latency). So whoever opens a package's
+//! folder also removes the hidden names there whose session has no record at all.
+//!
+//! A crash while clearing leaves the record, which goes last.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::stat::fstat;
+
+use crate::archive::{Archive, OWN_FOLDER, open_or_make};
+use crate::folder::Folder;
+use crate::message::Refusal;
+use crate::package::Name;
+use crate::refusal::{errno, refusal};
+use crate::remove::remove;
+
+const SESSIONS: &str = "sessions";
+/// What the hidden names of staging start with.
+const HIDDEN: &str = ".blat-";
+/// The longest record that is read back, in bytes.
+const RECORD_MAX: u64 = 64 << 20;
+
+/// A live session's record, shared by the thread that stages and the one that commits.
+pub(crate) struct Session {
+    sessions: Folder,
+    id: String,
+    record: Flock<File>,
+    next: AtomicU64,
+    /// The packages whose folders this session made.
+    made: Mutex<BTreeSet<Name>>,
+    /// The packages whose folders were searched for what nobody has on record.
+    searched: Mutex<BTreeSet<Name>>,
+    /// Whether something could not be removed: then the record stays, for a later session to try.
+    leaves: AtomicBool,
+}
+
+impl Session {
+    /// Puts a session on record.
+    pub(crate) fn begin(archive: &Archive) -> Result<Self, Refusal> {
+        Self::record(archive).map_err(|why| {
+            refusal(format_args!("put the session on record in {OWN_FOLDER}/{SESSIONS} of the archive"), why)
+        })
+    }
+
+    fn record(archive: &Archive) -> nix::Result<Self> {
+        let (own, _) = open_or_make(&archive.root, OWN_FOLDER.as_bytes())?;
+        let (sessions, _) = open_or_make(&own, SESSIONS.as_bytes())?;
+        loop {
+            let id = fresh_id();
+            let record = match sessions.create(id.as_bytes()) {
+                Ok(record) => record,
+                Err(Errno::EEXIST) => continue,
+                Err(why) => return Err(why),
+            };
+            let record = Flock::lock(record, FlockArg::LockExclusive).map_err(|(_, why)| why)?;
+            if stands(&sessions, &id, &record)? {
+                return Ok(Self {
+                    sessions,
+                    id,
+                    record,
+                    next: AtomicU64::new(0),
+                    made: Mutex::default(),
+                    searched: Mutex::default(),
+                    leaves: AtomicBool::new(false),
+                });
+            }
+        }
+    }
+
+    /// A hidden name in a package's folder, on record from now on.
+    pub(crate) fn hidden_name(&self, package: &Name) -> nix::Result<Vec<u8>> {
+        let number = self.next.fetch_add(1, Relaxed);
+        let name = format!("{HIDDEN}{}-{number}", self.id);
+        self.write(&format!("{package}/{name}\n"))?;
+        Ok(name.into_bytes())
+    }
+
+    /// Opens a package's folder for staging; makes it, on record, where it is missing.
+    pub(crate) fn package(&self, archive: &Archive, package: &Name) -> nix::Result<Folder> {
+        if archive.root.stat(package.as_str().as_bytes())?.is_none() {
+            self.write(&format!("{package}/\n"))?;
+        }
+        let (folder, made) = archive.package(package)?;
+        if made {
+            lock(&self.made).insert(package.clone());
+        }
+        if lock(&self.searched).insert(package.clone()) {
+            // What cannot be removed hinders nobody: it stays hidden.
+            let _ = self.clear_unrecorded(&folder);
+        }
+        Ok(folder)
+    }
+
+    /// Whether this session made the package's folder.
+    pub(crate) fn made(&self, package: &Name) -> bool {
+        lock(&self.made).contains(package)
+    }
+
+    /// Removes what stands at a hidden name of this session, and the package's folder if the
+    /// session made it and nothing is in it.
+    pub(crate) fn clear(&self, archive: &Archive, package: &Name, folder: &Folder, name: &[u8]) {
+        if let Err(why) = remove(folder, name) {
+            self.leaves.store(true, Relaxed);
+            let name = String::from_utf8_lossy(name);
+            eprintln!("blat-target: could not remove {package}/{name}: {}", why.desc());
+        }
+        if self.made(package) {
+            let _ = archive.root.rmdir(package.as_str().as_bytes());
+        }
+    }
+
+    /// Takes the session off record: nothing hidden is left of it.
+    pub(crate) fn end(&self) {
+        if !self.leaves.load(Relaxed) {
+            let _ = self.sessions.unlink(self.id.as_bytes());
+        }
+    }
+
+    fn write(&self, line: &str) -> nix::Result<()> {
+        let mut record: &File = &self.record;
+        record.write_all(line.as_bytes()).map_err(|why| errno(&why))
+    }
+
+    fn clear_unrecorded(&self, folder: &Folder) -> nix::Result<()> {
+        for name in folder.names()? {
+            let Some(id) = session_of(&name) else { continue };
+            if id != self.id && self.sessions.stat(id.as_bytes())?.is_none() {
+                let _ = remove(folder, &name);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Clears what killed sessions left, each as far as that can be done.
+pub(crate) fn clear_dead(archive: &Archive) {
+    let Ok(sessions) = archive.root.below(format!("{OWN_FOLDER}/{SESSIONS}").as_bytes()) else { return };
+    for id in sessions.names().unwrap_or_default() {
+        if let Ok(id) = String::from_utf8(id) {
+            let _ = clear_if_dead(archive, &sessions, &id);
+        }
+    }
+}
+
+fn clear_if_dead(archive: &Archive, sessions: &Folder, id: &str) -> nix::Result<()> {
+    let Ok(mut record) = Flock::lock(sessions.file(id.as_bytes())?, FlockArg::LockExclusiveNonblock) else {
+        return Ok(());
+    };
+    if !stands(sessions, id, &record)? {
+        return Ok(());
+    }
+    let mut lines = Vec::new();
+    Read::take(&mut *record, RECORD_MAX).read_to_end(&mut lines).map_err(|why| errno(&why))?;
+    let named = || lines.split(|byte| *byte == b'\n').filter_map(read_line);
+    for (package, name) in named().filter(|(_, name)| session_of(name) == Some(id)) {
+        clear_named(archive, package, name)?;
+    }
+    // The folders that it made, if they are empty now.
+    for (package, _) in named().filter(|(_, name)| name.is_empty()) {
+        let _ = archive.root.rmdir(package);
+    }
+    sessions.unlink(id.as_bytes())
+}
+
+/// The package and the name that a line of a record is about. Only hidden names of that very
+/// session and empty folders of packages ever go, whatever a record says.
+fn read_line(line: &[u8]) -> Option<(&[u8], &[u8])> {
+    let slash = line.iter().position(|byte| *byte == b'/')?;
+    let (package, name) = (&line[..slash], &line[slash + 1..]);
+    std::str::from_utf8(package).ok()?.parse::<Name>().ok()?;
+    Some((package, name))
+}
+
+fn clear_named(archive: &Archive, package: &[u8], name: &[u8]) -> nix::Result<()> {
+    match archive.root.below(package) {
+        Ok(folder) => remove(&folder, name),
+        Err(Errno::ENOENT | Errno::ELOOP | Errno::ENOTDIR) => Ok(()),
+        Err(why) => Err(why),
+    }
+}
+
+/// The session that a hidden name of staging belongs to.
+fn session_of(name: &[u8]) -> Option<&str> {
+    let (id, number) = std::str::from_utf8(name).ok()?.strip_prefix(HIDDEN)?.rsplit_once('-')?;
+    let good = !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
+    (good && number.parse::<u64>().is_ok()).then_some(id)
+}
+
+/// Whether the open file still stands under its name.
+fn stands(sessions: &Folder, id: &str, record: &File) -> nix::Result<bool> {
+    let held = fstat(record)?;
+    let named = sessions.stat(id.as_bytes())?;
+    Ok(named.is_some_and(|named| (named.st_dev, named.st_ino) == (held.st_dev, held.st_ino)))
+}
+
+fn lock(names: &Mutex<BTreeSet<Name>>) -> MutexGuard<'_, BTreeSet<Name>> {
+    names.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Unique among sessions at once on machines that share the archive, for all practical purposes.
+fn fresh_id() -> String {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    format!("{:x}-{:x}", since.as_nanos(), std::process::id())
+}

@@ -1,0 +1,182 @@
+//! Staging: a package-version is built under a hidden name in its package's folder.
+//!
+//! The name is on record before anything is made under it ([`crate::sessions`]), and
+//! whatever stands there goes when its [`Hidden`] is let go: so nothing is left on any
+//! way out but a kill, and after that a later session clears it. Until the commit all
+//! folders are their owner's alone; each gets its final mode and time last, the
+//! deepest first, so that read-only folders are no obstacle.
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use nix::errno::Errno;
+
+use crate::archive::Archive;
+use crate::commit::Unsynced;
+use crate::folder::{Folder, finish};
+use crate::manifest::{Entry, Kind, Manifest, Time};
+use crate::message::Refusal;
+use crate::package::{Name, PackageVersion};
+use crate::refusal::{refusal, shown};
+use crate::sessions::Session;
+
+/// How often to make a package's folder again when others remove it.
+const ATTEMPTS: usize = 100;
+
+/// A hidden name in a package's folder; what stands there is removed when this is dropped.
+pub(crate) struct Hidden {
+    archive: Arc<Archive>,
+    pub(crate) session: Arc<Session>,
+    package: Name,
+    pub(crate) folder: Folder,
+    pub(crate) name: Vec<u8>,
+}
+
+impl Hidden {
+    /// Takes a fresh name, and makes what stands there by `make`.
+    fn make<T>(
+        archive: &Arc<Archive>,
+        session: &Arc<Session>,
+        package: &Name,
+        make: impl Fn(&Folder, &[u8]) -> nix::Result<T>,
+    ) -> nix::Result<(Self, T)> {
+        for attempt in 0.. {
+            let name = session.hidden_name(package)?;
+            let folder = session.package(archive, package)?;
+            match make(&folder, &name) {
+                // Who made the package's folder, another session or our own commit, failed there and
+                // removed it meanwhile.
+                Err(Errno::ENOENT) if attempt < ATTEMPTS => continue,
+                made => {
+                    let (archive, session) = (archive.clone(), session.clone());
+                    let hidden = Self { archive, session, package: package.clone(), folder, name };
+                    return made.map(|made| (hidden, made));
+                }
+            }
+        }
+        unreachable!("the last attempt returns")
+    }
+
+    /// Makes a symlink under a hidden name.
+    pub(crate) fn link(
+        archive: &Arc<Archive>,
+        session: &Arc<Session>,
+        id: &PackageVersion,
+        text: &[u8],
+        modified: Time,
+    ) -> Result<Self, Refusal> {
+        let make = |folder: &Folder, name: &[u8]| {
+            folder.symlink(name, text)?;
+            folder.touch(name, modified)
+        };
+        Self::make(archive, session, &id.package, make)
+            .map(|(hidden, ())| hidden)
+            .map_err(|why| refusal(format_args!("stage the link {id}"), why))
+    }
+}
+
+impl Drop for Hidden {
+    fn drop(&mut self) {
+        self.session.clear(&self.archive, &self.package, &self.folder, &self.name);
+    }
+}
+
+/// A package-version that is being built.
+pub(crate) struct Staging {
+    id: PackageVersion,
+    root: Folder,
+    /// The folder that was last used, by its path: siblings come in a row.
+    parent: RefCell<Option<(Vec<u8>, Rc<Folder>)>>,
+    unsynced: RefCell<Unsynced>,
+    // Last, so that it is dropped last.
+    hidden: Hidden,
+}
+
+impl Staging {
+    /// Makes the version's own folder, hidden.
+    pub(crate) fn begin(
+        archive: &Arc<Archive>,
+        session: &Arc<Session>,
+        id: &PackageVersion,
+    ) -> Result<Self, Refusal> {
+        let make = |folder: &Folder, name: &[u8]| {
+            folder.mkdir(name, 0o700)?;
+            folder.below(name)
+        };
+        let (hidden, root) = Hidden::make(archive, session, &id.package, make)
+            .map_err(|why| refusal(format_args!("make a folder to stage {id}"), why))?;
+        let unsynced = RefCell::new(Unsynced::default());
+        Ok(Self { id: id.clone(), root, parent: RefCell::new(None), unsynced, hidden })
+    }
+
+    /// Makes all folders and symlinks, from the manifest alone.
+    pub(crate) fn lay_out(&self, manifest: &Manifest) -> Result<(), Refusal> {
+        for entry in &manifest.entries[1..] {
+            self.lay(entry).map_err(|why| self.refusal("make", entry, why))?;
+        }
+        Ok(())
+    }
+
+    fn lay(&self, entry: &Entry) -> nix::Result<()> {
+        let (parent, name) = entry.split();
+        match &entry.kind {
+            Kind::File { .. } => Ok(()),
+            Kind::Folder => self.parent(parent)?.mkdir(name, 0o700),
+            Kind::Symlink { text } => {
+                let parent = self.parent(parent)?;
+                parent.symlink(name, text)?;
+                parent.touch(name, entry.modified)
+            }
+        }
+    }
+
+    /// Makes an empty regular file.
+    pub(crate) fn create(&self, entry: &Entry) -> Result<File, Refusal> {
+        let (parent, name) = entry.split();
+        self.parent(parent)
+            .and_then(|parent| parent.create(name))
+            .map_err(|why| self.refusal("make", entry, why))
+    }
+
+    /// Gives a written file its mode and time.
+    pub(crate) fn finish(&self, entry: &Entry, file: File, size: u64) -> Result<(), Refusal> {
+        finish(&file, entry.mode, entry.modified)
+            .map_err(|why| self.refusal("set mode and time of", entry, why))?;
+        self.unsynced.borrow_mut().add(OwnedFd::from(file), size);
+        Ok(())
+    }
+
+    /// Gives each folder its mode and time, and hands over what is to be committed.
+    pub(crate) fn seal(self, manifest: &Manifest) -> Result<(Hidden, Unsynced), Refusal> {
+        let folders = manifest.entries.iter().filter(|entry| entry.kind == Kind::Folder);
+        for entry in folders.rev() {
+            let sealed = self.root.below(&entry.path).and_then(|folder| {
+                finish(&folder, entry.mode, entry.modified)?;
+                Ok(folder)
+            });
+            let folder = sealed.map_err(|why| self.refusal("set mode and time of", entry, why))?;
+            self.unsynced.borrow_mut().add(folder.into(), 0);
+        }
+        Ok((self.hidden, self.unsynced.into_inner()))
+    }
+
+    /// The refusal when `attempt` failed on an entry.
+    pub(crate) fn refusal(&self, attempt: &str, entry: &Entry, why: Errno) -> Refusal {
+        refusal(format_args!("{attempt} {}/{}", self.id, shown(&entry.path)), why)
+    }
+
+    fn parent(&self, path: &[u8]) -> nix::Result<Rc<Folder>> {
+        let mut last = self.parent.borrow_mut();
+        match &*last {
+            Some((known, folder)) if known == path => Ok(folder.clone()),
+            _ => {
+                let folder = Rc::new(self.root.place(path)?);
+                *last = Some((path.to_vec(), folder.clone()));
+                Ok(folder)
+            }
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! `config apply` on a folder of its own, with a systemctl that only writes down what it is asked.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use blat::config::{Apply, Owners, Settings, Systemctl};
+use nix::unistd::{Gid, Uid};
+use tempfile::TempDir;
+
+const GOOD: &str = "source = \"/srv/a\"\n[ssh]\nhost = \"h\"\n";
+
+struct Machine {
+    root: TempDir,
+}
+
+impl Machine {
+    fn new() -> Self {
+        let machine = Self { root: tempfile::tempdir().unwrap() };
+        machine.put("etc/blat/targets/.keep", "");
+        machine.put("calls", "");
+        machine.state("inactive");
+        let script = "#!/bin/sh\ncd \"${0%/*}\"\n[ \"$1\" = show ] || { echo \"$*\" >> calls; [ ! -e fails ]; exit; }\n\
+             shift 2\nfor unit; do case $unit in blat.target) state=active;; *) state=$(cat state);; esac\n\
+             printf 'Id=%s\\nLoadState=loaded\\nActiveState=%s\\n\\n' \"$unit\" \"$state\"; done\n";
+        machine.put("systemctl", script);
+        fs::set_permissions(machine.path("systemctl"), PermissionsExt::from_mode(0o755)).unwrap();
+        machine
+    }
+
+    fn path(&self, path: &str) -> std::path::PathBuf {
+        self.root.path().join(path)
+    }
+
+    fn put(&self, path: &str, text: &str) {
+        fs::create_dir_all(self.path(path).parent().unwrap()).unwrap();
+        fs::write(self.path(path), text).unwrap();
+    }
+
+    /// The state in which the agents are found.
+    fn state(&self, state: &str) {
+        self.put("state", state);
+    }
+
+    fn try_apply(&self) -> anyhow::Result<Vec<String>> {
+        let (user, group) = (Uid::effective(), Gid::effective());
+        let apply = Apply {
+            root: self.root.path().to_owned(),
+            systemctl: Systemctl(self.path("systemctl")),
+            owners: Owners { trusted: user, user, group, publishers: group },
+            still: Duration::from_millis(1),
+        };
+        Ok(apply.run()?.iter().map(ToString::to_string).collect())
+    }
+
+    /// What is wrong with the files, and what the manager was asked.
+    fn apply(&self) -> (Vec<String>, Vec<String>) {
+        self.put("calls", "");
+        let problems = self.try_apply().unwrap();
+        // As the manager does on a reload.
+        let generated = self.path("run/systemd/generator");
+        let _ = fs::remove_dir_all(&generated);
+        blat::generator::write(&blat::generator::plan(self.root.path()).0, &generated).unwrap();
+        (problems, self.calls())
+    }
+
+    fn calls(&self) -> Vec<String> {
+        fs::read_to_string(self.path("calls")).unwrap().lines().map(str::to_owned).collect()
+    }
+
+    fn host(&self, name: &str) -> String {
+        Settings::load(self.root.path(), &name.parse().unwrap()).unwrap().ssh.host.to_string()
+    }
+}
+
+#[test]
+fn a_new_target_is_accepted_and_started() {
+    let machine = Machine::new();
+    machine.put("etc/blat/targets/site1.toml", GOOD);
+    let (problems, calls) = machine.apply();
+    assert_eq!(problems, [""; 0]);
+    assert_eq!(calls, ["start --no-block blat@site1.service", "daemon-reload"]);
+    let mode = |path: &str| fs::metadata(machine.path(path)).unwrap().permissions().mode() & 0o7777;
+    assert_eq!(mode("var/lib/blat/tags/site1"), 0o2775);
+    assert_eq!(mode("var/lib/blat/site1"), 0o750);
+    assert_eq!(mode("etc/blat/.accepted/targets/site1.toml"), 0o644);
+}
+
+#[test]
+fn nothing_changed_asks_nothing() {
+    let machine = Machine::new();
+    machine.put("etc/blat/targets/site1.toml", GOOD);
+    machine.apply();
+    assert_eq!(machine.apply().1, [""; 0]);
+}
+
+#[test]
+fn a_changed_target_is_reloaded_only_where_it_runs() {
+    let machine = Machine::new();
+    machine.put("etc/blat/targets/site1.toml", GOOD);
+    machine.apply();
+    machine.put("etc/blat/targets/site1.toml", &GOOD.replace("\"h\"", "\"other\""));
+    assert_eq!(machine.apply().1, [""; 0]);
+    machine.state("active");
+    machine.put("etc/blat/targets/site1.toml", GOOD);
+    assert_eq!(machine.apply().1, ["reload --no-block blat@site1.service"]);
+}
+
+#[test]
+fn changed_defaults_reach_every_target() {
+    let machine = Machine::new();
+    machine.put("etc/blat/targets/a.toml", GOOD);
+    machine.put("etc/blat/targets/b.toml", GOOD);
+    machine.apply();
+    machine.state("active");
+    machine.put("etc/blat/blat.toml", "[tags]\ngive_up = '1h'\n");
+    assert_eq!(machine.apply().1, ["reload --no-block blat@a.service", "reload --no-block blat@b.service"]);
+}
+
+#[test]
+fn a_broken_file_leaves_what_worked_and_says_where() {
+    let machine = Machine::new();
+    machine.put("etc/blat/targets/site1.toml", GOOD);
+    machine.apply();
+    machine.state("active");
+    machine.put("etc/blat/targets/site1.toml", "source = \"/srv/a\"\n[ssh]\nhots = \"h\"\n");
+    let (problems, calls) = machine.apply();
+    assert!(
+        problems[0].starts_with("/etc/blat/targets/site1.toml:3:1: key `ssh.hots`: unknown key; "),
+        "{problems:?}"
+    );
+    assert_eq!(calls, [""; 0]);
+    assert_eq!(machine.host("site1"), "h");
+}
+
+#[test]
+fn removed_and_disabled_targets_stop() {
+    let machine = Machine::new();
+    machine.put("etc/blat/targets/a.toml", GOOD);
+    machine.put("etc/blat/targets/b.toml", GOOD);
+    machine.apply();
+    machine.state("active");
+    fs::remove_file(machine.path("etc/blat/targets/a.toml")).unwrap();
+    machine.put("etc/blat/targets/b.toml", &format!("enabled = false\n{GOOD}"));
+    let (_, calls) = machine.apply();
+    assert_eq!(calls, ["stop --no-block blat@a.service", "stop --no-block blat@b.service", "daemon-reload"]);
+    assert!(!machine.path("etc/blat/.accepted/targets/a.toml").exists());
+}
+
+#[test]
+fn a_failed_agent_is_started_again() {
+    let machine = Machine::new();
+    machine.put("etc/blat/targets/site1.toml", GOOD);
+    machine.apply();
+    machine.state("failed");
+    assert_eq!(machine.apply().1, ["start --no-block blat@site1.service"]);
+}
+
+#[test]
+fn a_moved_tag_directory_starts_its_path_again() {
+    let machine = Machine::new();
+    machine.put("etc/blat/targets/site1.toml", GOOD);
+    machine.apply();
+    machine.state("active");
+    machine.put(
+        "etc/blat/targets/site1.toml",
+        &format!("{GOOD}[tags]\ndirectory = '/srv/t'\npolling = 'always'\n"),
+    );
+    let expected = [
+        "daemon-reload",
+        "try-restart --no-block blat-tags@site1.path",
+        "start --no-block blat-tags@site1.timer",
+        "reload --no-block blat@site1.service",
+    ];
+    assert_eq!(machine.apply().1, expected);
+}
+
+#[test]
+fn a_manager_that_fails_is_told_again() {
+    let machine = Machine::new();
+    machine.put("etc/blat/targets/site1.toml", GOOD);
+    machine.put("fails", "");
+    assert!(machine.try_apply().is_err());
+    fs::remove_file(machine.path("fails")).unwrap();
+    assert!(machine.apply().1.contains(&"start --no-block blat@site1.service".to_owned()));
+    assert!(!machine.path("etc/blat/.accepted/pending").exists());
+}
+
+#[test]
+fn a_file_that_comes_during_the_work_is_seen() {
+    let machine = Machine::new();
+    machine.put("etc/blat/targets/a.toml", GOOD);
+    let script = fs::read_to_string(machine.path("systemctl")).unwrap();
+    let also = script.replacen(
+        '\n',
+        "\n: > /dev/null; cp ${0%/*}/etc/blat/targets/a.toml ${0%/*}/etc/blat/targets/b.toml\n",
+        1,
+    );
+    machine.put("systemctl", &also);
+    let (_, calls) = machine.apply();
+    assert!(calls.contains(&"start --no-block blat@b.service".to_owned()), "{calls:?}");
+}
+
+#[test]
+fn without_an_accepted_copy_the_live_file_is_read() {
+    let machine = Machine::new();
+    machine.put("etc/blat/targets/site1.toml", GOOD);
+    assert_eq!(machine.host("site1"), "h");
+    assert!(!Path::new(&machine.path("etc/blat/.accepted")).exists());
+}

@@ -1,0 +1,173 @@
+//! A target that has nothing yet is filled: `blat sync` and rsync bring the same tree over the same
+//! line in one run, each to a folder of its own.
+//!
+//! Nothing is deleted in between: ext4 steps around each inode that was deleted in the last minutes
+//! when it looks for a free one, and a fill after a large deletion takes several times as long.
+
+use std::fmt::Write;
+use std::fs;
+use std::time::{Duration, Instant};
+
+use crate::builds::Dice;
+use crate::field::{Field, REAL_SOURCE, SOURCE, real_packages, seal};
+use crate::line;
+use crate::machines::{KNOWN_HOSTS, Link, Rate, TRANSFER_USER, key_path};
+use crate::usage::Watch;
+
+/// 100 Mbit/s and 50 ms.
+const SLOW: (Rate, Duration) = (Rate::mbit(100), Duration::from_millis(50));
+const TARGETS: [&str; 3] = ["site1", "site2", "site3"];
+const SMALL_PACKAGES: usize = 1000;
+/// The bytes of a small package beside its `descpkg`: noise, which nobody can make smaller.
+const SMALL_BYTES: usize = 8 << 10;
+const ZSTD: &str = "-z --compress-choice=zstd";
+
+/// What a fill took.
+struct Took {
+    seconds: f64,
+    /// Both ways, where the line counts them.
+    wire_bytes: f64,
+    master_cpu: f64,
+    master_peak: f64,
+    site_cpu: f64,
+    site_peak: f64,
+}
+
+pub(crate) fn measure() {
+    let field = Field::new("fill");
+    let real = real_packages(usize::MAX);
+    let small = publish_small(&field);
+    let release = |name: &str, ids: &[(String, String)]| {
+        let ids = ids.iter().fold(String::new(), |mut text, (package, version)| {
+            let _ = writeln!(text, "{package} {version}");
+            text
+        });
+        format!("[{name}/all] N\n{ids}")
+    };
+    field.master.write("/root/releases", release("Real", &real) + &release("Small", &small), 0o644);
+    field.master.sh("blat release import /root/releases");
+    field.add_target("site1", REAL_SOURCE, "projects = [\"Real\"]\n");
+    field.add_target("site2", SOURCE, "projects = [\"Small\"]\n");
+    field.add_target("site3", REAL_SOURCE, "projects = [\"Real\"]\n");
+    TARGETS.iter().for_each(|target| field.wait_connected(target));
+    // Brings the helper; and all that is to be sent is in the master's memory.
+    field
+        .master
+        .sh(&format!("blat sync --dry-run site1; cat $(find {REAL_SOURCE} {SOURCE} -type f) >/dev/null"));
+    fast(&field);
+    let link = field.lab.link(&field.master, &field.site, SLOW.0, SLOW.1);
+    reconnect(&field);
+    slow(&field, &link);
+    repeat(&field, &link);
+    small_ones(&field, &link, small.len());
+}
+
+/// The lab's switch: nothing but the machines' own speed counts.
+fn fast(field: &Field) {
+    let plain = rsync(field, "", "plain", None);
+    let packed = rsync(field, ZSTD, "packed", None);
+    let ours = sync(field, "site1", None);
+    line("first fill, fast link, s (rsync -a)", ours.seconds, plain.seconds);
+    line("first fill, fast link, s (rsync -az, zstd)", ours.seconds, packed.seconds);
+    sides(&ours, &packed);
+}
+
+fn slow(field: &Field, link: &Link) {
+    let peer = rsync(field, ZSTD, "slow", Some(link));
+    let ours = sync(field, "site3", Some(link));
+    line("first fill, 100 Mbit/s 50 ms, s", ours.seconds, peer.seconds);
+    line("first fill, 100 Mbit/s 50 ms, MB on the wire", ours.wire_bytes / 1e6, peer.wire_bytes / 1e6);
+    sides(&ours, &peer);
+}
+
+/// The target has everything: what it costs to find that out.
+fn repeat(field: &Field, link: &Link) {
+    let peer = rsync(field, ZSTD, "slow", Some(link));
+    let ours = sync(field, "site3", Some(link));
+    line("nothing to send, 100 Mbit/s 50 ms, s", ours.seconds, peer.seconds);
+    line("nothing to send, kB on the wire", ours.wire_bytes / 1e3, peer.wire_bytes / 1e3);
+}
+
+/// Many small packages cost their bytes and a few round trips.
+fn small_ones(field: &Field, link: &Link, count: usize) {
+    let ours = sync(field, "site2", Some(link));
+    let arrived = fs::read_dir(field.archive("site2").join("small")).expect("an archive").count();
+    assert_eq!(arrived, count);
+    let bytes: u64 = size_of(&field.source().join("small"));
+    let allowed = 1.5 * bytes as f64 * 8.0 / SLOW.0.bits_per_second() as f64 + 1.0;
+    line("1,000 small packages, s (1.5 x line time + 1)", ours.seconds, allowed);
+}
+
+fn publish_small(field: &Field) -> Vec<(String, String)> {
+    let mut dice = Dice::new();
+    let mut publish = |number: usize| {
+        let (package, version) = ("small".to_owned(), format!("1.{number}"));
+        let folder = field.publish_open(&package, &version, &[("bin/tool", "#!/bin/sh\n")]);
+        fs::write(folder.join("content"), dice.noise(SMALL_BYTES)).expect("a file");
+        seal(&folder);
+        (package, version)
+    };
+    (0..SMALL_PACKAGES).map(&mut publish).collect()
+}
+
+/// Runs `blat-sync@TARGET` to its end.
+fn sync(field: &Field, target: &str, link: Option<&Link>) -> Took {
+    measured(field, link, ["blat", "ssh"], &["blat-target", "sshd", "sshd-session"], || {
+        field.master.sh(&format!("systemctl start blat-sync@{target}"));
+    })
+}
+
+/// Copies the real archive to a folder in the home of the site's transfer user.
+fn rsync(field: &Field, options: &str, folder: &str, link: Option<&Link>) -> Took {
+    let ssh = format!("ssh -i {} -o UserKnownHostsFile={KNOWN_HOSTS} -l {TRANSFER_USER}", key_path("site1"));
+    measured(field, link, ["rsync", "ssh"], &["rsync", "sshd", "sshd-session"], || {
+        field.master.sh(&format!("rsync -a {options} -e '{ssh}' {REAL_SOURCE}/ site1:{folder}/"));
+    })
+}
+
+fn measured(
+    field: &Field,
+    link: Option<&Link>,
+    on_master: [&str; 2],
+    on_site: &[&str],
+    work: impl FnOnce(),
+) -> Took {
+    nix::unistd::sync();
+    let (master, site) = (Watch::start(&field.master), Watch::start(&field.site));
+    let (begin, wire_before) = (Instant::now(), wire(link));
+    work();
+    let (seconds, wire_bytes) = (begin.elapsed().as_secs_f64(), wire(link) - wire_before);
+    let (master_cpu, master_peak) = master.end().of(&on_master);
+    let (site_cpu, site_peak) = site.end().of(on_site);
+    Took { seconds, wire_bytes, master_cpu, master_peak, site_cpu, site_peak }
+}
+
+fn sides(ours: &Took, peer: &Took) {
+    line("  CPU of the master, s", ours.master_cpu, peer.master_cpu);
+    line("  CPU of the site, s", ours.site_cpu, peer.site_cpu);
+    line("  most memory on the master, MiB", ours.master_peak, peer.master_peak);
+    line("  most memory on the site, MiB", ours.site_peak, peer.site_peak);
+}
+
+fn wire(link: Option<&Link>) -> f64 {
+    link.map_or(0.0, |link| {
+        let (there, back) = link.bytes();
+        (there + back) as f64
+    })
+}
+
+/// Lets the agent's connection go over the line that was just laid.
+fn reconnect(field: &Field) {
+    field.master.sh("systemctl restart 'blat@*.service'");
+    TARGETS.iter().for_each(|target| field.wait_connected(target));
+}
+
+fn size_of(folder: &std::path::Path) -> u64 {
+    let items = fs::read_dir(folder).expect("a readable folder").flatten();
+    items
+        .map(|item| match item.file_type().expect("a kind").is_dir() {
+            true => size_of(&item.path()),
+            false => item.metadata().expect("a file").len(),
+        })
+        .sum()
+}

@@ -1,0 +1,20 @@
+//! Tests on real machines. First those of the lab itself; each other file tests a behaviour.
+//!
+//! Run with `make lab`, as root. Not part of a plain `cargo test`.
+
+mod builds;
+mod field;
+mod flood;
+mod itself;
+mod kills;
+mod lifecycle;
+mod machines;
+mod outages;
+mod releases;
+#[path = "../databases/servers.rs"]
+mod servers;
+mod sync;
+mod sync_faults;
+mod sync_kills;
+mod transfer;
+mod waiting;

@@ -1,0 +1,119 @@
+//! What programs on a machine take: CPU time and memory, as the kernel counts them for each process.
+//!
+//! Looks every 50 ms, so what a process does in its last moments is not seen.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::machines::Machine;
+
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// The kernel's unit of CPU time in `/proc`.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// Watches the processes of one machine from now on.
+pub(crate) struct Watch {
+    over: Arc<AtomicBool>,
+    watcher: JoinHandle<Seen>,
+}
+
+/// What was seen of one process.
+struct Process {
+    program: String,
+    ticks_before: u64,
+    ticks: u64,
+    peak_kib: u64,
+}
+
+/// What was seen of a machine's processes; none for one of another machine.
+#[derive(Default)]
+pub(crate) struct Seen(HashMap<String, Option<Process>>);
+
+impl Watch {
+    pub(crate) fn start(machine: &Machine) -> Self {
+        let over = Arc::new(AtomicBool::new(false));
+        let space = space_of(&PathBuf::from(format!("/proc/{}", machine.pid1())));
+        let until = over.clone();
+        let mut seen = Seen::default();
+        seen.look(space.as_deref(), true);
+        let watcher = std::thread::spawn(move || {
+            while !until.load(Relaxed) {
+                std::thread::sleep(LOOK_EVERY);
+                seen.look(space.as_deref(), false);
+            }
+            seen
+        });
+        Self { over, watcher }
+    }
+
+    pub(crate) fn end(self) -> Seen {
+        self.over.store(true, Relaxed);
+        self.watcher.join().expect("the watcher does not panic")
+    }
+}
+
+impl Seen {
+    /// CPU seconds and the largest resident memory in MiB, of all processes of these programs.
+    pub(crate) fn of(&self, programs: &[&str]) -> (f64, f64) {
+        let all = self.0.values().flatten();
+        let these = all.filter(|process| programs.contains(&process.program.as_str()));
+        let worked = these.clone().filter(|process| process.ticks > process.ticks_before);
+        let ticks: u64 = these.map(|process| process.ticks - process.ticks_before).sum();
+        let peak = worked.map(|process| process.peak_kib).max().unwrap_or(0);
+        (ticks as f64 / TICKS_PER_SECOND, peak as f64 / 1024.0)
+    }
+
+    fn look(&mut self, space: Option<&Path>, first: bool) {
+        for item in fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let Ok(name) = item.file_name().into_string() else { continue };
+            if !name.starts_with(|first: char| first.is_ascii_digit()) {
+                continue;
+            }
+            let path = item.path();
+            let known = self.0.entry(name).or_insert_with(|| Process::meet(&path, space, first));
+            if let Some(process) = known {
+                process.look(&path);
+            }
+        }
+    }
+}
+
+impl Process {
+    fn meet(path: &Path, space: Option<&Path>, first: bool) -> Option<Self> {
+        if space.is_none() || space_of(path).as_deref() != space {
+            return None;
+        }
+        let ticks = if first { ticks(path)? } else { 0 };
+        Some(Self { program: String::new(), ticks_before: ticks, ticks, peak_kib: 0 })
+    }
+
+    fn look(&mut self, path: &Path) {
+        if let Some(ticks) = ticks(path) {
+            self.ticks = ticks;
+        }
+        if let Ok(comm) = fs::read_to_string(path.join("comm")) {
+            self.program = comm.trim_end().to_owned();
+        }
+        let status = fs::read_to_string(path.join("status")).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let peak = line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok());
+        self.peak_kib = self.peak_kib.max(peak.unwrap_or(0));
+    }
+}
+
+fn space_of(process: &Path) -> Option<PathBuf> {
+    fs::read_link(process.join("ns/pid")).ok()
+}
+
+/// User and system time of a process, all threads.
+fn ticks(process: &Path) -> Option<u64> {
+    let stat = fs::read_to_string(process.join("stat")).ok()?;
+    // The name may hold anything; the numbers follow its closing bracket.
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    Some(fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?)
+}

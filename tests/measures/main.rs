@@ -1,0 +1,13 @@
+//! Measurements that need no machine: listing a large archive beside `find`, and planning a large
+//! target.
+//!
+//! Run with `make bench`, which builds the helper first. Prints lines as the lab's bench does:
+//! `name ours peer ratio`; the bounds that were promised are asserted.
+
+mod listing;
+mod planner;
+
+/// One line of the table; `ours` and `peer` in the same unit, which the name tells.
+fn line(name: &str, ours: f64, peer: f64) {
+    println!("{name:<48} {ours:>12.2} {peer:>12.2} {:>7.2}", ours / peer);
+}

@@ -1,0 +1,152 @@
+//! The units as installed: systemd finds nothing to say about them, and they expose little.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use tempfile::TempDir;
+
+const SOURCE: &str = env!("CARGO_MANIFEST_DIR");
+
+/// At most this, of 10, by `systemd-analyze security`.
+const EXPOSURE: &str = "20";
+
+fn systemd_analyze(arguments: &[&str]) -> Output {
+    let found = Command::new("systemd-analyze").args(arguments).env("SYSTEMD_COLORS", "0").output();
+    found.expect("these tests need `systemd-analyze`: install Debian's package `systemd`")
+}
+
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+fn program(path: &Path) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, "#!/bin/sh\n").unwrap();
+    fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
+}
+
+/// A root in which blat was installed, its programs empty ones.
+fn installed() -> TempDir {
+    let root = tempfile::tempdir().unwrap();
+    let built = root.path().join("built");
+    let programs = ["blat", "blat-generator", "blat-target"];
+    programs.iter().for_each(|name| program(&built.join(name)));
+    let make = Command::new("make")
+        .current_dir(SOURCE)
+        .args(["-s", "-f", "packaging/install.mk", "install"])
+        .arg(format!("DESTDIR={}", root.path().display()))
+        .arg(format!("HOST_BUILD={}", built.display()))
+        .arg(format!("HELPER={}", built.join("blat-target").display()))
+        .output()
+        .expect("these tests need `make`");
+    assert!(make.status.success(), "{}", text(&make));
+    root
+}
+
+/// What systemd itself brings and our units name, so that `verify` finds it in the root.
+fn with_systemd(root: &Path) {
+    program(&root.join("bin/kill"));
+    for name in fs::read_dir("/usr/lib/systemd/system").expect("install Debian's package `systemd`") {
+        let name = name.unwrap();
+        if [".target", ".slice", ".mount"].iter().any(|end| name.file_name().to_string_lossy().ends_with(end))
+        {
+            let _ = fs::copy(name.path(), root.join("usr/lib/systemd/system").join(name.file_name()));
+        }
+    }
+}
+
+fn units(root: &Path) -> Vec<String> {
+    let ours = |path: PathBuf| path.file_name().unwrap().to_string_lossy().into_owned();
+    let listed = fs::read_dir(root.join("usr/lib/systemd/system")).unwrap();
+    listed.map(|entry| ours(entry.unwrap().path())).filter(|name| name.starts_with("blat")).collect()
+}
+
+fn verify(root: &Path, instance: &str) -> String {
+    let root_argument = format!("--root={}", root.display());
+    let names: Vec<String> =
+        units(root).iter().map(|name| name.replace('@', &format!("@{instance}"))).collect();
+    let mut arguments = vec!["verify", "--man=no", "--generators=no", &root_argument];
+    arguments.extend(names.iter().filter(|name| !name.ends_with(".d")).map(String::as_str));
+    text(&systemd_analyze(&arguments))
+}
+
+#[test]
+fn systemd_has_nothing_to_say_about_the_units() {
+    let root = installed();
+    with_systemd(root.path());
+    assert_eq!(units(root.path()).len(), 12);
+    assert_eq!(verify(root.path(), "site1"), "");
+}
+
+#[test]
+fn systemd_would_tell_of_an_unknown_key() {
+    let root = installed();
+    with_systemd(root.path());
+    let unit = root.path().join("usr/lib/systemd/system/blat-tags@.timer");
+    let text = fs::read_to_string(&unit).unwrap() + "Nonsense=1\n";
+    fs::write(&unit, text).unwrap();
+    assert!(verify(root.path(), "site1").contains("Nonsense"));
+}
+
+#[test]
+fn drop_ins_with_odd_paths_are_valid_units() {
+    let root = installed();
+    with_systemd(root.path());
+    let targets = root.path().join("etc/blat/targets");
+    let text = "source = '/srv/a'\nprojects = ['p']\nverbosity = 'trace'\n[ssh]\nhost = 'h'\nidentity = '/etc/100% a'\n\
+        [tags]\ndirectory = '/srv/the \"new\" 100%; tags'\npolling = 'always'\npoll = 90\n\
+        [sync]\nperiod = '1h'\n[release]\npassword_file = '/etc/the 100% word'\n";
+    fs::write(targets.join("site-1.toml"), text).unwrap();
+    let (output, problems) = blat::generator::plan(root.path());
+    assert!(problems.is_empty() && output.len() == 10, "{problems:?} {output:?}");
+    blat::generator::write(&output, &root.path().join("usr/lib/systemd/system")).unwrap();
+    fs::remove_dir_all(root.path().join("usr/lib/systemd/system/blat.target.wants")).unwrap();
+    fs::remove_dir_all(root.path().join("usr/lib/systemd/system/blat@site-1.service.wants")).unwrap();
+    assert_eq!(verify(root.path(), "site-1"), "");
+}
+
+#[test]
+fn every_service_exposes_little() {
+    for unit in fs::read_dir(Path::new(SOURCE).join("units")).unwrap() {
+        let path = unit.unwrap().path();
+        if path.extension().is_some_and(|end| end == "service") {
+            let threshold = format!("--threshold={EXPOSURE}");
+            let path = path.to_string_lossy();
+            let output = systemd_analyze(&["security", "--no-pager", "--offline=true", &threshold, &path]);
+            assert!(output.status.success(), "{path}: {}", text(&output));
+        }
+    }
+}
+
+/// What the generator leaves out because the templates say it must be what is built in.
+#[test]
+fn the_templates_say_what_is_built_in() {
+    let unit = |name: &str| fs::read_to_string(Path::new(SOURCE).join("units").join(name)).unwrap();
+    let has =
+        |name: &str, line: &str| assert!(unit(name).lines().any(|found| found == line), "{name}: {line}");
+    has("blat@.service", "LoadCredential=identity:/etc/blat/keys/%i");
+    has("blat-tags@.path", "DirectoryNotEmpty=/var/lib/blat/tags/%i");
+    has("blat-tags@.path", "PathChanged=/run/blat/%i/transfer");
+    has("blat-tags@.timer", "OnActiveSec=5s");
+    has("blat-tags@.timer", "OnUnitInactiveSec=5s");
+    has("blat-sync@.timer", "OnUnitInactiveSec=4h");
+    has("blat-transfer@.service", "ConditionDirectoryNotEmpty=|/var/lib/blat/tags/%i");
+    has("blat-transfer@.service", "ConditionPathExists=|/run/blat/%i/transfer");
+    has("blat-transfer@.service", "ReadWritePaths=-/var/lib/blat/tags/%i -/run/blat/%i");
+}
+
+#[test]
+fn another_prefix_reaches_the_units() {
+    let root = tempfile::tempdir().unwrap();
+    let make = Command::new("make")
+        .current_dir(SOURCE)
+        .args(["-s", "-f", "packaging/install.mk", "install-units", "PREFIX=/usr/local"])
+        .arg(format!("DESTDIR={}", root.path().display()))
+        .output()
+        .expect("these tests need `make`");
+    assert!(make.status.success(), "{}", text(&make));
+    let unit = root.path().join("usr/local/lib/systemd/system/blat@.service");
+    assert!(fs::read_to_string(unit).unwrap().contains("ExecStart=/usr/local/bin/blat agent %i\n"));
+}
