@@ -4,7 +4,6 @@
 //! Arguments name the measures to make; without any, all are made.
 //! Ratios count; absolute times are those of a noisy machine.
 
-#[allow(dead_code, reason = "only its dice are of use here")]
 mod builds;
 mod field;
 mod fill;
