@@ -21,8 +21,8 @@ use crate::manifest::Time;
 use crate::package::PackageVersion;
 use crate::stamp::Stamp;
 
-/// The protocol that this build speaks.
-pub const PROTOCOL: u16 = 1;
+/// The protocol that this build speaks. What is newer than 1 is said only to who speaks it.
+pub const PROTOCOL: u16 = 2;
 /// The oldest protocol that this build understands.
 pub const PROTOCOL_OLDEST: u16 = 1;
 /// How many package-versions one [`ToTarget::Query`] may name.
