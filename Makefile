@@ -13,7 +13,7 @@ LAB_THREADS ?= 2
 
 # What a Debian with git, make and Rust lacks: to build, to boot machines, to run databases.
 DEBIAN_PACKAGES := gcc libc6-dev unixodbc-dev \
-	iproute2 mmdebstrap openssh-client openssh-server rsync systemd systemd-container util-linux \
+	iproute2 man-db mmdebstrap openssh-client openssh-server rsync systemd systemd-container util-linux \
 	libsqliteodbc mariadb-client-core mariadb-server-core odbc-mariadb odbc-postgresql postgresql
 
 .PHONY: help setup build check unit databases lab lab-possible test demo bench soak install clean

@@ -12,9 +12,9 @@ INSTALL_PROGRAM = install -D -m 0755
 INSTALL_FILE = install -D -m 0644
 UNIT_DIR = $(DESTDIR)$(PREFIX)/lib/systemd/system
 
-.PHONY: install install-programs install-units install-examples
+.PHONY: install install-programs install-units install-examples install-words
 
-install: install-programs install-units install-examples
+install: install-programs install-units install-examples install-words
 
 install-programs:
 	$(INSTALL_PROGRAM) $(HOST_BUILD)/blat $(DESTDIR)$(PREFIX)/bin/blat
@@ -39,3 +39,13 @@ install-examples:
 	$(INSTALL_FILE) config/blat.toml $(DESTDIR)$(PREFIX)/share/doc/blat/blat.toml
 	$(INSTALL_FILE) config/targets/example.toml $(DESTDIR)$(PREFIX)/share/doc/blat/targets/example.toml
 	$(INSTALL_FILE) config/release_manager.sql $(DESTDIR)$(PREFIX)/share/doc/blat/release_manager.sql
+
+# The man pages, and what shells complete.
+install-words:
+	for page in packaging/man/*; do \
+		$(INSTALL_FILE) "$$page" "$(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$${page##*/}" || exit 1; \
+	done
+	install -d -m 0755 $(addprefix $(DESTDIR)$(PREFIX)/share/, bash-completion/completions fish/vendor_completions.d zsh/vendor-completions)
+	$(HOST_BUILD)/blat completions bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/blat
+	$(HOST_BUILD)/blat completions fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/blat.fish
+	$(HOST_BUILD)/blat completions zsh >$(DESTDIR)$(PREFIX)/share/zsh/vendor-completions/_blat

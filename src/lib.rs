@@ -32,6 +32,7 @@ pub mod agent;
 pub mod report;
 pub mod trigger;
 
+pub mod command_line;
 pub mod failure;
 pub mod lock;
 pub mod log;

@@ -1,102 +1,19 @@
-//! The command line.
+//! Carries out what the command line asks for.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
+use blat::command_line::{Arguments, Command, ConfigCommand, ReleaseCommand};
 use blat::config::{self, Settings, TargetName, Verbosity};
 use blat::failure::{Failure, Needs, Result};
 use blat::places::Places;
 use blat::release::import::{Import, import_built_in};
 use blat::sync::run::Mode;
 use blat::tags::Tag;
-use blat::{agent, helper, log, release, sync, transfer};
+use blat::{agent, log, release, sync, transfer};
 use blat_target::package::PackageVersion;
-use clap::{Parser, Subcommand};
-
-/// Keeps package archives on remote machines up to date from a master archive.
-#[derive(Parser)]
-#[command(version, max_term_width = 100)]
-struct Arguments {
-    /// Find all files below this folder instead of `/` (for tests and trials)
-    #[arg(long, global = true, default_value = "/", value_name = "FOLDER")]
-    root: PathBuf,
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// Hold a target's connection and tell its state; `blat@NAME.service` runs it
-    Agent {
-        /// The target, as its file below /etc/blat/targets is called
-        name: TargetName,
-    },
-    /// Send what the tags of a target ask for, and end; `blat-transfer@NAME.service` runs it
-    Transfer {
-        /// The target, as its file below /etc/blat/targets is called
-        name: TargetName,
-        /// The helper program to put on the target where it is missing
-        #[arg(long, default_value = helper::SHIPPED, value_name = "FILE")]
-        helper: PathBuf,
-    },
-    /// Bring a target to what it should have; `blat-sync@NAME.service` runs it
-    Sync {
-        /// The target, as its file below /etc/blat/targets is called
-        name: TargetName,
-        /// Print what would be done, with reasons and sizes, and do nothing
-        #[arg(long)]
-        dry_run: bool,
-        /// Print it as JSON
-        #[arg(long, requires = "dry_run")]
-        json: bool,
-        /// The helper program to put on the target where it is missing
-        #[arg(long, default_value = helper::SHIPPED, value_name = "FILE")]
-        helper: PathBuf,
-    },
-    /// Check and apply the configuration
-    Config {
-        #[command(subcommand)]
-        command: ConfigCommand,
-    },
-    /// Fill and read the database of releases
-    Release {
-        #[command(subcommand)]
-        command: ReleaseCommand,
-    },
-    /// Ask for one package-version to be sent to a target now
-    Tag {
-        /// The target, as its file below /etc/blat/targets is called
-        name: TargetName,
-        package: String,
-        version: String,
-    },
-}
-
-#[derive(Subcommand)]
-enum ConfigCommand {
-    /// Say what is wrong with the files, or which settings they come to
-    Check {
-        /// One target only
-        name: Option<TargetName>,
-    },
-    /// Put changed files in force; `blat-config.service` runs it when one changes
-    Apply,
-}
-
-#[derive(Subcommand)]
-enum ReleaseCommand {
-    /// Make the built-in database hold the releases of a file, and leave its others as they are
-    Import {
-        /// Lines `[PROJECT/RELEASE] STATE`, perhaps `s3`, and below each its `PACKAGE VERSION` lines
-        file: PathBuf,
-    },
-    /// List releases: id, name, state, how many package-versions
-    List {
-        /// One project only, by id or name
-        project: Option<String>,
-    },
-}
+use clap::{CommandFactory, Parser};
 
 fn main() -> ExitCode {
     let started = SystemTime::now();
@@ -139,6 +56,10 @@ fn run(arguments: Arguments, started: SystemTime) -> Result<()> {
                 directory.display()
             ))?;
             println!("{}", path.display());
+            Ok(())
+        }
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Arguments::command(), "blat", &mut std::io::stdout());
             Ok(())
         }
     }

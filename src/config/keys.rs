@@ -65,3 +65,8 @@ pub(super) fn beside(path: &str) -> String {
     }
     known.join(", ")
 }
+
+/// The paths of all keys, as a person writes them.
+pub fn all_keys() -> impl Iterator<Item = &'static str> {
+    KEYS.iter().map(|key| key.path)
+}

@@ -27,6 +27,7 @@ pub use apply::Apply;
 pub use check::check;
 pub use directories::Owners;
 pub use in_force::in_force;
+pub use keys::all_keys;
 pub use name::{BadName, TargetName};
 pub use period::{BadPeriod, Period};
 pub use problem::{Place, Problem, Problems};

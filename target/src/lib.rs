@@ -17,6 +17,7 @@ pub mod names;
 pub mod package;
 pub mod stamp;
 
+pub mod command_line;
 pub mod serve;
 
 mod channel;

@@ -4,16 +4,8 @@ use std::env::args_os;
 use std::io::Write;
 use std::process::ExitCode;
 
+use blat_target::command_line::HELP;
 use blat_target::serve;
-
-const HELP: &str = "\
-blat-target: the part of blat that runs on a target machine
-
-usage: blat-target serve      serve one session with a host, on standard input and output
-       blat-target hello      print version, build and architecture on one line, and exit
-       blat-target --version  the same
-       blat-target --help     print this
-";
 
 fn main() -> ExitCode {
     let arguments: Vec<_> = args_os().skip(1).collect();
