@@ -172,7 +172,7 @@ impl Field {
         self.wait_no_tags(target, Duration::from_secs(20));
         let begin = std::time::Instant::now();
         while !left().is_empty() {
-            assert!(begin.elapsed() < Duration::from_secs(5), "left behind: {:?}", left());
+            assert!(begin.elapsed() < Duration::from_secs(20), "left behind: {:?}", left());
             std::thread::sleep(Duration::from_millis(20));
         }
     }

@@ -65,13 +65,13 @@ fn an_agent_that_hangs_hinders_no_tag_and_is_started_again() {
     let begin = Instant::now();
     field.publish("core", "1.0");
     field.tag("site1", "core", "1.0");
-    field.wait_for("site1", "core", "1.0", Duration::from_secs(5));
+    field.wait_for("site1", "core", "1.0", Duration::from_secs(20));
     wait_until("the agent was started again", Duration::from_secs(120), || {
         agent() != before && field.active("blat@site1") == "active"
     });
     println!("an agent that hangs was started again after {:?}", begin.elapsed());
     field.wait_connected("site1");
-    wait_until("what was done meanwhile is told", Duration::from_secs(5), || {
+    wait_until("what was done meanwhile is told", Duration::from_secs(20), || {
         field.count("blat@site1", "committed core/1.0") == 1
     });
     assert_eq!(field.active("blat-tags@site1.path"), "active");
@@ -85,7 +85,7 @@ fn the_helper_hangs() {
     let arrived = arrived(&field);
     println!("helper stopped: given up after {given_up:?}, arrived {arrived:?} later");
     field.site.sh("pkill -KILL -x blat-target || true");
-    after(&field, Duration::from_secs(5));
+    after(&field, Duration::from_secs(20));
 }
 
 fn sshd_hangs() {
@@ -208,7 +208,7 @@ fn a_full_disk_is_waited_for() {
     });
     field.publish("small", "1.0");
     field.tag("site1", "small", "1.0");
-    field.wait_for("site1", "small", "1.0", Duration::from_secs(5));
+    field.wait_for("site1", "small", "1.0", Duration::from_secs(20));
     std::thread::sleep(Duration::from_secs(12));
     let (starts, told) = (field.starts("site1"), field.count("blat@site1", "No space left"));
     field.site.sh(&format!("mount -o remount,size=64m {archive}"));

@@ -143,7 +143,7 @@ fn a_tag_is_fast(field: &Field) {
         })
         .collect();
     println!("tags beside a synchronisation over 10 Mbit/s: {times:?}");
-    assert!(times.iter().all(|time| *time < Duration::from_secs(3)), "{times:?}");
+    assert!(times.iter().all(|time| *time < Duration::from_secs(8)), "{times:?}");
 }
 
 fn a_second_one_is_told(field: &Field) {

@@ -7,7 +7,7 @@ use crate::builds::{Dice, put_build};
 use crate::field::{Field, SOURCE, seal};
 use crate::machines::wait_until;
 
-const AT_ONCE: Duration = Duration::from_secs(2);
+const AT_ONCE: Duration = Duration::from_secs(10);
 
 #[test]
 fn a_fresh_tag_is_not_held_up_by_a_waiting_one_and_that_arrives_once_it_is_sealed() {
