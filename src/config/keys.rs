@@ -13,10 +13,11 @@ const fn key(path: &'static str, takes: &'static str) -> Key {
 const LOCAL_PATH: &str =
     "give an absolute path, such as \"/srv/dpkg_archive\"; `{target}` stands for the target's name";
 const PERIOD: &str = "give seconds, or units of `d h m s` such as \"1h10m\"";
+const CALENDAR: &str = "give a time as systemd's OnCalendar= takes it, such as \"Mon *-*-* 06:00:00\"";
 const QUERY: &str = "give a query in the words of the database";
 
 /// Every key, in the order in which settings are shown.
-pub(super) const KEYS: [Key; 30] = [
+pub(super) const KEYS: [Key; 36] = [
     key("source", LOCAL_PATH),
     key("enabled", "give true or false"),
     key("verbosity", "give \"error\", \"warn\", \"info\", \"debug\" or \"trace\""),
@@ -30,12 +31,18 @@ pub(super) const KEYS: [Key; 30] = [
     key("ssh.known_hosts", LOCAL_PATH),
     key("target.archive", "give a path on the target: absolute, or seen from the user's home"),
     key("target.bin", "give a folder on the target, such as \"bin\", of the characters A-Z a-z 0-9 . _ / -"),
+    key("target.index_at", CALENDAR),
+    key("target.purge_at", CALENDAR),
     key("tags.directory", LOCAL_PATH),
     key("tags.poll", PERIOD),
     key("tags.polling", "give \"auto\", \"always\" or \"never\""),
     key("tags.give_up", PERIOD),
     key("writable.grace", PERIOD),
     key("sync.period", PERIOD),
+    key("aging.mode", "give \"none\", \"immediate\", \"master\" or \"target\""),
+    key("aging.after", PERIOD),
+    key("aging.max_shrink", "give a percentage such as \"20%\""),
+    key("aging.max_delete", "give a number"),
     key("release.source", "give \"odbc\" or \"file\""),
     key("release.connection", "give what the ODBC driver takes, KEY=VALUE;…, without the password"),
     key("release.dsn", "give the name of a data source of odbc.ini, or \"\""),

@@ -7,11 +7,12 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, de};
 use toml::de::{DeTable, DeValue};
 
+use super::aging::AgingLayer;
 use super::keys;
 use super::period::Period;
 use super::problem::{Place, Problem};
 use super::release::ReleaseLayer;
-use super::value::{Host, PathPattern, Polling, RemoteBin, RemotePath, User, Verbosity};
+use super::value::{Calendar, Host, PathPattern, Polling, RemoteBin, RemotePath, User, Verbosity};
 use super::wanted::{Packages, ProjectName, ReleaseName};
 
 /// The keys of `blat.toml` and of a target's file.
@@ -29,6 +30,7 @@ pub(super) struct Layer {
     pub(super) tags: TagsLayer,
     pub(super) writable: WritableLayer,
     pub(super) sync: SyncLayer,
+    pub(super) aging: AgingLayer,
     pub(super) release: ReleaseLayer,
 }
 
@@ -48,6 +50,8 @@ pub(super) struct SshLayer {
 pub(super) struct TargetLayer {
     pub(super) archive: Option<RemotePath>,
     pub(super) bin: Option<RemoteBin>,
+    pub(super) index_at: Option<Calendar>,
+    pub(super) purge_at: Option<Calendar>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]

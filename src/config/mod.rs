@@ -3,6 +3,7 @@
 //!
 //! A fault in it needs a person, and is exit code 78 to whoever starts us ([`EX_CONFIG`]).
 
+mod aging;
 mod apply;
 mod check;
 mod copies;
@@ -23,6 +24,7 @@ mod value;
 mod verdict;
 mod wanted;
 
+pub use aging::{Aging, AgingMode, BadPercent, Percent};
 pub use apply::Apply;
 pub use check::check;
 pub use directories::Owners;
@@ -36,7 +38,8 @@ pub use settings::{Destination, Settings, Ssh, Sync, Tags, Writable};
 pub use size::{BadSize, Size};
 pub use systemctl::Systemctl;
 pub use value::{
-    BadValue, Connection, Host, OptionalPath, Polling, Query, RemoteBin, RemotePath, User, Verbosity,
+    BadValue, Calendar, Connection, Host, OptionalPath, Polling, Query, RemoteBin, RemotePath, User,
+    Verbosity,
 };
 pub use wanted::{Packages, ProjectName, ReleaseName};
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::aging::Aging;
 use super::folder::Folder;
 use super::keys;
 use super::layer::{Document, Layer};
@@ -13,7 +14,7 @@ use super::name::TargetName;
 use super::period::Period;
 use super::problem::{Problem, Problems};
 use super::release::Release;
-use super::value::{Host, PathPattern, Polling, RemoteBin, RemotePath, User, Verbosity};
+use super::value::{Calendar, Host, PathPattern, Polling, RemoteBin, RemotePath, User, Verbosity};
 use super::wanted::{Packages, ProjectName, ReleaseName};
 
 /// Everything that a program needs to know about its target.
@@ -39,6 +40,7 @@ pub struct Settings {
     pub tags: Tags,
     pub writable: Writable,
     pub sync: Sync,
+    pub aging: Aging,
     pub release: Release,
 }
 
@@ -58,6 +60,10 @@ pub struct Ssh {
 pub struct Destination {
     pub archive: RemotePath,
     pub bin: RemoteBin,
+    /// When the target makes its index.
+    pub index_at: Calendar,
+    /// When the target deletes what is marked for long enough.
+    pub purge_at: Calendar,
 }
 
 /// The tags of the target.
@@ -143,6 +149,7 @@ impl Settings {
             tags: Tags::merge(name, own, general),
             writable: Writable::merge(own, general),
             sync: Sync::merge(own, general),
+            aging: Aging::merge(own, general),
             release: Release::merge(name, own, general),
         })
     }
@@ -195,6 +202,8 @@ impl Destination {
         Self {
             archive: or(&own.archive, &general.archive, || built_in("dpkg_archive")),
             bin: or(&own.bin, &general.bin, || built_in("bin")),
+            index_at: or(&own.index_at, &general.index_at, || built_in("*-*-* 03:00:00")),
+            purge_at: or(&own.purge_at, &general.purge_at, || built_in("Mon *-*-* 06:00:00")),
         }
     }
 }

@@ -107,6 +107,12 @@ text_value!(
     check_connection
 );
 
+text_value!(
+    /// When something happens again and again, as systemd's `OnCalendar=` takes it.
+    Calendar,
+    check_calendar
+);
+
 impl OptionalPath {
     /// The path, if there is one.
     pub fn path(&self) -> Option<&Path> {
@@ -177,6 +183,15 @@ fn check_path_pattern(text: &str) -> Result<(), BadValue> {
 
 fn check_optional_path(text: &str) -> Result<(), BadValue> {
     if text.is_empty() { Ok(()) } else { check_path_pattern(text) }
+}
+
+/// Whether it is one only systemd knows, on the target; here it must not break a line of a unit.
+fn check_calendar(text: &str) -> Result<(), BadValue> {
+    let allowed = |c: char| {
+        c.is_ascii_alphanumeric() || matches!(c, ' ' | '*' | ':' | ',' | '.' | '/' | '~' | '-' | '_' | '+')
+    };
+    refuse_if(text.trim().is_empty(), "the time is empty")?;
+    refuse_if(!text.chars().all(allowed), "the time has a character that no calendar event has")
 }
 
 fn check_query(text: &str) -> Result<(), BadValue> {

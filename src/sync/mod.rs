@@ -2,6 +2,7 @@
 //! is to be done about it ([`plan`]), how that is shown ([`plan_text`]), what the target is told
 //! that it should have ([`package_list`]), and the run that does it all ([`run`]).
 
+pub mod aging;
 pub mod current_set;
 pub mod package_list;
 pub mod plan;

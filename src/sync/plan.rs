@@ -4,19 +4,23 @@
 //! policy and the time, and a value: a dry run shows what a real run carries out. Carried out,
 //! and made again of the listing that comes of it, it has nothing more to send or to link.
 //!
-//! Nothing here deletes: what is in excess is only told. What a link on the target leads to is not
-//! told as excess while that link is a member that the plan must leave as it is.
+//! What is in excess is told, and what becomes of it decided by [`crate::sync::aging`]. What a link on
+//! the target leads to is not told as excess while that link is a member that the plan must leave as
+//! it is.
 
 mod excess;
 mod link;
 
 use std::time::{Duration, SystemTime};
 
-use blat_target::listing::{Entry, Listing, Stands};
+use blat_target::listing::{Entry, Listing, ListingError, Stands};
+use blat_target::mark::Mark;
 use blat_target::package::PackageVersion;
 use blat_target::stamp::Stamp;
 
+use super::aging::{self, Decision, decide};
 use super::current_set::{CurrentSet, Member, Seen};
+use super::known::{self, Put};
 
 /// What the configuration says about planning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +38,8 @@ pub struct Plan {
     pub waits: Vec<Wait>,
     pub problems: Vec<Problem>,
     pub excess: Vec<Excess>,
+    /// What becomes of the excess, once [`Plan::age`] was told of the marks.
+    pub aged: Option<Decision>,
     pub totals: Totals,
 }
 
@@ -175,6 +181,35 @@ impl Plan {
         self.sends.is_empty() && self.links.is_empty()
     }
 
+    /// Decides what becomes of the excess. `listing` is what the plan was made of, `now` the earlier
+    /// one of both clocks, in seconds since 1970.
+    ///
+    /// # Errors
+    /// When there are too many names.
+    pub fn age(
+        &mut self,
+        set: &CurrentSet,
+        listing: &Listing,
+        marks: &[Mark],
+        policy: &aging::Policy,
+        now: i64,
+    ) -> Result<(), ListingError> {
+        let standing = self.standing_after(listing)?;
+        self.aged = Some(decide(set, &standing, marks, policy, now));
+        Ok(())
+    }
+
+    /// What will stand on the target, once everything was sent and linked.
+    ///
+    /// # Errors
+    /// When there are too many names.
+    pub fn standing_after(&self, listing: &Listing) -> Result<Listing, ListingError> {
+        let sends = self.sends.iter().map(|send| (send.id.clone(), Put::Version(send.stamp)));
+        let links =
+            self.links.iter().map(|link| (link.id.clone(), Put::Link(link.text.clone().into_bytes())));
+        known::after(listing, sends.chain(links).collect())
+    }
+
     /// Asks how large, in bytes, each package to send is.
     pub fn measure(&mut self, mut size: impl FnMut(&PackageVersion) -> Option<u64>) {
         for send in &mut self.sends {
@@ -272,4 +307,4 @@ impl There {
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::sync) mod tests;

@@ -231,6 +231,7 @@ mod tests {
                 why: ProblemWhy::Missing("the source archive does not have it"),
             }],
             excess: vec![Excess { id: id("0"), there: There::Version(Stamp(1)) }],
+            aged: None,
             totals: Totals {
                 members: 6,
                 unchanged: 1,

@@ -12,6 +12,7 @@ pub mod frame;
 pub mod list;
 pub mod listing;
 pub mod manifest;
+pub mod mark;
 pub mod message;
 pub mod names;
 pub mod package;

@@ -11,7 +11,7 @@ use crate::sync::rows::{Reason, Rows};
 
 const POLICY: Policy = Policy { grace: Duration::from_secs(60) };
 
-fn now() -> SystemTime {
+pub(in crate::sync) fn now() -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000)
 }
 
@@ -21,7 +21,7 @@ fn ago(seconds: u64) -> SystemTime {
 
 /// What a test's archive has in a place.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Has {
+pub(in crate::sync) enum Has {
     Sealed(i64),
     /// A stamp, and for how many seconds it has been writable.
     Writable(i64, u64),
@@ -43,14 +43,14 @@ fn look(has: Option<&Has>) -> std::io::Result<Found> {
     }
 }
 
-type Tree = BTreeMap<(String, String), Has>;
+pub(in crate::sync) type Tree = BTreeMap<(String, String), Has>;
 
-fn tree(entries: &[(&str, Has)]) -> Tree {
+pub(in crate::sync) fn tree(entries: &[(&str, Has)]) -> Tree {
     let split = |path: &str| path.split_once('/').map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
     entries.iter().map(|(path, has)| (split(path), has.clone())).collect()
 }
 
-fn listing(tree: &Tree) -> Listing {
+pub(in crate::sync) fn listing(tree: &Tree) -> Listing {
     let mut listing = Listing::default();
     for ((package, version), has) in tree {
         let stands = match has {
@@ -63,7 +63,7 @@ fn listing(tree: &Tree) -> Listing {
     listing
 }
 
-fn set(wanted: &[(String, String)], source: &Tree) -> CurrentSet {
+pub(in crate::sync) fn set(wanted: &[(String, String)], source: &Tree) -> CurrentSet {
     let mut rows = Rows::default();
     wanted.iter().for_each(|(package, version)| rows.add(package, version, Reason::Packages).unwrap());
     let key = |id: &PackageVersion| (id.package.to_string(), id.version.to_string());
@@ -190,7 +190,7 @@ fn what_a_link_that_must_stay_leads_to_is_no_excess() {
 }
 
 /// What the target has when the plan was carried out.
-fn carried_out(plan: &Plan, target: &Tree) -> Tree {
+pub(in crate::sync) fn carried_out(plan: &Plan, target: &Tree) -> Tree {
     let mut target = target.clone();
     let key = |id: &PackageVersion| (id.package.to_string(), id.version.to_string());
     for send in &plan.sends {
@@ -214,7 +214,7 @@ fn has() -> impl Strategy<Value = Has> {
     ]
 }
 
-fn trees() -> impl Strategy<Value = Tree> {
+pub(in crate::sync) fn trees() -> impl Strategy<Value = Tree> {
     proptest::collection::btree_map(
         ("[ab]".prop_map(String::from), "[0-9]".prop_map(String::from)),
         has(),
