@@ -12,7 +12,7 @@ INSTALL_PROGRAM = install -D -m 0755
 INSTALL_FILE = install -D -m 0644
 UNIT_DIR = $(DESTDIR)$(PREFIX)/lib/systemd/system
 
-.PHONY: install install-programs install-units install-examples install-words
+.PHONY: install install-programs install-units install-examples install-words install-target
 
 install: install-programs install-units install-examples install-words
 
@@ -32,6 +32,14 @@ install-units:
 	$(INSTALL_FILE) packaging/preset/50-blat.preset $(DESTDIR)$(PREFIX)/lib/systemd/system-preset/50-blat.preset
 	$(INSTALL_FILE) packaging/sysusers/blat.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/blat.conf
 	$(INSTALL_FILE) packaging/tmpfiles/blat.conf $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/blat.conf
+
+# For a target machine that an administrator manages: the helper, and its units for the system.
+install-target:
+	$(INSTALL_PROGRAM) $(HELPER) $(DESTDIR)$(PREFIX)/bin/blat-target
+	for unit in target/units/*.service target/units/*.timer; do \
+		$(INSTALL_FILE) "$$unit" "$(UNIT_DIR)/$${unit##*/}" || exit 1; \
+		sed -i 's|=/usr/bin/blat-target |=$(PREFIX)/bin/blat-target |' "$(UNIT_DIR)/$${unit##*/}" || exit 1; \
+	done
 
 # The folder is watched, so it is there from the start.
 install-examples:

@@ -14,6 +14,7 @@ use crate::places::Places;
 use crate::report::{Report, Reporter};
 use crate::session::Session;
 use crate::ssh::{Connection, Endpoint};
+use crate::sync::upkeep::skew;
 
 /// An open way to a target.
 #[derive(Debug)]
@@ -39,7 +40,10 @@ impl Channel {
             None => connect(settings, reporter).await?,
         };
         match helper.session(&connection, settings, hello(settings)).await {
-            Ok(session) => Ok(Self { session, connection, attached: SystemTime::now() }),
+            Ok(session) => {
+                tell_skew(&session, reporter);
+                Ok(Self { session, connection, attached: SystemTime::now() })
+            }
             Err(failure) => {
                 connection.close().await;
                 Err(failure)
@@ -62,8 +66,21 @@ impl Channel {
     }
 }
 
+/// Tells of clocks that differ by much.
+fn tell_skew(session: &Session, reporter: &mut Reporter) {
+    if let Some(reason) = skew(session.hello.clock, clock()) {
+        reporter.tell(Report::Notice { reason });
+    }
+}
+
+/// This machine's clock, in seconds since 1970.
+pub fn clock() -> i64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    now.as_secs() as i64
+}
+
 /// A connection of our own: for runs by hand, with no agent there.
-async fn connect(settings: &Settings, reporter: &mut Reporter) -> Result<Connection> {
+pub(crate) async fn connect(settings: &Settings, reporter: &mut Reporter) -> Result<Connection> {
     reporter.tell(Report::Wanted);
     let key = &settings.ssh.identity;
     File::open(key).later(format!(
@@ -75,12 +92,11 @@ async fn connect(settings: &Settings, reporter: &mut Reporter) -> Result<Connect
 }
 
 fn hello(settings: &Settings) -> HostHello {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let master = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned());
     HostHello {
         protocol: PROTOCOL,
         archive: settings.target.archive.as_str().as_bytes().to_vec(),
         master: master.unwrap_or_default(),
-        clock: now.as_secs() as i64,
+        clock: clock(),
     }
 }

@@ -45,9 +45,36 @@ pub enum Command {
         /// Print it as JSON
         #[arg(long, requires = "dry_run")]
         json: bool,
+        /// Take it, once, that there is far less than before that the target should have: aging goes on
+        #[arg(long, conflicts_with = "dry_run")]
+        accept_shrink: bool,
         /// The helper program to put on the target where it is missing
         #[arg(long, default_value = helper::SHIPPED, value_name = "FILE")]
         helper: PathBuf,
+    },
+    /// Hold all deletion at a target back, its own purge included, at once
+    Hold {
+        /// The target, as its file below /etc/blat/targets is called
+        name: TargetName,
+        /// Why, for whoever finds it held
+        #[arg(long, default_value = "a person asked for it", value_name = "TEXT")]
+        reason: String,
+        /// The helper program to put on the target where it is missing
+        #[arg(long, default_value = helper::SHIPPED, value_name = "FILE")]
+        helper: PathBuf,
+    },
+    /// End what `blat hold` began
+    ReleaseHold {
+        /// The target, as its file below /etc/blat/targets is called
+        name: TargetName,
+        /// The helper program to put on the target where it is missing
+        #[arg(long, default_value = helper::SHIPPED, value_name = "FILE")]
+        helper: PathBuf,
+    },
+    /// Set target machines up
+    Target {
+        #[command(subcommand)]
+        command: TargetCommand,
     },
     /// Check and apply the configuration
     Config {
@@ -68,6 +95,18 @@ pub enum Command {
     },
     /// Print what has a shell complete the words of this command line
     Completions { shell: Shell },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum TargetCommand {
+    /// Have a target look after itself: helper, folders, the transfer user's units and timers
+    Install {
+        /// The target, as its file below /etc/blat/targets is called
+        name: TargetName,
+        /// The helper program to put on the target where it is missing
+        #[arg(long, default_value = helper::SHIPPED, value_name = "FILE")]
+        helper: PathBuf,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -77,6 +77,17 @@ impl Helper {
         })
     }
 
+    /// Has this very build be there, without a session, which would want an archive; whether it was put
+    /// there is told.
+    pub async fn ensure(&self, connection: &Connection, settings: &Settings) -> Result<bool> {
+        let command = format!("{}/{NAME} --version", settings.target.bin);
+        let said = run(connection, &command).await?;
+        if said.stdout.contains(&self.digest.to_string()) {
+            return Ok(false);
+        }
+        self.put(connection, settings).await.map(|()| true)
+    }
+
     async fn put(&self, connection: &Connection, settings: &Settings) -> Result<()> {
         let bin = settings.target.bin.to_string();
         let beside = format!("{bin}/.{NAME}-{}-{}", self.digest, std::process::id());

@@ -28,6 +28,9 @@ pub mod sync;
 
 pub mod transfer;
 
+pub mod hold;
+pub mod target_install;
+
 pub mod agent;
 pub mod report;
 pub mod trigger;

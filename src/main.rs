@@ -4,14 +4,14 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
-use blat::command_line::{Arguments, Command, ConfigCommand, ReleaseCommand};
+use blat::command_line::{Arguments, Command, ConfigCommand, ReleaseCommand, TargetCommand};
 use blat::config::{self, Settings, TargetName, Verbosity};
 use blat::failure::{Failure, Needs, Result};
 use blat::places::Places;
 use blat::release::import::{Import, import_built_in};
 use blat::sync::run::Mode;
 use blat::tags::Tag;
-use blat::{agent, log, release, sync, transfer};
+use blat::{agent, hold, log, release, sync, target_install, transfer};
 use blat_target::package::PackageVersion;
 use clap::{CommandFactory, Parser};
 
@@ -38,10 +38,22 @@ fn run(arguments: Arguments, started: SystemTime) -> Result<()> {
             let settings = start(&root, &name)?;
             block_on(transfer::run(&settings, &Places::of(&root, &name), &helper, started))
         }
-        Command::Sync { name, dry_run, json, helper } => {
+        Command::Sync { name, dry_run, json, accept_shrink, helper } => {
             let settings = start(&root, &name)?;
-            let mode = if dry_run { Mode::DryRun { json } } else { Mode::Real };
+            let mode = if dry_run { Mode::DryRun { json } } else { Mode::Real { accept_shrink } };
             block_on(sync::run::run(&settings, &Places::of(&root, &name), &helper, mode))
+        }
+        Command::Hold { name, reason, helper } => {
+            let settings = start(&root, &name)?;
+            block_on(hold::hold(&settings, &Places::of(&root, &name), &helper, &reason))
+        }
+        Command::ReleaseHold { name, helper } => {
+            let settings = start(&root, &name)?;
+            block_on(hold::release(&settings, &Places::of(&root, &name), &helper))
+        }
+        Command::Target { command: TargetCommand::Install { name, helper } } => {
+            let settings = start(&root, &name)?;
+            block_on(target_install::install(&settings, &Places::of(&root, &name), &helper))
         }
         Command::Config { command: ConfigCommand::Check { name } } => check(&root, name.as_ref()),
         Command::Config { command: ConfigCommand::Apply } => apply(&root),

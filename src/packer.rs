@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use blat_target::manifest::{ENTRIES_MAX, MANIFEST_MAX};
-use blat_target::message::{Digest, PackageHead, ToTarget};
+use blat_target::message::{Digest, PackageHead, Standing, ToTarget};
 use blat_target::package::PackageVersion;
 use tokio::sync::mpsc;
 
@@ -28,6 +28,7 @@ pub(crate) enum Job {
     Package { number: u64, id: PackageVersion, folder: PathBuf },
     Link { number: u64, id: PackageVersion, text: Vec<u8>, link: PathBuf },
     PackageList { number: u64, text: Vec<u8> },
+    Delete { number: u64, id: PackageVersion, stands: Standing },
     Done,
 }
 
@@ -60,7 +61,7 @@ pub(crate) fn start(
 struct Packer {
     press: Press,
     progress: Progress,
-    /// How many packages, links and lists were sent.
+    /// How many packages, links, lists and deletions were sent.
     sent: u64,
 }
 
@@ -72,6 +73,10 @@ impl Packer {
                 Job::Done => self.press.say(ToTarget::Done { sent: self.sent })?,
                 Job::Link { number, id, text, link } => self.link(number, id, text, &link)?,
                 Job::PackageList { number, text } => self.package_list(number, &text)?,
+                Job::Delete { number, id, stands } => {
+                    self.sent += 1;
+                    self.press.say(ToTarget::Delete { number, id, stands })?;
+                }
                 Job::Package { number, id, folder } => self.package(number, id, &folder)?,
             }
         }

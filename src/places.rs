@@ -59,6 +59,21 @@ impl Places {
         self.state.join("listing")
     }
 
+    /// How many members there were at the last good synchronisation.
+    pub fn last_good(&self) -> PathBuf {
+        self.state.join("last_good")
+    }
+
+    /// Stands there while a person holds all deletion at the target back.
+    pub fn hold(&self) -> PathBuf {
+        self.state.join("hold")
+    }
+
+    /// What the target last told of its own upkeep.
+    pub fn upkeep(&self) -> PathBuf {
+        self.state.join("upkeep.json")
+    }
+
     /// Held by the one transfer that runs.
     pub fn transfer_lock(&self) -> PathBuf {
         self.state.join("transfer.lock")

@@ -40,8 +40,18 @@ pub enum Report {
         problems: u64,
         failed: u64,
         excess: u64,
+        /// Of the excess, what has a mark since, and what was deleted.
+        #[serde(default)]
+        marked: u64,
+        #[serde(default)]
+        deleted: u64,
         millis: u64,
     },
+    /// Something in excess was deleted: by the synchronisation, or, at that time (in seconds since 1970),
+    /// by the target's own purge.
+    Deleted { package: String, version: String, at: Option<i64> },
+    /// Something in excess was not marked or deleted, for that is not safe until a person says so.
+    Guarded { reason: String },
     /// A synchronisation could not do its work.
     SyncFailed { reason: String },
     /// A person stopped a synchronisation.
@@ -97,16 +107,36 @@ impl Report {
                 "committed {package}/{version} ({bytes} bytes{})",
                 if *replaced { ", another build before" } else { "" }
             ),
-            Self::Synced { members, packages, links, bytes, waiting, problems, failed, excess, millis } => {
+            Self::Synced {
+                members,
+                packages,
+                links,
+                bytes,
+                waiting,
+                problems,
+                failed,
+                excess,
+                marked,
+                deleted,
+                millis,
+            } => {
                 tracing::info!(
                     blat_target = target,
                     blat_packages = packages,
                     blat_bytes = bytes,
                     blat_millis = millis,
                     "synchronised: {packages} packages sent ({bytes} bytes), {links} links made, {waiting} wait, \
-                     {problems} have problems, {failed} failed, {excess} in excess; {members} should be there; {millis} ms"
+                     {problems} have problems, {failed} failed, {excess} in excess ({marked} marked, {deleted} deleted); {members} should be there; {millis} ms"
                 );
             }
+            Self::Deleted { package, version, at } => tracing::info!(
+                blat_target = target,
+                blat_package = package,
+                blat_version = version,
+                "deleted {package}/{version}, which was in excess{}",
+                at.map_or_else(String::new, |at| format!(": the target's own purge did, at {}", time(at)))
+            ),
+            Self::Guarded { reason } => tracing::error!(blat_target = target, "{reason}"),
             Self::SyncFailed { reason } => {
                 tracing::error!(blat_target = target, "not synchronised: {reason}");
             }
@@ -146,6 +176,7 @@ impl Report {
         | Self::Waits { reason, .. }
         | Self::Trouble { reason }
         | Self::SyncFailed { reason }
+        | Self::Guarded { reason }
         | Self::Problem { reason }
         | Self::Notice { reason } = &mut self
         {
@@ -155,6 +186,11 @@ impl Report {
         }
         self
     }
+}
+
+/// In UTC.
+fn time(seconds: i64) -> String {
+    jiff::Timestamp::from_second(seconds).map_or_else(|_| seconds.to_string(), |time| time.to_string())
 }
 
 /// The way to the agent, as long as there is one.

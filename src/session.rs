@@ -5,6 +5,8 @@
 //! on the channel, the reader turns the target's frames into events. What the target did not acknowledge is
 //! not done, whatever exit code or end of file arrives.
 
+mod aging;
+
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::mpsc as jobs;

@@ -107,9 +107,54 @@ fn drop_ins_with_odd_paths_are_valid_units() {
     assert_eq!(verify(root.path(), "site-1"), "");
 }
 
+/// A root of a target machine that an administrator manages.
+fn target_installed() -> TempDir {
+    let root = tempfile::tempdir().unwrap();
+    let helper = root.path().join("built/blat-target");
+    program(&helper);
+    let make = Command::new("make")
+        .current_dir(SOURCE)
+        .args(["-s", "-f", "packaging/install.mk", "install-target"])
+        .arg(format!("DESTDIR={}", root.path().display()))
+        .arg(format!("HELPER={}", helper.display()))
+        .output()
+        .expect("these tests need `make`");
+    assert!(make.status.success(), "{}", text(&make));
+    root
+}
+
+#[test]
+fn systemd_has_nothing_to_say_about_the_units_of_a_target() {
+    let root = target_installed();
+    with_systemd(root.path());
+    assert_eq!(units(root.path()).len(), 4);
+    assert_eq!(verify(root.path(), ""), "");
+    let unit = root.path().join("usr/lib/systemd/system/blat-purge.timer");
+    fs::write(&unit, fs::read_to_string(&unit).unwrap() + "Nonsense=1\n").unwrap();
+    assert!(verify(root.path(), "").contains("Nonsense"));
+}
+
+#[test]
+fn systemd_has_nothing_to_say_about_the_units_of_a_transfer_user() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = Path::new(SOURCE).join("target/units/user");
+    let mut names = Vec::new();
+    for unit in fs::read_dir(source).unwrap() {
+        let (path, name) = (unit.as_ref().unwrap().path(), unit.unwrap().file_name());
+        let text = fs::read_to_string(path).unwrap().replace("%h/bin/blat-target", "/bin/true");
+        fs::write(folder.path().join(&name), text).unwrap();
+        names.push(folder.path().join(name).display().to_string());
+    }
+    assert_eq!(names.len(), 4);
+    let arguments = ["--user", "verify", "--man=no"].into_iter().chain(names.iter().map(String::as_str));
+    assert_eq!(text(&systemd_analyze(&arguments.collect::<Vec<_>>())), "");
+}
+
 #[test]
 fn every_service_exposes_little() {
-    for unit in fs::read_dir(Path::new(SOURCE).join("units")).unwrap() {
+    let folders =
+        ["units", "target/units"].map(|folder| fs::read_dir(Path::new(SOURCE).join(folder)).unwrap());
+    for unit in folders.into_iter().flatten() {
         let path = unit.unwrap().path();
         if path.extension().is_some_and(|end| end == "service") {
             let threshold = format!("--threshold={EXPOSURE}");

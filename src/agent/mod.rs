@@ -167,7 +167,9 @@ impl Agent {
                 self.syncs.run_ended(now);
             }
             Report::SyncStopped => self.syncs = Troubles::default(),
-            Report::Problem { reason } if !self.syncs.is_new(reason, now) => return,
+            Report::Problem { reason } | Report::Guarded { reason } if !self.syncs.is_new(reason, now) => {
+                return;
+            }
             Report::Committed { cause: Cause::Sync, .. } => self.syncs.moved(),
             Report::Wanted => self.line.hurry(),
             _ => {}

@@ -104,6 +104,14 @@ impl Decision {
         self.unmark.is_empty() && self.aged.iter().all(|aged| matches!(aged.fate, Fate::Keep(_)))
     }
 
+    /// The guard that keeps something from being marked or deleted, if one does.
+    pub fn guarded(&self) -> Option<Guard> {
+        self.aged.iter().find_map(|aged| match aged.fate {
+            Fate::Keep(Keep::Guarded(guard)) => Some(guard),
+            _ => None,
+        })
+    }
+
     /// What is to be marked: all that has the fate, and what is to be deleted and has no mark yet.
     pub fn marks(&self) -> impl Iterator<Item = &Aged> {
         self.aged.iter().filter(|aged| match aged.fate {

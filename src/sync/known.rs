@@ -4,6 +4,7 @@
 //! It is advice: a file that is missing, broken or stale costs one full listing. In it each chunk
 //! stands after its length (32 bits, little-endian).
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -45,6 +46,20 @@ pub(super) fn write(path: &Path, listing: &Listing) -> io::Result<()> {
 pub(super) enum Put {
     Version(Stamp),
     Link(Vec<u8>),
+}
+
+/// The listing without what does not stand there any more.
+pub(super) fn without(before: &Listing, gone: &BTreeSet<PackageVersion>) -> Result<Listing, ListingError> {
+    let mut after = Listing::default();
+    let mut gone = gone.iter().map(|id| (id.package.as_str(), id.version.as_str())).peekable();
+    for entry in before.iter() {
+        let name = (entry.package, entry.version);
+        while gone.next_if(|gone| *gone < name).is_some() {}
+        if gone.peek() != Some(&name) {
+            after.push(entry)?;
+        }
+    }
+    Ok(after)
 }
 
 /// The listing as it is after a run put these in their places.
@@ -90,6 +105,13 @@ mod tests {
         assert_eq!(read(&path).digest(), listing.digest());
         fs::write(&path, b"\xff\xff\xff\xffnoise").unwrap();
         assert!(read(&path).is_empty());
+    }
+
+    #[test]
+    fn what_is_gone_is_not_in_the_listing_any_more() {
+        let gone = ["0", "2", "9"].map(|version| PackageVersion::new("core", version).unwrap());
+        let after = without(&listing(&["1", "2", "3"]), &gone.into()).unwrap();
+        assert_eq!(after.iter().map(|entry| entry.version.to_owned()).collect::<Vec<_>>(), ["1", "3"]);
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! Repository synchronisation: which package-versions a target should have ([`current_set`]), what
-//! is to be done about it ([`plan`]), how that is shown ([`plan_text`]), what the target is told
+//! is to be done about it ([`plan`]; [`aging`], of what is in excess), how that is shown ([`plan_text`]), what the target is told
 //! that it should have ([`package_list`]), and the run that does it all ([`run`]).
 
 pub mod aging;
@@ -9,9 +9,14 @@ pub mod plan;
 pub mod plan_text;
 pub mod rows;
 
+mod age;
+mod aged_text;
 mod carry;
+mod good;
 mod known;
+mod room;
 mod show;
 mod stop;
 
 pub mod run;
+pub mod upkeep;

@@ -10,6 +10,7 @@ use blat_target::package::PackageVersion;
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
+use super::aged_text;
 use super::plan::{Excess, Link, Plan, Problem, Send, There, Wait, WaitWhy};
 
 /// The plan as text, a line for each item, then the totals; made for `target`.
@@ -27,7 +28,10 @@ pub fn text(plan: &Plan, target: &str) -> String {
     }
     plan.waits.iter().for_each(|wait| line("wait", &wait.id, format!(": {}", why_wait(&wait.why))));
     plan.problems.iter().for_each(|problem| line("problem", &problem.id, format!(": {}", problem.why)));
-    plan.excess.iter().for_each(|excess| line("excess", &excess.id, excess_text(&excess.there)));
+    match &plan.aged {
+        Some(decision) => aged_text::lines(decision).for_each(|(word, id, why)| line(word, id, why)),
+        None => plan.excess.iter().for_each(|excess| line("excess", &excess.id, excess_text(&excess.there))),
+    }
     text + &totals(plan, target)
 }
 
@@ -40,14 +44,15 @@ fn totals(plan: &Plan, target: &str) -> String {
         _ => format!(" ({} and more)", size(totals.bytes)),
     };
     format!(
-        "{target}: {} members: {} unchanged, {} to send{more}, {} to link, {} waiting, {} with problems; {} in excess\n",
+        "{target}: {} members: {} unchanged, {} to send{more}, {} to link, {} waiting, {} with problems; {} in excess{}\n",
         totals.members,
         totals.unchanged,
         totals.send,
         totals.link,
         totals.wait,
         totals.problem,
-        totals.excess
+        totals.excess,
+        plan.aged.as_ref().map(aged_text::totals).unwrap_or_default()
     )
 }
 
@@ -125,6 +130,7 @@ impl Serialize for Plan {
         map.serialize_entry("wait", &self.waits)?;
         map.serialize_entry("problem", &self.problems)?;
         map.serialize_entry("excess", &self.excess)?;
+        map.serialize_entry("aging", &self.aged)?;
         map.serialize_entry("totals", &self.totals)?;
         map.end()
     }

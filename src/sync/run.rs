@@ -9,22 +9,27 @@ use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::anyhow;
-use blat_target::listing::Listing;
-use blat_target::message::{Digest, Listed, Mend};
+use blat_target::listing::{Listing, Stands};
+use blat_target::message::{Digest, Info, Listed, Mend, Standing};
 use blat_target::package::PackageVersion;
 use tokio::sync::oneshot;
 
+use super::age::{self, Done};
+use super::aging::{self, Decision, Guard};
 use super::carry::{Carried, Carry};
 use super::current_set::CurrentSet;
+use super::good;
 use super::known;
 use super::package_list::package_list;
 use super::plan::{Plan, Policy};
 use super::plan_text;
+use super::room;
 use super::show::{Show, tell};
 use super::stop;
+use super::upkeep;
 use crate::archive::Archive;
-use crate::channel::Channel;
-use crate::config::{Settings, Source};
+use crate::channel::{Channel, clock};
+use crate::config::{AgingMode, Settings, Source};
 use crate::failure::{Failure, Needs, Result};
 use crate::lock;
 use crate::pack;
@@ -40,12 +45,14 @@ const PROBLEMS_TOLD: usize = 20;
 /// How many times as long as a query the whole asking may take. A database whose machine vanished
 /// would be waited for by its driver for hours.
 const QUERIES: u32 = 10;
+/// How often a plan is made anew because something that it counts on was deleted meanwhile.
+const REPLANS: usize = 5;
 
 /// What a run is to do with its plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Carry it out.
-    Real,
+    /// Carry it out. `accept_shrink`: a person says that the current set is meant to be that small.
+    Real { accept_shrink: bool },
     /// Print it, for people or for programs, and change nothing.
     DryRun { json: bool },
 }
@@ -60,7 +67,7 @@ pub async fn run(settings: &Settings, places: &Places, helper: &Path, mode: Mode
         return trigger::forget(&places.sync_trigger()).and(trigger::forget(&places.sync_begun()));
     }
     match mode {
-        Mode::Real => carry_out(settings, places, helper).await,
+        Mode::Real { .. } => carry_out(settings, places, helper, mode).await,
         // It changes nothing, so it may run beside another; what it finds is for the person who asked.
         Mode::DryRun { .. } => {
             let mut reporter = Reporter::to_the_log(settings.name.as_str());
@@ -70,7 +77,7 @@ pub async fn run(settings: &Settings, places: &Places, helper: &Path, mode: Mode
     }
 }
 
-async fn carry_out(settings: &Settings, places: &Places, helper: &Path) -> Result<()> {
+async fn carry_out(settings: &Settings, places: &Places, helper: &Path, mode: Mode) -> Result<()> {
     let mut reporter = Reporter::new(settings.name.as_str(), &places.report);
     trigger::forget(&places.sync_trigger())?;
     let _lock = lock::take(&places.sync_lock(), "a synchronisation")?;
@@ -78,7 +85,7 @@ async fn carry_out(settings: &Settings, places: &Places, helper: &Path) -> Resul
     let begun = places.sync_begun();
     replace(&begun, b"").person(format!("cannot write {}", begun.display()))?;
     let mut run = Run { settings, places, helper, reporter: &mut reporter };
-    let ended = run.all(Mode::Real).await;
+    let ended = run.all(mode).await;
     if let Err(failure) = &ended {
         reporter.tell(Report::SyncFailed { reason: failure.to_string() });
     }
@@ -101,6 +108,8 @@ struct Ended {
     mend: Option<Mend>,
     /// Members that cannot be sent as they are, and rows that name none.
     problems: u64,
+    /// Whether what is in excess was not marked or deleted until a person says that it is safe.
+    guarded: bool,
 }
 
 impl Ended {
@@ -113,6 +122,9 @@ impl Ended {
             }
             Some(Mend::Later) => {
                 Err(Failure::later(anyhow!("{failed} packages were not sent, as told above")))
+            }
+            _ if self.guarded => {
+                Err(Failure::person(anyhow!("nothing in excess was marked or deleted, as told above")))
             }
             None if problems > 0 => {
                 Err(Failure::later(anyhow!("{problems} packages have problems, as told above")))
@@ -142,11 +154,11 @@ impl Run<'_> {
             CurrentSet::gather(answer.rows, |id| archive.look(id)).person("the current set is too large")?;
         tell("asking the target what it has");
         let mut channel = Channel::open(self.settings, self.places, self.helper, self.reporter).await?;
-        let ended = self.over(&mut channel, &archive, &set, mode).await;
+        let ended = self.over(&mut channel, &archive, &set, refused, mode).await;
         match ended {
-            Ok(Some((plan, carried))) => {
+            Ok(Some((plan, carried, aged))) => {
                 channel.close().await;
-                Ok(self.tell_end(&plan, &carried, refused, begin.elapsed()))
+                Ok(self.tell_end(&plan, &carried, &aged, refused, begin.elapsed()))
             }
             Ok(None) => {
                 channel.close().await;
@@ -184,25 +196,127 @@ impl Run<'_> {
         channel: &mut Channel,
         archive: &Archive,
         set: &CurrentSet,
+        refused: u64,
         mode: Mode,
-    ) -> Result<Option<(Plan, Carried)>> {
+    ) -> Result<Option<(Plan, Carried, Done)>> {
+        let mut planned = self.plan(channel, set, refused, mode).await?;
+        if let Mode::DryRun { json } = mode {
+            planned.plan.measure(|id| size_of(archive, id).map(|(bytes, _)| bytes));
+            self.print(&planned.plan, json);
+            return Ok(None);
+        }
+        planned = self.unmark(channel, set, refused, mode, planned).await?;
+        self.warn_of_room(archive, &planned);
+        let text = package_list(set);
+        let same = planned.listed.package_list == Some(Digest(*blake3::hash(&text).as_bytes()));
+        let mut show = Show::of(&planned.plan);
+        let carry = Carry::new(archive, channel, self.reporter, &mut show);
+        let carried = carry.out(&planned.plan, (!same).then_some(text)).await;
+        show.end();
+        let carried = carried?;
+        let aged = self.age(channel, set, &planned).await?;
+        self.remember(&planned.listing, &carried, &aged);
+        Ok(Some((planned.plan, carried, aged)))
+    }
+
+    /// Asks the target what it has, and makes the plan.
+    async fn plan(
+        &mut self,
+        channel: &mut Channel,
+        set: &CurrentSet,
+        refused: u64,
+        mode: Mode,
+    ) -> Result<Planned> {
         let (listing, listed) = self.list(channel).await?;
         let grace = self.settings.writable.grace.into();
         let mut plan = Plan::make(set, &listing, Policy { grace }, SystemTime::now());
-        if let Mode::DryRun { json } = mode {
-            plan.measure(|id| size_of(archive, id));
-            self.print(&plan, json);
-            return Ok(None);
+        let mut policy = self.policy(set, &listing, refused, mode);
+        let mut info = None;
+        if channel.session.ages() {
+            let (marks, told) = channel.session.marks().await?;
+            policy.held |= told.hold.is_some();
+            let now = told.clock.min(clock());
+            plan.age(set, &listing, &marks, &policy, now).person("the target has too much to plan for")?;
+            info = Some(told);
+        } else if policy.mode != AgingMode::None {
+            let reason = "the helper on the target is too old to mark or delete anything: update it".into();
+            self.reporter.tell(Report::Problem { reason });
         }
-        let text = package_list(set);
-        let same = listed.package_list == Some(Digest(*blake3::hash(&text).as_bytes()));
-        let mut show = Show::of(&plan);
-        let carry = Carry::new(archive, channel, self.reporter, &mut show);
-        let carried = carry.out(&plan, (!same).then_some(text)).await;
-        show.end();
-        let carried = carried?;
-        self.remember(&listing, &carried);
-        Ok(Some((plan, carried)))
+        Ok(Planned { listing, listed, plan, policy, info })
+    }
+
+    /// What the configuration, a person here and the guards say.
+    fn policy(&self, set: &CurrentSet, listing: &Listing, refused: u64, mode: Mode) -> aging::Policy {
+        let aging = &self.settings.aging;
+        let accept = matches!(mode, Mode::Real { accept_shrink: true });
+        let (members, there) = (set.len() as u64, listing.len() as u64);
+        let before = good::members(&self.places.last_good()).unwrap_or(there);
+        aging::Policy {
+            mode: aging.mode,
+            after: aging.after.into(),
+            max_delete: aging.max_delete.into(),
+            guard: Guard::look(members, refused, before, aging.max_shrink, accept),
+            held: self.places.hold().exists(),
+        }
+    }
+
+    /// Takes marks away before anything else, so that nobody deletes what the plan counts on. What was
+    /// deleted meanwhile is planned for anew.
+    async fn unmark(
+        &mut self,
+        channel: &mut Channel,
+        set: &CurrentSet,
+        refused: u64,
+        mode: Mode,
+        mut planned: Planned,
+    ) -> Result<Planned> {
+        for _ in 0..REPLANS {
+            let unmark = planned.plan.aged.as_ref().map(|aged| aged.unmark.clone()).unwrap_or_default();
+            if unmark.is_empty() {
+                return Ok(planned);
+            }
+            let standing = channel.session.need(&unmark).await?;
+            let is_as_planned = |id: &PackageVersion| {
+                let planned = planned.listing.get(id.package.as_str(), id.version.as_str());
+                standing.get(id).is_some_and(|found| stands_as(found, planned))
+            };
+            if unmark.iter().all(is_as_planned) {
+                return Ok(planned);
+            }
+            planned = self.plan(channel, set, refused, mode).await?;
+        }
+        Err(Failure::later(anyhow!("what stands on the target keeps changing")))
+    }
+
+    fn warn_of_room(&mut self, archive: &Archive, planned: &Planned) {
+        let Some(info) = &planned.info else { return };
+        let measure = |id: &PackageVersion| size_of(archive, id);
+        if let Some(reason) = room::warning(&planned.plan, &self.settings.source, info, measure) {
+            self.reporter.tell(Report::Problem { reason });
+        }
+    }
+
+    /// Marks and deletes what is in excess, as was planned, and notes what the target tells of itself.
+    async fn age(&mut self, channel: &mut Channel, set: &CurrentSet, planned: &Planned) -> Result<Done> {
+        let (Some(decision), Some(info)) = (&planned.plan.aged, &planned.info) else {
+            return Ok(Done::default());
+        };
+        if info.hold.is_none() && self.places.hold().exists() {
+            let reason = std::fs::read_to_string(self.places.hold()).unwrap_or_default();
+            channel.session.hold(Some(reason.trim().to_owned())).await?;
+        }
+        let (policy, target) = (&planned.policy, self.settings.name.as_str());
+        let done = age::carry_out(decision, policy, target, channel, self.reporter).await?;
+        let mut info = info.clone();
+        if policy.guard.is_none() {
+            if policy.mode != AgingMode::None {
+                info = channel.session.confirm(policy.max_delete).await?;
+            }
+            let path = self.places.last_good();
+            good::write(&path, set.len() as u64).later(format!("cannot write {}", path.display()))?;
+        }
+        upkeep::note(&self.places.upkeep(), &info, self.reporter)?;
+        Ok(done)
     }
 
     async fn list(&mut self, channel: &mut Channel) -> Result<(Listing, Listed)> {
@@ -214,8 +328,9 @@ impl Run<'_> {
         Ok((listing.unwrap_or(known), listed))
     }
 
-    fn remember(&self, before: &Listing, carried: &Carried) {
+    fn remember(&self, before: &Listing, carried: &Carried, aged: &Done) {
         let after = known::after(before, carried.put.clone());
+        let after = after.and_then(|after| known::without(&after, &aged.gone));
         let written = after.map_err(std::io::Error::other);
         let written = written.and_then(|listing| known::write(&self.places.listing(), &listing));
         if let Err(why) = written {
@@ -233,7 +348,14 @@ impl Run<'_> {
     }
 
     /// Tells the totals.
-    fn tell_end(&mut self, plan: &Plan, carried: &Carried, refused: u64, took: Duration) -> Ended {
+    fn tell_end(
+        &mut self,
+        plan: &Plan,
+        carried: &Carried,
+        aged: &Done,
+        refused: u64,
+        took: Duration,
+    ) -> Ended {
         self.tell_problems(plan.problems.iter().map(|problem| format!("{}: {}", problem.id, problem.why)));
         let problems = plan.totals.problem + refused;
         self.reporter.tell(Report::Synced {
@@ -243,12 +365,44 @@ impl Run<'_> {
             bytes: carried.bytes,
             waiting: plan.totals.wait,
             problems,
-            failed: carried.failed.len() as u64,
+            failed: (carried.failed.len() + aged.failed.len()) as u64,
             excess: plan.totals.excess,
+            marked: aged.marked,
+            deleted: aged.gone.len() as u64,
             millis: took.as_millis() as u64,
         });
-        Ended { failed: carried.failed.len(), mend: carried.mend(), problems }
+        let guard = plan.aged.as_ref().and_then(Decision::guarded);
+        if let Some(guard) = guard {
+            let mend = guard.mend(self.settings.name.as_str());
+            let reason = format!("nothing that is in excess was marked or deleted: {guard}; {mend}");
+            self.reporter.tell(Report::Guarded { reason });
+        }
+        let failed = carried.failed.len() + aged.failed.len();
+        Ended { failed, mend: worse(carried.mend(), aged.mend()), problems, guarded: guard.is_some() }
     }
+}
+
+/// A plan, and what it was made of.
+struct Planned {
+    listing: Listing,
+    listed: Listed,
+    plan: Plan,
+    policy: aging::Policy,
+    /// What the target told of itself, if it knows of marks.
+    info: Option<Info>,
+}
+
+fn stands_as(found: &Standing, listed: Option<Stands<'_>>) -> bool {
+    match (found, listed) {
+        (Standing::Absent, None) | (Standing::Other, Some(Stands::Other)) => true,
+        (Standing::Version(found), Some(Stands::Version(listed))) => *found == listed,
+        (Standing::Link(found), Some(Stands::Link(listed))) => found == listed,
+        _ => false,
+    }
+}
+
+fn worse(one: Option<Mend>, other: Option<Mend>) -> Option<Mend> {
+    if one == Some(Mend::Person) { one } else { other.or(one) }
 }
 
 /// Asks the release source, which blocks, on a thread of its own: one that never comes back is given up.
@@ -275,8 +429,8 @@ fn ask(settings: &Settings) -> Result<Answer> {
     Ok(Answer::of(Some(&mut *source), &asked)?)
 }
 
-/// How large a package is, in bytes, as far as it can be read.
-fn size_of(archive: &Archive, id: &PackageVersion) -> Option<u64> {
+/// How large a package is, as far as it can be read: in bytes, and in files, folders and links.
+fn size_of(archive: &Archive, id: &PackageVersion) -> Option<(u64, u64)> {
     let scan = pack::scan(&archive.path(id), &Progress::start()).ok()?;
-    Some(scan.manifest.bytes())
+    Some((scan.manifest.bytes(), scan.manifest.entries.len() as u64))
 }

@@ -172,7 +172,7 @@ impl Run<'_> {
 
     async fn send_over(&mut self, channel: &mut Channel, round: &mut Round) -> Result<()> {
         let archive = Archive::open(&self.settings.source).later("cannot read the source archive")?;
-        let standing = channel.session.query(&round.ids()).await?;
+        let standing = channel.session.need(&round.ids()).await?;
         let mut sent = HashMap::new();
         for (at, step) in round.steps.clone().into_iter().enumerate() {
             if standing.get(&step.id).is_some_and(|found| step.is_met_by(found)) {

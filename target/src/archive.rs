@@ -26,17 +26,23 @@ pub(crate) struct Archive {
 }
 
 impl Archive {
-    /// Opens the archive at `path`, absolute or below the user's home, for writing.
-    pub(crate) fn open(path: &[u8]) -> Result<Self, Refusal> {
+    /// Opens the archive at `path`, absolute or below the user's home, to look at it.
+    pub(crate) fn open_to_read(path: &[u8]) -> Result<Self, Refusal> {
         let path = located(path)?;
         let root = Folder::open(&path).map_err(|why| unusable(&path, why))?;
         root.below(b"").map_err(|why| match why {
             Errno::ENOSYS => Refusal::person("the target's kernel is older than Linux 5.6: update it"),
             why => unusable(&path, why),
         })?;
+        Ok(Self { root })
+    }
+
+    /// Opens the archive at `path`, absolute or below the user's home, for writing.
+    pub(crate) fn open(path: &[u8]) -> Result<Self, Refusal> {
+        let Self { root } = Self::open_to_read(path)?;
         let rights = AccessFlags::W_OK | AccessFlags::X_OK;
         faccessat(&root, ".", rights, AtFlags::AT_EACCESS)
-            .map_err(|why| refusal(format_args!("write to the archive {}", shown(&path)), why))?;
+            .map_err(|why| refusal(format_args!("write to the archive {}", shown(path)), why))?;
         Ok(Self { root })
     }
 
@@ -109,7 +115,7 @@ pub(crate) fn open_or_make(parent: &Folder, name: &[u8]) -> nix::Result<(Folder,
 }
 
 /// The archive's path from the root; from the current folder where no home is set.
-fn located(path: &[u8]) -> Result<Vec<u8>, Refusal> {
+pub(crate) fn located(path: &[u8]) -> Result<Vec<u8>, Refusal> {
     if path.is_empty() || path.contains(&0) {
         return Err(Refusal::person(format!("{:?} is no path of an archive", shown(path))));
     }

@@ -40,6 +40,7 @@ use crate::package::{Name, PackageVersion};
 use crate::refusal::{End, refusal};
 use crate::stage::Hidden;
 use crate::stamp::Stamp;
+use crate::turn::Turns;
 
 /// A group is committed when it has more members than this,
 const MEMBERS_MAX: usize = 100;
@@ -245,9 +246,14 @@ pub(crate) struct Group {
 }
 
 impl Group {
-    pub(crate) fn new(archive: Arc<Archive>, output: Arc<Output>, pulse: Arc<Pulse>) -> Self {
+    pub(crate) fn new(
+        archive: Arc<Archive>,
+        turns: Arc<Turns>,
+        output: Arc<Output>,
+        pulse: Arc<Pulse>,
+    ) -> Self {
         let ((hand, batches), (tell, done)) = (channel(), channel());
-        let committer = Committer { archive, output, pulse: pulse.clone() };
+        let committer = Committer { archive, turns, output, pulse: pulse.clone() };
         let committer = std::thread::spawn(move || committer.work(&batches, &tell));
         let (batch, handed) = (Batch::default(), Size::default());
         Self {
@@ -332,6 +338,7 @@ impl Group {
 /// Commits one batch after the other; what came meanwhile is one batch.
 struct Committer {
     archive: Arc<Archive>,
+    turns: Arc<Turns>,
     output: Arc<Output>,
     pulse: Arc<Pulse>,
 }
@@ -368,9 +375,29 @@ impl Committer {
         Ok(())
     }
 
+    /// Renames all into place, in a turn. They are needed, and so is what links address: marks go first,
+    /// so that nothing that was acknowledged can be deleted by one.
+    fn rename(&self, pending: &[Pending]) -> nix::Result<Vec<Outcome>> {
+        let mut turn = self.turns.take()?;
+        for member in pending {
+            turn.marks().remove(&member.id);
+            if let What::Link { addressed, .. } = &member.what {
+                turn.marks().remove(&member.id.with_version(addressed.clone()));
+            }
+        }
+        turn.write_marks()?;
+        Ok(pending.iter().map(Pending::place).collect())
+    }
+
     /// Renames all into place and syncs the folders that hold them.
     fn place(&self, pending: &[Pending]) -> Vec<Outcome> {
-        let mut outcomes: Vec<_> = pending.iter().map(Pending::place).collect();
+        let mut outcomes = match self.rename(pending) {
+            Ok(outcomes) => outcomes,
+            Err(why) => {
+                let refused = Outcome::Refused(refusal("take the marks away from what was sent", why));
+                return vec![refused; pending.len()];
+            }
+        };
         let mut synced = BTreeSet::new();
         for (member, outcome) in pending.iter().zip(&mut outcomes) {
             let new = matches!(outcome, Outcome::Committed { .. }) && synced.insert(&member.id.package);

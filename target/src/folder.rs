@@ -73,6 +73,26 @@ impl Folder {
         self.resolve(name, flags, Mode::empty()).map(File::from)
     }
 
+    /// Opens the regular file `name` to read.
+    pub(crate) fn file_to_read(&self, name: &[u8]) -> Result<File> {
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        self.resolve(name, flags, Mode::empty()).map(File::from)
+    }
+
+    /// Opens the regular file `name` to read and write, and makes it where it is missing.
+    pub(crate) fn open_or_create(&self, name: &[u8]) -> Result<File> {
+        loop {
+            match self.file(name) {
+                Err(Errno::ENOENT) => (),
+                opened => return opened,
+            }
+            match self.create(name) {
+                Err(Errno::EEXIST) => (),
+                made => return made,
+            }
+        }
+    }
+
     pub(crate) fn mkdir(&self, name: &[u8], mode: u32) -> Result<()> {
         mkdirat(self, name, Mode::from_bits_truncate(mode))
     }

@@ -6,7 +6,8 @@
 //! archive is a [`listing`], made by [`list`].
 //!
 //! Then what only a target does, [`serve`]: frames are taken from the channel and
-//! inflated, a package is received and staged, and committed; sessions are on record.
+//! inflated, a package is received and staged, and committed; sessions are on record. What left the current
+//! set is marked, and deleted once it may be: by a session, or by [`purge`].
 
 pub mod frame;
 pub mod list;
@@ -19,17 +20,25 @@ pub mod package;
 pub mod stamp;
 
 pub mod command_line;
+pub mod index;
+pub mod install;
+pub mod purge;
 pub mod serve;
 
 mod channel;
 mod commit;
+mod delete;
+mod history;
 mod inflate;
+mod marks;
 mod package_list;
 mod receive;
 mod stage;
 
+mod aging;
 mod archive;
 mod folder;
 mod refusal;
 mod remove;
 mod sessions;
+mod turn;

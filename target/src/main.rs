@@ -4,17 +4,19 @@ use std::env::args_os;
 use std::io::Write;
 use std::process::ExitCode;
 
-use blat_target::command_line::HELP;
-use blat_target::serve;
+use blat_target::command_line::{Command, HELP};
+use blat_target::{index, install, purge, serve};
 
 fn main() -> ExitCode {
-    let arguments: Vec<_> = args_os().skip(1).collect();
-    let words: Vec<_> = arguments.iter().map(|word| word.to_str().unwrap_or("?")).collect();
-    match words[..] {
-        ["serve"] => serve::serve(),
-        ["hello" | "--version" | "-V"] => hello(),
-        ["help" | "--help" | "-h"] => print(HELP),
-        _ => {
+    match Command::parse(args_os().skip(1)) {
+        Some(Command::Serve) => serve::serve(),
+        Some(Command::Index { archive }) => index::index(&archive),
+        Some(Command::Find { archive, pattern }) => index::find(&archive, &pattern),
+        Some(Command::Purge { archive, dry_run }) => purge::purge(&archive, dry_run),
+        Some(Command::Install) => install::install(),
+        Some(Command::Hello) => hello(),
+        Some(Command::Help) => print(HELP),
+        None => {
             eprint!("{HELP}");
             ExitCode::from(serve::EXIT_USAGE)
         }

@@ -18,6 +18,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::manifest::Time;
+use crate::mark::Mark;
 use crate::package::PackageVersion;
 use crate::stamp::Stamp;
 
@@ -84,6 +85,35 @@ pub enum ToTarget {
         length: u64,
         digest: Digest,
     },
+    /// These lose their marks: they are needed, or their marks mean nothing any more. At most
+    /// [`QUERY_MAX`]; answered by [`ToHost::Standing`], looked at after the marks were gone.
+    /// From protocol 2 on, as all that follows.
+    Unmark(Vec<PackageVersion>),
+    /// Which marks are there, and what went on? Answered by [`ToHost::Marks`] and [`ToHost::Info`].
+    Marks,
+    /// These are in excess, as long as they are what they are said to be. At most [`QUERY_MAX`]; answered
+    /// by [`ToHost::Marked`].
+    Mark {
+        what: Vec<(PackageVersion, Standing)>,
+        /// After how many seconds the target's own purge deletes them; `None`: it does not.
+        after: Option<u64>,
+        why: String,
+    },
+    /// Delete this, if it has a mark and is what it is said to be. Answered as a package is: `Committed`
+    /// when it is gone, `Unchanged` when nothing stood there.
+    Delete {
+        number: u64,
+        id: PackageVersion,
+        stands: Standing,
+    },
+    /// A good synchronisation has gone through all marks. Answered by [`ToHost::Info`].
+    Confirm {
+        /// How many package-versions the target's own purge may delete in one run.
+        max_delete: u64,
+    },
+    /// Hold all deletion back, for this reason, or (`None`) do not any more. Answered by
+    /// [`ToHost::Info`], after which nothing is deleted any more.
+    Hold(Option<String>),
 }
 
 /// How a host introduces itself.
@@ -135,6 +165,51 @@ pub enum ToHost {
     Listing(Vec<u8>),
     /// The listing is complete.
     Listed(Listed),
+    /// Some of the marks.
+    Marks(Vec<Mark>),
+    /// So many have a mark now, of those that were to be marked.
+    Marked(u64),
+    Info(Info),
+}
+
+/// What goes on at a target, and what went on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Info {
+    /// The target's clock, in seconds since 1970 (UTC).
+    pub clock: i64,
+    /// See [`TargetHello`].
+    pub free_bytes: u64,
+    pub free_inodes: u64,
+    /// Why deletion is held back, if it is.
+    pub hold: Option<String>,
+    /// How the index was last made.
+    pub index: Option<Ran>,
+    /// How the target's own purge last ran.
+    pub purge: Option<Ran>,
+    /// What was deleted, the oldest first; the last thousand.
+    pub deleted: Vec<Deleted>,
+}
+
+/// How something ran on the target.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ran {
+    /// When it ended, in seconds since 1970 by the target's clock.
+    pub at: i64,
+    /// How much it did: lines of the index, deletions of a purge.
+    pub count: u64,
+    pub failed: u64,
+    /// What failed first.
+    pub trouble: Option<String>,
+}
+
+/// Something that was deleted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deleted {
+    /// In seconds since 1970 by the target's clock.
+    pub at: i64,
+    pub id: PackageVersion,
+    /// `purge`, or the master whose synchronisation did it.
+    pub by: String,
 }
 
 /// The end of a listing.

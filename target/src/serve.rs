@@ -13,6 +13,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::sys::stat::{Mode, umask};
 
+use crate::aging::Aging;
 use crate::archive::Archive;
 use crate::channel::{Input, Output, Pulse, SILENCE_MAX};
 use crate::commit::{Group, Pending, Unsynced};
@@ -30,6 +31,7 @@ use crate::receive::{manifest, receive};
 use crate::refusal::{End, Stop, refusal};
 use crate::sessions::{Session, clear_dead};
 use crate::stage::Hidden;
+use crate::turn::Turns;
 
 /// All went well.
 pub const EXIT_DONE: u8 = 0;
@@ -96,10 +98,13 @@ fn converse(mut input: Input, output: &Arc<Output>, pulse: Arc<Pulse>) -> Result
     let cleared = archive.clone();
     let clearing = std::thread::spawn(move || clear_dead(&cleared));
     pulse.clone().tell(output.clone());
-    let group = Group::new(archive.clone(), output.clone(), pulse.clone());
+    let turns = Arc::new(Turns::new(archive.clone()));
+    let aging = Aging::new(archive.clone(), turns.clone(), &hello);
+    let group = Group::new(archive.clone(), turns, output.clone(), pulse.clone());
     let inflate = Inflate::new().map_err(|why| End::Failed(Refusal::later(why.to_string())))?;
     let intake = Intake { input, group, pulse };
-    let mut talk = Talk { archive, output: output.clone(), intake, inflate, session: None, next: 0, came: 0 };
+    let mut talk =
+        Talk { archive, aging, output: output.clone(), intake, inflate, session: None, next: 0, came: 0 };
     let done = talk.run();
     talk.leave();
     let _ = clearing.join();
@@ -150,6 +155,7 @@ const LISTING_LEVEL: i32 = 1;
 /// A session after the hellos.
 struct Talk {
     archive: Arc<Archive>,
+    aging: Aging,
     output: Arc<Output>,
     intake: Intake,
     inflate: Inflate,
@@ -172,6 +178,18 @@ impl Talk {
                 ToTarget::PackageList { number, length, digest } => {
                     self.package_list(number, length, digest)?;
                 }
+                ToTarget::Unmark(places) => self.unmark(&places)?,
+                ToTarget::Marks => self.tell_marks()?,
+                ToTarget::Mark { what, after, why } => self.mark(what, after, &why)?,
+                ToTarget::Delete { number, id, stands } => self.delete(number, &id, &stands)?,
+                ToTarget::Confirm { max_delete } => {
+                    let info = self.aging.confirm(max_delete).map_err(End::Failed)?;
+                    self.output.say(&info)?;
+                }
+                ToTarget::Hold(reason) => {
+                    let info = self.aging.hold(reason.as_deref()).map_err(End::Failed)?;
+                    self.output.say(&info)?;
+                }
                 ToTarget::Done { sent } => return self.done(sent),
                 ToTarget::Hello(_) => return Err(End::broken("the host introduced itself twice")),
                 ToTarget::PackageEnd | ToTarget::Abandon(_) => {
@@ -190,9 +208,7 @@ impl Talk {
     }
 
     fn query(&mut self, places: &[PackageVersion]) -> Result<(), End> {
-        if places.len() > QUERY_MAX {
-            return Err(End::broken(format!("the host asked for more than {QUERY_MAX} places at once")));
-        }
+        at_most(places.len())?;
         // Who cannot look finds something else there: sending it will tell why.
         let standing = |id| self.archive.standing(id).unwrap_or(Standing::Other);
         self.output.say(&ToHost::Standing(places.iter().map(standing).collect()))
@@ -200,7 +216,9 @@ impl Talk {
 
     fn package(&mut self, head: PackageHead) -> Result<(), End> {
         self.count(head.number)?;
-        if self.archive.standing(&head.id) == Ok(Standing::Version(head.stamp)) {
+        let wanted = Standing::Version(head.stamp);
+        let stands = self.archive.standing(&head.id).as_ref() == Ok(&wanted);
+        if stands && self.aging.is_needed(&head.id, &wanted).map_err(End::Failed)? {
             return self.unchanged(&head);
         }
         let session = self.session()?;
@@ -251,6 +269,38 @@ impl Talk {
         }
     }
 
+    fn unmark(&mut self, places: &[PackageVersion]) -> Result<(), End> {
+        at_most(places.len())?;
+        self.intake.group.commit()?;
+        let standing = self.aging.unmark(places).map_err(End::Failed)?;
+        self.output.say(&standing)
+    }
+
+    fn tell_marks(&mut self) -> Result<(), End> {
+        let marks = self.aging.marks().map_err(End::Failed)?;
+        marks.iter().try_for_each(|part| self.output.say(part))
+    }
+
+    fn mark(
+        &mut self,
+        what: Vec<(PackageVersion, Standing)>,
+        after: Option<u64>,
+        why: &str,
+    ) -> Result<(), End> {
+        at_most(what.len())?;
+        self.intake.group.commit()?;
+        let marked = self.aging.mark(what, after, why).map_err(End::Failed)?;
+        self.output.say(&marked)
+    }
+
+    fn delete(&mut self, number: u64, id: &PackageVersion, stands: &Standing) -> Result<(), End> {
+        self.count(number)?;
+        self.intake.group.commit()?;
+        let session = self.session()?;
+        let outcome = self.aging.delete(&session, id, stands);
+        self.output.answer(number, outcome)
+    }
+
     fn list(&mut self, known: Option<Digest>) -> Result<(), End> {
         self.intake.group.commit()?;
         let listed = list(&self.archive.root).map_err(|why| End::Failed(refusal("list the archive", why)))?;
@@ -295,6 +345,7 @@ impl Talk {
                 "the host says that it sent {sent} packages and links, but {came} came"
             )));
         }
+        self.aging.write_gone().map_err(End::Failed)?;
         self.leave();
         let tally = self.output.tally();
         let (committed, unchanged, refused) = (tally.committed, tally.unchanged, tally.refused);
@@ -319,6 +370,14 @@ impl Talk {
         let session = Arc::new(Session::begin(&self.archive).map_err(End::Failed)?);
         Ok(self.session.insert(session).clone())
     }
+}
+
+/// Refuses a message about too much at once.
+fn at_most(places: usize) -> Result<(), End> {
+    if places > QUERY_MAX {
+        return Err(End::broken(format!("the host asked for more than {QUERY_MAX} places at once")));
+    }
+    Ok(())
 }
 
 /// A refusal that names its package.

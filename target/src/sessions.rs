@@ -32,7 +32,7 @@ use crate::archive::{Archive, OWN_FOLDER, open_or_make};
 use crate::folder::Folder;
 use crate::message::Refusal;
 use crate::package::Name;
-use crate::refusal::{errno, refusal};
+use crate::refusal::{errno, refusal, shown};
 use crate::remove::remove;
 
 const SESSIONS: &str = "sessions";
@@ -119,15 +119,21 @@ impl Session {
 
     /// Removes what stands at a hidden name of this session, and the package's folder if the
     /// session made it and nothing is in it.
-    pub(crate) fn clear(&self, archive: &Archive, package: &Name, folder: &Folder, name: &[u8]) {
-        if let Err(why) = remove(folder, name) {
-            self.leaves.store(true, Relaxed);
-            let name = String::from_utf8_lossy(name);
-            eprintln!("blat-target: could not remove {package}/{name}: {}", why.desc());
-        }
+    ///
+    /// # Errors
+    /// What cannot be removed stays on record.
+    pub(crate) fn clear(
+        &self,
+        archive: &Archive,
+        package: &Name,
+        folder: &Folder,
+        name: &[u8],
+    ) -> nix::Result<()> {
+        let removed = remove(folder, name).inspect_err(|_| self.leaves.store(true, Relaxed));
         if self.made(package) {
             let _ = archive.root.rmdir(package.as_str().as_bytes());
         }
+        removed
     }
 
     /// Takes the session off record: nothing hidden is left of it.
@@ -153,17 +159,20 @@ impl Session {
     }
 }
 
-/// Clears what killed sessions left, each as far as that can be done.
-pub(crate) fn clear_dead(archive: &Archive) {
-    let Ok(sessions) = archive.root.below(format!("{OWN_FOLDER}/{SESSIONS}").as_bytes()) else { return };
+/// Clears what killed sessions left, and what others could not remove, each as far as that can be
+/// done; returns what could not.
+pub(crate) fn clear_dead(archive: &Archive) -> Vec<Refusal> {
+    let mut left = Vec::new();
+    let Ok(sessions) = archive.root.below(format!("{OWN_FOLDER}/{SESSIONS}").as_bytes()) else { return left };
     for id in sessions.names().unwrap_or_default() {
         if let Ok(id) = String::from_utf8(id) {
-            let _ = clear_if_dead(archive, &sessions, &id);
+            let _ = clear_if_dead(archive, &sessions, &id, &mut left);
         }
     }
+    left
 }
 
-fn clear_if_dead(archive: &Archive, sessions: &Folder, id: &str) -> nix::Result<()> {
+fn clear_if_dead(archive: &Archive, sessions: &Folder, id: &str, left: &mut Vec<Refusal>) -> nix::Result<()> {
     let Ok(mut record) = Flock::lock(sessions.file(id.as_bytes())?, FlockArg::LockExclusiveNonblock) else {
         return Ok(());
     };
@@ -172,15 +181,20 @@ fn clear_if_dead(archive: &Archive, sessions: &Folder, id: &str) -> nix::Result<
     }
     let mut lines = Vec::new();
     Read::take(&mut *record, RECORD_MAX).read_to_end(&mut lines).map_err(|why| errno(&why))?;
+    let mut all = true;
     let named = || lines.split(|byte| *byte == b'\n').filter_map(read_line);
     for (package, name) in named().filter(|(_, name)| session_of(name) == Some(id)) {
-        clear_named(archive, package, name)?;
+        if let Err(why) = clear_named(archive, package, name) {
+            let (package, name) = (shown(package), shown(name));
+            left.push(refusal(format_args!("remove {package}/{name}, which an earlier session left"), why));
+            all = false;
+        }
     }
     // The folders that it made, if they are empty now.
     for (package, _) in named().filter(|(_, name)| name.is_empty()) {
         let _ = archive.root.rmdir(package);
     }
-    sessions.unlink(id.as_bytes())
+    if all { sessions.unlink(id.as_bytes()) } else { Ok(()) }
 }
 
 /// The package and the name that a line of a record is about. Only hidden names of that very
@@ -205,6 +219,11 @@ fn session_of(name: &[u8]) -> Option<&str> {
     let (id, number) = std::str::from_utf8(name).ok()?.strip_prefix(HIDDEN)?.rsplit_once('-')?;
     let good = !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
     (good && number.parse::<u64>().is_ok()).then_some(id)
+}
+
+/// Whether a name in a package's folder is one of staging, or of what is being deleted.
+pub(crate) fn is_hidden(name: &[u8]) -> bool {
+    session_of(name).is_some()
 }
 
 /// Whether the open file still stands under its name.

@@ -6,13 +6,14 @@
 //! folders are their owner's alone; each gets its final mode and time last, the
 //! deepest first, so that read-only folders are no obstacle.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use nix::errno::Errno;
+use nix::fcntl::RenameFlags;
 
 use crate::archive::Archive;
 use crate::commit::Unsynced;
@@ -33,6 +34,7 @@ pub(crate) struct Hidden {
     package: Name,
     pub(crate) folder: Folder,
     pub(crate) name: Vec<u8>,
+    removed: Cell<bool>,
 }
 
 impl Hidden {
@@ -52,7 +54,8 @@ impl Hidden {
                 Err(Errno::ENOENT) if attempt < ATTEMPTS => continue,
                 made => {
                     let (archive, session) = (archive.clone(), session.clone());
-                    let hidden = Self { archive, session, package: package.clone(), folder, name };
+                    let (package, removed) = (package.clone(), Cell::new(false));
+                    let hidden = Self { archive, session, package, folder, name, removed };
                     return made.map(|made| (hidden, made));
                 }
             }
@@ -78,9 +81,44 @@ impl Hidden {
     }
 }
 
+impl Hidden {
+    /// Takes what stands at `id` in its package's `folder` out of sight, in one step.
+    pub(crate) fn take(
+        archive: &Arc<Archive>,
+        session: &Arc<Session>,
+        id: &PackageVersion,
+        folder: Folder,
+    ) -> nix::Result<Self> {
+        let name = session.hidden_name(&id.package)?;
+        let from = id.version.as_str().as_bytes();
+        match folder.rename(from, &name, RenameFlags::RENAME_NOREPLACE) {
+            // The name is fresh: nothing stands there that could be replaced.
+            Err(Errno::EINVAL) => folder.rename(from, &name, RenameFlags::empty())?,
+            done => done?,
+        }
+        let (archive, session, package) = (archive.clone(), session.clone(), id.package.clone());
+        Ok(Self { archive, session, package, folder, name, removed: Cell::new(false) })
+    }
+
+    /// Removes what stands there.
+    ///
+    /// # Errors
+    /// What is left of it stays on record.
+    pub(crate) fn remove(self) -> nix::Result<()> {
+        self.removed.set(true);
+        self.session.clear(&self.archive, &self.package, &self.folder, &self.name)
+    }
+}
+
 impl Drop for Hidden {
     fn drop(&mut self) {
-        self.session.clear(&self.archive, &self.package, &self.folder, &self.name);
+        if self.removed.get() {
+            return;
+        }
+        if let Err(why) = self.session.clear(&self.archive, &self.package, &self.folder, &self.name) {
+            let name = String::from_utf8_lossy(&self.name);
+            eprintln!("blat-target: could not remove {}/{name}: {}", self.package, why.desc());
+        }
     }
 }
 

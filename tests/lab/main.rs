@@ -2,6 +2,7 @@
 //!
 //! Run with `make lab`, as root. Not part of a plain `cargo test`.
 
+mod aging;
 mod builds;
 mod field;
 mod flood;

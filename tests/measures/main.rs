@@ -1,9 +1,10 @@
-//! Measurements that need no machine: listing a large archive beside `find`, and planning a large
+//! Measurements that need no machine: listing a large archive, and making its index, beside `find`; planning a large
 //! target.
 //!
 //! Run with `make bench`, which builds the helper first. Prints lines as the lab's bench does:
 //! `name ours peer ratio`; the bounds that were promised are asserted.
 
+mod index;
 mod listing;
 mod planner;
 

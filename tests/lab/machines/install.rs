@@ -25,6 +25,16 @@ pub fn install(machine: &Machine) {
              xargs -r systemctl preset");
 }
 
+/// Runs `make install-target` into the machine's root: the helper, and its units for the system.
+///
+/// # Panics
+/// When a step fails, with what it said.
+#[track_caller]
+pub fn install_target(machine: &Machine) {
+    make(&["install-target", &format!("DESTDIR={}", machine.root().display())]);
+    machine.sh("systemctl daemon-reload");
+}
+
 #[track_caller]
 fn make(arguments: &[&str]) {
     let output = Command::new("make")

@@ -33,7 +33,7 @@ mod world;
 
 pub use hardware::Options;
 pub use image::{TRANSFER_USER, root as image_root};
-pub use install::install;
+pub use install::{install, install_target};
 pub use machine::Machine;
 pub use network::LAB_ADDR;
 pub use real_archive::real_archive;

@@ -1,0 +1,86 @@
+//! Carrying out what was decided of excess, over one session: marks, then deletions.
+
+use std::collections::{BTreeSet, HashMap};
+
+use blat_target::message::{Mend, Outcome, Refusal, Standing};
+use blat_target::package::PackageVersion;
+
+use super::aging::{Decision, Policy};
+use crate::channel::Channel;
+use crate::failure::Result;
+use crate::report::{Report, Reporter};
+use crate::session::Event;
+
+/// How many deletions may be unanswered.
+const AHEAD: usize = 256;
+/// How many failures are told one by one.
+const FAILURES_TOLD: usize = 20;
+
+/// What became of a decision.
+#[derive(Debug, Default)]
+pub(super) struct Done {
+    pub(super) marked: u64,
+    /// What does not stand on the target any more.
+    pub(super) gone: BTreeSet<PackageVersion>,
+    pub(super) failed: Vec<Refusal>,
+}
+
+impl Done {
+    /// What mends the failures: a person, if any of them needs one.
+    pub(super) fn mend(&self) -> Option<Mend> {
+        let person = self.failed.iter().any(|refusal| refusal.mend == Mend::Person);
+        (!self.failed.is_empty()).then_some(if person { Mend::Person } else { Mend::Later })
+    }
+}
+
+/// Marks and deletes as was decided, for `target`. What was needed again has lost its mark before.
+pub(super) async fn carry_out(
+    decision: &Decision,
+    policy: &Policy,
+    target: &str,
+    channel: &mut Channel,
+    reporter: &mut Reporter,
+) -> Result<Done> {
+    let mut done = Done::default();
+    let marks: Vec<(PackageVersion, Standing)> =
+        decision.marks().map(|aged| (aged.id.clone(), aged.stands.clone())).collect();
+    let why = format!("nothing that {target} names has it");
+    done.marked = channel.session.mark(&marks, policy.told(), &why).await?;
+    let mut open = HashMap::new();
+    for aged in decision.deletions() {
+        while open.len() >= AHEAD {
+            hear(channel, reporter, &mut open, &mut done).await?;
+        }
+        let number = channel.session.send_delete(aged.id.clone(), aged.stands.clone())?;
+        open.insert(number, aged.id.clone());
+    }
+    while !open.is_empty() {
+        hear(channel, reporter, &mut open, &mut done).await?;
+    }
+    Ok(done)
+}
+
+async fn hear(
+    channel: &mut Channel,
+    reporter: &mut Reporter,
+    open: &mut HashMap<u64, PackageVersion>,
+    done: &mut Done,
+) -> Result<()> {
+    let Event::Outcome { number, outcome } = channel.session.event().await? else { return Ok(()) };
+    let Some(id) = open.remove(&number) else { return Ok(()) };
+    match outcome {
+        Outcome::Committed { .. } => {
+            let (package, version) = (id.package.to_string(), id.version.to_string());
+            reporter.tell(Report::Deleted { package, version, at: None });
+            done.gone.insert(id);
+        }
+        Outcome::Unchanged => drop(done.gone.insert(id)),
+        Outcome::Refused(refusal) => {
+            if done.failed.len() < FAILURES_TOLD {
+                reporter.tell(Report::Problem { reason: refusal.reason.clone() });
+            }
+            done.failed.push(refusal);
+        }
+    }
+    Ok(())
+}

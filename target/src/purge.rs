@@ -1,0 +1,254 @@
+//! `blat-target purge`: deletes what is marked for long enough.
+//!
+//! Its time of day is the earlier one of this machine's clock and the master's at the last good
+//! synchronisation. So a mark that no master has confirmed since it became old enough deletes
+//! nothing: neither a clock that is wrong here, nor a master that cannot tell any more what is needed, makes
+//! anything go early.
+//!
+//! A link that would dangle goes with what it addresses, and before it. What cannot be deleted is told, and
+//! the rest goes on.
+
+use std::collections::BTreeSet;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use crate::archive::Archive;
+use crate::delete::{Doomed, HELD, links_to, remove_hidden, take_away};
+use crate::history::{self, now};
+use crate::marks::Marks;
+use crate::message::{Mend, Ran, Refusal, Standing};
+use crate::package::PackageVersion;
+use crate::refusal::refusal;
+use crate::serve::{EXIT_DONE, EXIT_LATER, EXIT_PERSON};
+use crate::sessions::{Session, clear_dead};
+use crate::turn::Turns;
+
+/// After so many deletions the marks are written, and at the end.
+const WRITE_EVERY: usize = 100;
+/// How many links may lead to one another before a package-version.
+const LINKS_MAX: usize = 8;
+
+/// Purges the archive at `path`, or only says what would go.
+pub fn purge(path: &[u8], dry_run: bool) -> ExitCode {
+    match Archive::open(path) {
+        Ok(archive) => {
+            let mut purge = Purge::begin(Arc::new(archive));
+            let ended = purge.run(dry_run);
+            if let Err(refusal) = ended {
+                purge.fails(&refusal);
+            }
+            purge.end(dry_run)
+        }
+        Err(refusal) => {
+            eprintln!("blat-target: {}", refusal.reason);
+            exit(Some(refusal.mend))
+        }
+    }
+}
+
+fn exit(mend: Option<Mend>) -> ExitCode {
+    ExitCode::from(match mend {
+        None => EXIT_DONE,
+        Some(Mend::Later) => EXIT_LATER,
+        Some(Mend::Person) => EXIT_PERSON,
+    })
+}
+
+struct Purge {
+    archive: Arc<Archive>,
+    turns: Turns,
+    session: Option<Arc<Session>>,
+    gone: Vec<PackageVersion>,
+    unwritten: usize,
+    failed: u64,
+    worst: Option<Mend>,
+    trouble: Option<String>,
+}
+
+/// What is to go together: links before what they address.
+type Together = Vec<(PackageVersion, Standing)>;
+
+impl Purge {
+    fn begin(archive: Arc<Archive>) -> Self {
+        let turns = Turns::new(archive.clone());
+        let (gone, trouble) = (Vec::new(), None);
+        Self { archive, turns, session: None, gone, unwritten: 0, failed: 0, worst: None, trouble }
+    }
+
+    fn run(&mut self, dry_run: bool) -> Result<(), Refusal> {
+        if !dry_run {
+            clear_dead(&self.archive).iter().for_each(|refusal| self.fails(refusal));
+        }
+        let (due, most) = self.due()?;
+        let mut seen = BTreeSet::new();
+        let mut count = 0;
+        for (id, _) in &due {
+            let together: Together = match self.with_links(id) {
+                Ok(together) => together.into_iter().filter(|(id, _)| seen.insert(id.clone())).collect(),
+                Err(stays) => {
+                    println!("{stays}");
+                    continue;
+                }
+            };
+            if count + together.len() as u64 > most {
+                println!("no more than {most} are deleted in one run: the rest waits for the next");
+                break;
+            }
+            count += together.len() as u64;
+            if dry_run {
+                together.iter().for_each(|(id, _)| println!("would delete {id}"));
+            } else if !self.delete_all(&together)? {
+                break;
+            }
+        }
+        self.write_marks()
+    }
+
+    /// What is marked for long enough, and how much of it may go.
+    fn due(&self) -> Result<(Together, u64), Refusal> {
+        let mut turn = self.turn()?;
+        let confirmed = turn.marks().confirmed();
+        let now = now().min(confirmed.at);
+        let old = |marks: &Marks| -> Together {
+            let old = marks.iter().filter(|mark| {
+                let age = mark.age(now);
+                mark.after.is_some_and(|after| age.is_some_and(|age| age >= after))
+            });
+            old.map(|mark| (mark.id.clone(), mark.stands.clone())).collect()
+        };
+        Ok((old(turn.marks()), confirmed.max_delete))
+    }
+
+    /// What goes when `id` goes: the links that lead to it, before it. An error says why it stays.
+    fn with_links(&self, id: &PackageVersion) -> Result<Together, String> {
+        let turn = self.turn().map_err(|refusal| refusal.reason);
+        let mut turn = turn?;
+        let Ok(folder) = self.archive.root.below(id.package.as_str().as_bytes()) else {
+            return Ok(Vec::new());
+        };
+        let mut together = vec![id.clone()];
+        for _ in 0..=LINKS_MAX {
+            let last = together.len();
+            for at in 0..last {
+                let addressed = together[at].clone();
+                for (link, text) in
+                    links_to(&folder, &addressed).map_err(|why| format!("{id} stays: {why}"))?
+                {
+                    let counts =
+                        turn.marks().get(&link).is_some_and(|mark| mark.stands == Standing::Link(text));
+                    if !counts {
+                        return Err(format!("{id} stays: the link {link}, which has no mark, leads to it"));
+                    }
+                    if !together.contains(&link) {
+                        together.push(link);
+                    }
+                }
+            }
+            if together.len() == last {
+                let marks = turn.marks();
+                let stands = |id: &PackageVersion| Some((id.clone(), marks.get(id)?.stands.clone()));
+                return Ok(together.iter().rev().filter_map(stands).collect());
+            }
+        }
+        Err(format!("{id} stays: too many links lead to it, or lead in a circle"))
+    }
+
+    /// Deletes them in this order, up to the first that stays; false when a person stops it all.
+    fn delete_all(&mut self, together: &Together) -> Result<bool, Refusal> {
+        for (id, stands) in together {
+            let session = self.session()?;
+            let taken = {
+                let mut turn = self.turn()?;
+                if turn.is_held() {
+                    println!("{HELD}");
+                    return Ok(false);
+                }
+                let taken = take_away(&self.archive, &session, &mut turn, id, stands);
+                if matches!(taken, Ok(Doomed::Hidden(_))) {
+                    let _ = history::deleted(turn.own(), id, "purge");
+                }
+                taken
+            };
+            match taken {
+                Ok(Doomed::Absent) => self.gone.push(id.clone()),
+                Ok(Doomed::Hidden(hidden)) => {
+                    println!("deleted {id}");
+                    self.gone.push(id.clone());
+                    if let Err(refusal) = remove_hidden(&self.archive, id, hidden) {
+                        self.fails(&refusal);
+                    }
+                }
+                Err(refusal) => {
+                    self.fails(&refusal);
+                    // What it leads to would be refused as well.
+                    return Ok(true);
+                }
+            }
+            self.unwritten += 1;
+            if self.unwritten >= WRITE_EVERY {
+                self.write_marks()?;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Takes the marks of what is gone off record.
+    fn write_marks(&mut self) -> Result<(), Refusal> {
+        let from = self.gone.len() - self.unwritten;
+        forget_gone(&self.archive, &self.turns, &self.gone[from..])?;
+        self.unwritten = 0;
+        Ok(())
+    }
+
+    fn fails(&mut self, refusal: &Refusal) {
+        eprintln!("blat-target: {}", refusal.reason);
+        self.failed += 1;
+        if self.worst != Some(Mend::Person) {
+            self.worst = Some(refusal.mend);
+        }
+        self.trouble.get_or_insert_with(|| refusal.reason.clone());
+    }
+
+    fn end(mut self, dry_run: bool) -> ExitCode {
+        if let Some(session) = self.session.take() {
+            session.end();
+        }
+        if !dry_run {
+            let (count, failed) = (self.gone.len() as u64, self.failed);
+            println!("purged: {count} deleted, {failed} failed");
+            let ran = Ran { at: now(), count, failed, trouble: self.trouble.take() };
+            let written = self.turn().map(|turn| history::ran(turn.own(), history::PURGE, &ran));
+            if let Ok(Err(why)) = written {
+                eprintln!("blat-target: cannot write down that this ran: {why}");
+            }
+        }
+        exit(self.worst)
+    }
+
+    fn turn(&self) -> Result<crate::turn::Turn<'_>, Refusal> {
+        self.turns.take().map_err(|why| refusal("read the marks in .dpkg_archive", why))
+    }
+
+    fn session(&mut self) -> Result<Arc<Session>, Refusal> {
+        if let Some(session) = &self.session {
+            return Ok(session.clone());
+        }
+        let session = Arc::new(Session::begin(&self.archive)?);
+        Ok(self.session.insert(session).clone())
+    }
+}
+
+/// Takes the marks of these off record, as far as nothing stands there now.
+pub(crate) fn forget_gone(archive: &Archive, turns: &Turns, gone: &[PackageVersion]) -> Result<(), Refusal> {
+    if gone.is_empty() {
+        return Ok(());
+    }
+    let failed = |why| refusal("write the marks in .dpkg_archive", why);
+    let mut turn = turns.take().map_err(failed)?;
+    for id in gone {
+        if archive.standing(id) == Ok(Standing::Absent) {
+            turn.marks().remove(id);
+        }
+    }
+    turn.write_marks().map_err(failed)
+}
