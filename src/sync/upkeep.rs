@@ -12,7 +12,7 @@ use crate::places::replace;
 use crate::report::{Report, Reporter};
 
 /// By how many seconds two clocks may differ.
-const SKEW_MAX: i64 = 300;
+const SKEW_MAX: u64 = 300;
 /// Who deletes on the target by itself.
 const PURGE: &str = "purge";
 /// How many deletions are told one by one.
@@ -87,8 +87,8 @@ fn tell_ran(what: &str, ran: Option<&Ran>, before: Option<i64>, reporter: &mut R
 pub fn skew(target: i64, master: i64) -> Option<String> {
     let ahead = target.saturating_sub(master);
     let way = if ahead > 0 { "ahead of" } else { "behind" };
-    (ahead.abs() > SKEW_MAX).then(|| {
-        let by = ahead.unsigned_abs();
+    let by = ahead.unsigned_abs();
+    (by > SKEW_MAX).then(|| {
         format!("the target's clock is {by} s {way} the master's: set it right; until then, things are deleted late")
     })
 }

@@ -111,7 +111,8 @@ fn purge(site: &Site, arguments: &[&str]) -> (i32, String) {
     (said.status.code().unwrap(), String::from_utf8(words).unwrap())
 }
 
-/// Makes all marks so many days older, as if they had been made then.
+/// Makes all marks so many days older, as if they had been made then. Whole seconds of two clocks are
+/// compared, so what is to go at once must not be of this very second.
 fn age(site: &Site, days: i64) {
     let path = site.archive().join(".dpkg_archive/marks.txt");
     let text = fs::read_to_string(&path).unwrap();
@@ -165,6 +166,7 @@ fn what_is_sent_tagged_or_linked_to_again_loses_its_mark() {
     assert_eq!(unmarked, ToHost::Standing(vec![standing("a/3").1, Standing::Absent]));
     let (marks, _) = host.marks();
     assert_eq!(marks.iter().map(|mark| mark.id.to_string()).collect::<Vec<_>>(), ["a/4"]);
+    age(&site, 1);
     host.info(&ToTarget::Confirm { max_delete: 10 });
     host.done();
     let (code, said) = purge(&site, &[]);
@@ -186,6 +188,7 @@ fn what_a_link_without_a_mark_addresses_stays_and_marked_links_go_first() {
         Outcome::Refused(why) => assert!(why.reason.contains("the link a/x"), "{why:?}"),
         other => panic!("{other:?}"),
     }
+    age(&site, 1);
     host.info(&ToTarget::Confirm { max_delete: 10 });
     host.done();
     let (code, said) = purge(&site, &[]);
@@ -247,6 +250,7 @@ fn a_clock_that_is_wrong_makes_a_mark_younger_never_older() {
 fn while_deletion_is_held_back_nothing_goes() {
     let (site, mut host) = site(&["a/1", "a/2"]);
     assert_eq!(host.mark(vec![standing("a/1"), standing("a/2")], Some(0)), 2);
+    age(&site, 1);
     host.info(&ToTarget::Confirm { max_delete: 10 });
     let info = host.info(&ToTarget::Hold(Some("the audit".into())));
     assert_eq!(info.hold.as_deref(), Some("master the audit"));
@@ -265,6 +269,7 @@ fn a_hold_stops_a_purge_that_runs() {
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let (site, mut host) = site(&names);
     assert_eq!(host.mark(names.iter().map(|name| standing(name)).collect(), Some(0)), 300);
+    age(&site, 1);
     host.info(&ToTarget::Confirm { max_delete: 1000 });
     let left = || {
         fs::read_dir(site.archive().join("a")).map_or(0, |all| {
@@ -296,6 +301,7 @@ fn what_cannot_be_removed_is_told_tried_again_and_stops_nothing_else() {
     fs::create_dir(&foreign).unwrap();
     fs::write(foreign.join("file"), "").unwrap();
     assert_eq!(host.mark(["a/1", "a/2", "a/3"].map(standing).to_vec(), Some(0)), 3);
+    age(&site, 1);
     host.info(&ToTarget::Confirm { max_delete: 10 });
     host.done();
     let (code, said) = purge(&site, &[]);
@@ -363,6 +369,7 @@ fn readers_see_each_of_a_thousand_versions_whole_or_not_at_all_while_they_are_de
     let reader = std::thread::spawn(move || read_all(&root, &done));
     assert_eq!(host.mark(names.iter().map(|name| standing(name)).collect(), Some(0)), 1000);
     names[..500].iter().for_each(|name| assert_eq!(host.delete(name, standing(name).1), GONE));
+    age(&site, 1);
     host.info(&ToTarget::Confirm { max_delete: 1000 });
     host.done();
     assert_eq!(fs::read_dir(site.archive().join("a")).unwrap().count(), 500);
@@ -388,6 +395,7 @@ fn needed_again_while_the_purge_runs_it_is_there_at_the_end_whole() {
         }
         let marked = host.mark(names.iter().map(|name| standing(name)).collect(), Some(0));
         assert_eq!(marked, 5);
+        age(&site, 1);
         host.info(&ToTarget::Confirm { max_delete: 100 });
         let purge = site.command().arg("purge").stdout(std::process::Stdio::piped()).spawn().unwrap();
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -414,6 +422,7 @@ fn a_purge_that_is_killed_leaves_no_part_in_sight_and_the_next_ends_it() {
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let (site, mut host) = site(&names);
     assert_eq!(host.mark(names.iter().map(|name| standing(name)).collect(), Some(0)), 60);
+    age(&site, 1);
     host.info(&ToTarget::Confirm { max_delete: 1000 });
     host.done();
     for round in 0..12 {
@@ -435,6 +444,7 @@ fn a_purge_that_is_killed_leaves_no_part_in_sight_and_the_next_ends_it() {
 fn what_belongs_to_others_or_is_broken_is_refused_with_a_reason() {
     let (site, mut host) = site(&["a/1"]);
     assert_eq!(host.mark(vec![standing("a/1")], Some(0)), 1);
+    age(&site, 1);
     host.info(&ToTarget::Confirm { max_delete: 10 });
     fs::set_permissions(site.archive().join("a"), fs::Permissions::from_mode(0o555)).unwrap();
     match host.delete("a/1", standing("a/1").1) {

@@ -185,7 +185,9 @@ fn it_is_deleted(field: &Field) {
     wait_until("the master tells of it", SOON, || {
         field.count("blat@site1", "deleted old/1.0, which was in excess: the target's own purge did") == 1
     });
-    assert_eq!(field.count("blat@master", "deleted old/1.0, which was in excess"), 1);
+    wait_until("the master tells of its own", SOON, || {
+        field.count("blat@master", "deleted old/1.0, which was in excess") == 1
+    });
     let upkeep = fs::read_to_string(field.master.file("/var/lib/blat/site1/upkeep.json")).expect("on record");
     assert!(!upkeep.contains("\"purged\":null") && !upkeep.contains("\"indexed\":null"), "{upkeep}");
     println!("{upkeep}");
@@ -341,10 +343,4 @@ fn what_does_not_fit_is_told_before(guarded: &Guarded) {
     let lines = field.master.journal(&["-u", "blat@site1", "-o", "cat"]);
     let place = |text: &str| lines.lines().position(|line| line.contains(text));
     assert!(place("does not fit on the target") < place("large/1.0 was not sent"), "{lines}");
-}
-
-#[test]
-fn a_database_server_in_doubt_deletes_nothing() {
-    let guarded = Guarded::new("guardspg", |field| Releases::on_postgresql(&field.lab));
-    doubtful_answers_delete_and_mark_nothing(&guarded);
 }
