@@ -11,12 +11,13 @@ TRIPLE := $(shell rustc -vV | sed -n 's/^host: //p')
 LAB ?= 1
 LAB_THREADS ?= 2
 
-# What a Debian with git, make and Rust lacks: to build, to boot machines, to run databases.
+# What a Debian with git, make and Rust lacks: to build, to boot machines, to run databases and buckets.
 DEBIAN_PACKAGES := gcc libc6-dev unixodbc-dev \
 	iproute2 man-db mmdebstrap openssh-client openssh-server rsync systemd systemd-container util-linux \
-	libsqliteodbc mariadb-client-core mariadb-server-core odbc-mariadb odbc-postgresql postgresql
+	libsqliteodbc mariadb-client-core mariadb-server-core odbc-mariadb odbc-postgresql postgresql \
+	python3 python3-venv unzip zip
 
-.PHONY: help setup build check unit databases lab lab-possible test demo bench soak install clean
+.PHONY: help setup build check unit databases buckets lab lab-possible test demo bench soak install clean
 
 help: ## says what can be made (this list)
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 10
@@ -42,7 +43,7 @@ build: ## builds the host's programs (build/release) and the targets' (build/dis
 check: ## looks at format and lints
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked $(OUT) -- -D warnings
-	$(CARGO) clippy --test lab --test bench --test databases --test measures --locked $(OUT) -- -D warnings
+	$(CARGO) clippy --test lab --test bench --test buckets --test databases --test measures --locked $(OUT) -- -D warnings
 
 unit: ## runs the tests that need neither root nor network
 	$(CARGO) test --workspace --locked $(OUT)
@@ -50,7 +51,16 @@ unit: ## runs the tests that need neither root nor network
 databases: ## runs the tests that need databases: SQLite, and a private PostgreSQL and MariaDB
 	$(CARGO) test --test databases --locked $(OUT) -- --test-threads=$(LAB_THREADS)
 
-lab: lab-possible build ## boots machines and runs the tests that need them (root)
+# Servers and clients of S3 that are not Debian's.
+build/s3/done: tests/buckets/requirements.txt
+	python3 -m venv --clear build/s3
+	build/s3/bin/pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
+buckets: build/s3/done ## runs the tests that need buckets: private SeaweedFS and moto servers
+	$(CARGO) test --test buckets --locked $(OUT) -- --test-threads=$(LAB_THREADS)
+
+lab: lab-possible build build/s3/done ## boots machines and runs the tests that need them (root)
 	$(CARGO) test --test lab --locked $(OUT) -- --test-threads=$(LAB_THREADS)
 
 lab-possible:
@@ -63,13 +73,13 @@ lab-possible:
 			"\`make test LAB=0\` runs everything but the lab." >&2; exit 1; }
 
 ifeq ($(LAB),0)
-test: setup check unit databases ## all of the above; LAB=0 leaves the machines out
+test: setup check unit databases buckets ## all of the above; LAB=0 leaves the machines out
 	@echo
-	@echo "Passed: check, unit, databases. THE LAB DID NOT RUN (LAB=0): nothing was tried on real machines."
+	@echo "Passed: check, unit, databases, buckets. THE LAB DID NOT RUN (LAB=0): nothing was tried on real machines."
 else
-test: setup lab-possible check unit databases lab
+test: setup lab-possible check unit databases buckets lab
 	@echo
-	@echo "Passed: check, unit, databases, lab."
+	@echo "Passed: check, unit, databases, buckets, lab."
 endif
 
 demo: setup build ## shows blat at work on machines of its own (KEEP=1: leaves them up until Enter)
@@ -78,13 +88,14 @@ demo: setup build ## shows blat at work on machines of its own (KEEP=1: leaves t
 	else \
 		echo "$$why"; $(CARGO) run -q --example demo --locked $(OUT) -- --loopback; fi
 
-bench: lab-possible build ## measures, on the lab's machines
+bench: lab-possible build build/s3/done ## measures, on the lab's machines
 	$(CARGO) test --test bench --locked $(OUT)
 	$(CARGO) test --release --test measures --locked $(OUT) -- --nocapture --test-threads=1
 
-soak: lab-possible build ## runs all tests with many times the rounds (BLAT_SOAK=1)
+soak: lab-possible build build/s3/done ## runs all tests with many times the rounds (BLAT_SOAK=1)
 	BLAT_SOAK=1 $(CARGO) test --workspace --locked $(OUT)
 	BLAT_SOAK=1 $(CARGO) test --test databases --locked $(OUT) -- --test-threads=$(LAB_THREADS)
+	BLAT_SOAK=1 $(CARGO) test --test buckets --locked $(OUT) -- --test-threads=$(LAB_THREADS)
 	BLAT_SOAK=1 $(CARGO) test --test lab --locked $(OUT) -- --test-threads=$(LAB_THREADS)
 
 install: ## puts the built programs and units in place (DESTDIR=, PREFIX=/usr)

@@ -46,6 +46,7 @@ install-examples:
 	install -d -m 0755 $(DESTDIR)/etc/blat/targets
 	$(INSTALL_FILE) config/blat.toml $(DESTDIR)$(PREFIX)/share/doc/blat/blat.toml
 	$(INSTALL_FILE) config/targets/example.toml $(DESTDIR)$(PREFIX)/share/doc/blat/targets/example.toml
+	$(INSTALL_FILE) config/targets/bucket.toml $(DESTDIR)$(PREFIX)/share/doc/blat/targets/bucket.toml
 	$(INSTALL_FILE) config/release_manager.sql $(DESTDIR)$(PREFIX)/share/doc/blat/release_manager.sql
 
 # The man pages, and what shells complete.

@@ -5,10 +5,11 @@ use std::fs::File;
 use std::path::Path;
 use std::time::SystemTime;
 
+use anyhow::anyhow;
 use blat_target::message::{HostHello, PROTOCOL};
 
-use crate::config::Settings;
-use crate::failure::{Needs, Result};
+use crate::config::{Settings, SshTarget, There};
+use crate::failure::{Failure, Needs, Result};
 use crate::helper::Helper;
 use crate::places::Places;
 use crate::report::{Report, Reporter};
@@ -34,12 +35,13 @@ impl Channel {
         helper: &Path,
         reporter: &mut Reporter,
     ) -> Result<Self> {
+        let target = &over_ssh(settings)?.there;
         let helper = Helper::read(helper)?;
         let connection = match Connection::attach(&places.control()).await {
             Some(connection) => connection,
             None => connect(settings, reporter).await?,
         };
-        match helper.session(&connection, settings, hello(settings)).await {
+        match helper.session(&connection, target, hello(target)).await {
             Ok(session) => {
                 tell_skew(&session, reporter);
                 Ok(Self { session, connection, attached: SystemTime::now() })
@@ -79,23 +81,30 @@ pub fn clock() -> i64 {
     now.as_secs() as i64
 }
 
+/// What it takes to reach a target by ssh.
+pub(crate) fn over_ssh(settings: &Settings) -> Result<&SshTarget> {
+    let target = settings.destination.ssh();
+    target.ok_or_else(|| Failure::person(anyhow!("{} is not reached by ssh", settings.name)))
+}
+
 /// A connection of our own: for runs by hand, with no agent there.
 pub(crate) async fn connect(settings: &Settings, reporter: &mut Reporter) -> Result<Connection> {
     reporter.tell(Report::Wanted);
-    let key = &settings.ssh.identity;
+    let ssh = &over_ssh(settings)?.ssh;
+    let key = &ssh.identity;
     File::open(key).later(format!(
         "there is no connection to the target (the agent, if it runs, makes one by itself), and {} cannot \
          be read here",
         key.display()
     ))?;
-    Connection::open(&Endpoint::of(settings), key).await
+    Connection::open(&Endpoint::of(ssh), key).await
 }
 
-fn hello(settings: &Settings) -> HostHello {
+fn hello(target: &There) -> HostHello {
     let master = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned());
     HostHello {
         protocol: PROTOCOL,
-        archive: settings.target.archive.as_str().as_bytes().to_vec(),
+        archive: target.archive.as_str().as_bytes().to_vec(),
         master: master.unwrap_or_default(),
         clock: clock(),
     }

@@ -13,7 +13,7 @@ use openssh_sftp_client::{Sftp, SftpOptions, metadata::Permissions};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::timeout;
 
-use crate::config::Settings;
+use crate::config::There;
 use crate::failure::{Failure, Needs, Result};
 use crate::progress::Progress;
 use crate::session::{Refused, Session};
@@ -49,10 +49,10 @@ impl Helper {
     pub async fn session(
         &self,
         connection: &Connection,
-        settings: &Settings,
+        target: &There,
         hello: HostHello,
     ) -> Result<Session> {
-        let command = format!("{}/{NAME} serve", settings.target.bin);
+        let command = format!("{}/{NAME} serve", target.bin);
         match Session::open(connection, &command, hello.clone()).await {
             Ok(session) if session.hello.build == self.digest => return Ok(session),
             Ok(session) => {
@@ -70,7 +70,7 @@ impl Helper {
                 tracing::info!("the helper on the target cannot be run ({words}): it is replaced");
             }
         }
-        self.put(connection, settings).await?;
+        self.put(connection, target).await?;
         Session::open(connection, &command, hello).await.map_err(|refused| match refused {
             Refused::Failed(failure) => failure,
             other => Failure::person(anyhow!("the helper was put on the target, and still: {other:?}")),
@@ -79,17 +79,17 @@ impl Helper {
 
     /// Has this very build be there, without a session, which would want an archive; whether it was put
     /// there is told.
-    pub async fn ensure(&self, connection: &Connection, settings: &Settings) -> Result<bool> {
-        let command = format!("{}/{NAME} --version", settings.target.bin);
+    pub async fn ensure(&self, connection: &Connection, target: &There) -> Result<bool> {
+        let command = format!("{}/{NAME} --version", target.bin);
         let said = run(connection, &command).await?;
         if said.stdout.contains(&self.digest.to_string()) {
             return Ok(false);
         }
-        self.put(connection, settings).await.map(|()| true)
+        self.put(connection, target).await.map(|()| true)
     }
 
-    async fn put(&self, connection: &Connection, settings: &Settings) -> Result<()> {
-        let bin = settings.target.bin.to_string();
+    async fn put(&self, connection: &Connection, target: &There) -> Result<()> {
+        let bin = target.bin.to_string();
         let beside = format!("{bin}/.{NAME}-{}-{}", self.digest, std::process::id());
         let attempt = format!("cannot put the helper into {bin} on the target over SFTP");
         let uploaded = timeout(UPLOAD_TIMEOUT, self.upload(connection, &bin, &beside)).await;

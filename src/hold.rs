@@ -1,7 +1,7 @@
 //! A person holds all deletion at a target back, and ends that.
 //!
 //! The hold stands on the target, where it counts at once, for a session's deletions and for the
-//! target's own purge alike. It stands here too: then a target that cannot be reached now is told by the
+//! target's own purge alike; a bucket has no such place. It stands here too: then a target that cannot be reached now is told by the
 //! next synchronisation, before anything is deleted there.
 
 use std::fs;
@@ -23,8 +23,12 @@ pub async fn hold(settings: &Settings, places: &Places, helper: &Path, reason: &
     let path = places.hold();
     replace(&path, format!("{reason}\n").as_bytes())
         .person(format!("cannot write {}: run as root or as the user blat", path.display()))?;
-    let told = tell(settings, places, helper, Some(reason.to_owned())).await;
     let name = &settings.name;
+    if settings.destination.bucket().is_some() {
+        println!("this master deletes nothing in {name} any more, until `blat release-hold {name}`");
+        return Ok(());
+    }
+    let told = tell(settings, places, helper, Some(reason.to_owned())).await;
     told.map_err(|failure| {
         failure.context(format!(
             "this master deletes nothing at {name} any more, but the target could not be told: \
@@ -49,6 +53,10 @@ pub async fn release(settings: &Settings, places: &Places, helper: &Path) -> Res
         _ => {}
     }
     let name = &settings.name;
+    if settings.destination.bucket().is_some() {
+        println!("deletion in {name} is not held back any more");
+        return Ok(());
+    }
     let told = tell(settings, places, helper, None).await;
     told.map_err(|failure| {
         failure.context(format!("deletion at {name} is still held back, for the target could not be told"))

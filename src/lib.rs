@@ -17,6 +17,7 @@ pub mod pack;
 mod packer;
 mod press;
 
+pub mod bucket;
 pub mod channel;
 pub mod helper;
 pub mod progress;

@@ -108,6 +108,27 @@ impl Scan {
         out.write_all(&digests).later("cannot send")
     }
 
+    /// Writes the bytes of one of the package's files to `out`, which must say in its own words what
+    /// failed.
+    pub fn copy(&self, entry: &Entry, size: u64, out: &mut impl Write) -> Result<()> {
+        let at = self.folder.join(OsStr::from_bytes(&entry.path));
+        let cannot = || format!("cannot read {}", at.display());
+        let file = File::options().read(true).custom_flags(O_NOFOLLOW).open(&at).later(cannot())?;
+        let mut file = Hashing::new(file, size, &self.progress);
+        let mut buffer = vec![0; 1 << 18];
+        loop {
+            let got = file.read(&mut buffer).later(cannot())?;
+            if got == 0 {
+                break;
+            }
+            out.write_all(&buffer[..got]).later(format!("cannot pack {}", at.display()))?;
+        }
+        if !file.ended_as_scanned(entry.modified).later(cannot())? {
+            return Err(Failure::later(anyhow::anyhow!("{} changed while it was read", at.display())));
+        }
+        Ok(())
+    }
+
     fn append(&self, tar: &mut tar::Builder<impl Write>, entry: &Entry, size: u64) -> Result<blake3::Hash> {
         let path = Path::new(OsStr::from_bytes(&entry.path));
         let at = self.folder.join(path);

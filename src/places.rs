@@ -74,6 +74,11 @@ impl Places {
         self.state.join("upkeep.json")
     }
 
+    /// Uploads to a bucket that were begun and not ended.
+    pub fn uploads(&self) -> PathBuf {
+        self.state.join("uploads")
+    }
+
     /// Held by the one transfer that runs.
     pub fn transfer_lock(&self) -> PathBuf {
         self.state.join("transfer.lock")

@@ -9,7 +9,7 @@ use anyhow::anyhow;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::time::timeout;
 
-use crate::channel::connect;
+use crate::channel::{connect, over_ssh};
 use crate::config::Settings;
 use crate::failure::{EXIT_PERSON, Failure, Needs, Result};
 use crate::helper::Helper;
@@ -39,15 +39,15 @@ pub async fn install(settings: &Settings, places: &Places, helper: &Path) -> Res
 }
 
 async fn over(settings: &Settings, helper: &Helper, connection: &Connection) -> Result<()> {
-    let put = helper.ensure(connection, settings).await?;
-    let bin = &settings.target.bin;
+    let target = &over_ssh(settings)?.there;
+    let put = helper.ensure(connection, target).await?;
+    let bin = &target.bin;
     println!("{} {bin}/blat-target", if put { "put the helper there:" } else { "the helper is there:" });
     let mut child = connection.start(&format!("{bin}/blat-target install")).await?;
     let (stdin, stdout, stderr) = (child.stdin().take(), child.stdout().take(), child.stderr().take());
     let (Some(mut stdin), Some(stdout), Some(stderr)) = (stdin, stdout, stderr) else {
         return Err(Failure::later(anyhow!("ssh gave no channel")));
     };
-    let target = &settings.target;
     let wishes =
         format!("archive={}\nindex_at={}\npurge_at={}\n", target.archive, target.index_at, target.purge_at);
     stdin.write_all(wishes.as_bytes()).await.later("cannot tell the target what is to be set up")?;

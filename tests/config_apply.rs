@@ -70,7 +70,14 @@ impl Machine {
     }
 
     fn host(&self, name: &str) -> String {
-        Settings::load(self.root.path(), &name.parse().unwrap()).unwrap().ssh.host.to_string()
+        Settings::load(self.root.path(), &name.parse().unwrap())
+            .unwrap()
+            .destination
+            .ssh()
+            .unwrap()
+            .ssh
+            .host
+            .to_string()
     }
 }
 

@@ -56,8 +56,20 @@ fn the_examples_have_every_key_and_what_is_built_in() {
     put(root.path(), "blat.toml", &defaults);
     put(root.path(), "targets/site1.toml", "ssh.host = 'site1.example.org'");
     assert_eq!(Settings::load(root.path(), &built_in.name).unwrap(), built_in);
-    all.remove("ssh.host");
+    let bucket = "kind = 's3'\nsource = '/srv/dpkg_archive'\ns3.bucket = 'ci-packages'";
+    fs::remove_file(root.path().join("etc/blat/blat.toml")).unwrap();
+    put(root.path(), "targets/site1.toml", bucket);
+    let built_in = Settings::load(root.path(), &built_in.name).unwrap();
+    let of_bucket = keys(&toml::Table::try_from(&built_in).unwrap(), "");
+    let example = uncommented("config/targets/bucket.toml");
+    assert_eq!(keys(&example.parse().unwrap(), ""), of_bucket);
+    put(root.path(), "targets/site1.toml", &example);
+    assert_eq!(Settings::load(root.path(), &built_in.name).unwrap(), built_in);
+
+    all.extend(of_bucket);
+    ["kind", "ssh.host", "s3.bucket"].iter().for_each(|key| assert!(all.remove(*key), "{key}"));
     assert_eq!(keys(&defaults.parse().unwrap(), ""), all);
+    assert_eq!(all.len() + 3, config::all_keys().filter(|key| *key != "packages").count());
 }
 
 #[test]
@@ -65,8 +77,9 @@ fn the_examples_are_good_as_they_are() {
     let root = tempfile::tempdir().unwrap();
     let text = |path: &str| fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap();
     put(root.path(), "blat.toml", &format!("source = '/srv/a'\n{}", text("config/blat.toml")));
+    put(root.path(), "targets/bucket1.toml", &text("config/targets/bucket.toml"));
     put(root.path(), "targets/site1.toml", &text("config/targets/example.toml"));
-    assert_eq!(check(root.path(), None), (0, "site1: good\n".into(), String::new()));
+    assert_eq!(check(root.path(), None), (0, "bucket1: good\nsite1: good\n".into(), String::new()));
 }
 
 #[test]

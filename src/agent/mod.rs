@@ -7,6 +7,7 @@
 
 mod line;
 mod troubles;
+mod way;
 
 use std::io;
 use std::os::fd::{FromRawFd, IntoRawFd};
@@ -24,11 +25,11 @@ use crate::failure::{Needs, Result};
 use crate::lock;
 use crate::places::Places;
 use crate::report::{self, Cause, REPORT_MAX, Report};
-use crate::ssh::Endpoint;
 use crate::tags::Queue;
 use crate::trigger::touch;
-use line::{Change, Line};
+use line::Change;
 use troubles::Troubles;
+use way::Way;
 
 /// How often claims are looked for that are due, or that a killed run left. While there are none,
 /// a look is one reading of an empty folder.
@@ -42,7 +43,7 @@ pub async fn run(root: &Path, settings: Settings) -> Result<()> {
     std::fs::create_dir_all(&places.runtime)
         .person(format!("cannot make {}: run as the user blat", places.runtime.display()))?;
     let mut agent = Agent {
-        line: Line::new(Endpoint::of(&settings), key(&settings), places.control()),
+        way: Way::new(&settings, places.control()),
         reports: socket(&places)?,
         root: root.to_owned(),
         settings,
@@ -54,7 +55,7 @@ pub async fn run(root: &Path, settings: Settings) -> Result<()> {
     };
     let signals = Signals::new().person("cannot listen for signals")?;
     agent.serve(signals).await;
-    agent.line.close().await;
+    agent.way.close().await;
     Ok(())
 }
 
@@ -62,7 +63,7 @@ struct Agent {
     root: PathBuf,
     settings: Settings,
     places: Places,
-    line: Line,
+    way: Way,
     reports: UnixDatagram,
     waiting: usize,
     troubles: Troubles,
@@ -100,13 +101,13 @@ impl Agent {
             self.show_status();
             let mut datagram = [0; REPORT_MAX];
             tokio::select! {
-                change = self.line.change() => self.line_changed(change),
+                change = self.way.change() => self.line_changed(change),
                 got = self.reports.recv(&mut datagram) => match got {
                     Ok(length) => self.heard(&datagram[..length]),
                     Err(why) => tracing::warn!("cannot receive a report: {why}"),
                 },
                 _ = look.tick() => self.look(),
-                _ = key.tick() => if self.line.needs_new_key(started) {
+                _ = key.tick() => if self.way.needs_new_key(started) {
                     tracing::info!("the key file has changed: starting again, for systemd to load it");
                     break;
                 },
@@ -124,7 +125,7 @@ impl Agent {
         let target = self.settings.name.as_str();
         match change {
             Change::Up => {
-                tracing::info!(blat_target = target, "connected to {}", self.settings.ssh.host);
+                tracing::info!(blat_target = target, "connected to {}", self.way);
                 self.troubles.line_is_new();
                 self.syncs.line_is_new();
                 self.look();
@@ -165,13 +166,14 @@ impl Agent {
                     self.syncs.heard(&format!("{failed} packages were not sent"), now);
                 }
                 self.syncs.run_ended(now);
+                self.way.synchronised();
             }
             Report::SyncStopped => self.syncs = Troubles::default(),
             Report::Problem { reason } | Report::Guarded { reason } if !self.syncs.is_new(reason, now) => {
                 return;
             }
             Report::Committed { cause: Cause::Sync, .. } => self.syncs.moved(),
-            Report::Wanted => self.line.hurry(),
+            Report::Wanted => self.way.hurry(),
             _ => {}
         }
         report.log(self.settings.name.as_str());
@@ -181,7 +183,7 @@ impl Agent {
     /// killed or failed, of a time without a line, or waiting.
     fn look(&mut self) {
         let (tags, state) = (&self.settings.tags.directory, &self.places.state);
-        if self.line.is_up()
+        if self.way.is_open()
             && self.troubles.allow(Instant::now())
             && Queue::has_due(tags, state, SystemTime::now())
             && !lock::is_held(&self.places.transfer_lock())
@@ -189,7 +191,7 @@ impl Agent {
             touch(&self.places.transfer_trigger());
         }
         let now = Instant::now();
-        if self.line.is_up() && self.syncs.allow(now) && self.sync_is_unfinished() {
+        if self.way.is_open() && self.syncs.allow(now) && self.sync_is_unfinished() {
             self.syncs.taken_up(now);
             touch(&self.places.sync_trigger());
         }
@@ -205,7 +207,7 @@ impl Agent {
         tracing::info!(blat_target = %self.settings.name, "asked to synchronise now");
         touch(&self.places.sync_trigger());
         touch(&self.places.transfer_trigger());
-        self.line.hurry();
+        self.way.hurry();
     }
 
     async fn reload(&mut self) {
@@ -218,7 +220,7 @@ impl Agent {
             }
         };
         tracing::info!(blat_target = %settings.name, "read the configuration again");
-        self.line.redirect(Endpoint::of(&settings), key(&settings)).await;
+        self.way.redirect(&settings, self.places.control()).await;
         self.tell_of_left_tags(&settings.tags.directory);
         self.settings = settings;
     }
@@ -245,19 +247,12 @@ impl Agent {
         let trouble = self.troubles.reason().map(|reason| format!("; the last transfer failed: {reason}"));
         let sync = self.syncs.reason().map(|reason| format!("; the last synchronisation failed: {reason}"));
         let (trouble, sync) = (trouble.unwrap_or_default(), sync.unwrap_or_default());
-        let status = format!("{}; {tags}{trouble}{sync}", self.line.state());
+        let status = format!("{}; {tags}{trouble}{sync}", self.way.state());
         if status != self.status {
             notify(&[NotifyState::Status(&status)]);
             self.status = status;
         }
     }
-}
-
-/// The credential that systemd loaded, or by hand the file itself.
-fn key(settings: &Settings) -> line::Key {
-    let credential =
-        libsystemd::credentials::CredentialsLoader::path_from_env().map(|folder| folder.join("identity"));
-    line::Key { source: settings.ssh.identity.clone(), credential: credential.filter(|path| path.exists()) }
 }
 
 /// The socket that systemd holds for us, or by hand one of our own.

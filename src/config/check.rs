@@ -105,12 +105,17 @@ impl Look {
         let mut text = format!("# Target {}.\n", settings.name);
         let mut table = "";
         for key in &KEYS {
+            let value = value_at(&values, key.path);
+            if value.is_empty() {
+                // Of another kind of target.
+                continue;
+            }
             let (of, last) = key.path.rsplit_once('.').unwrap_or(("", key.path));
             if of != table {
                 text += &format!("\n[{of}]\n");
                 table = of;
             }
-            let line = format!("{last} = {}", value_at(&values, key.path));
+            let line = format!("{last} = {value}");
             text += &format!("{line:<44} # {}\n", origin(key.path, &sources));
         }
         text

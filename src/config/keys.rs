@@ -17,13 +17,14 @@ const CALENDAR: &str = "give a time as systemd's OnCalendar= takes it, such as \
 const QUERY: &str = "give a query in the words of the database";
 
 /// Every key, in the order in which settings are shown.
-pub(super) const KEYS: [Key; 36] = [
+pub(super) const KEYS: [Key; 47] = [
     key("source", LOCAL_PATH),
     key("enabled", "give true or false"),
     key("verbosity", "give \"error\", \"warn\", \"info\", \"debug\" or \"trace\""),
     key("releases", "give a list of ids, or of texts such as \"Project/Release\""),
     key("projects", "give a list of ids or names"),
     key("packages", "give a table of PACKAGE = \"VERSION\", or PACKAGE = [\"VERSION\", \"VERSION\"]"),
+    key("kind", "give \"ssh\" or \"s3\""),
     key("ssh.host", "give a host's name or address, such as \"site1.example.org\""),
     key("ssh.port", "give a number from 1 to 65535"),
     key("ssh.user", "give the name of the target's user that owns the archive, such as \"pkgadmin\""),
@@ -33,6 +34,16 @@ pub(super) const KEYS: [Key; 36] = [
     key("target.bin", "give a folder on the target, such as \"bin\", of the characters A-Z a-z 0-9 . _ / -"),
     key("target.index_at", CALENDAR),
     key("target.purge_at", CALENDAR),
+    key("s3.bucket", "give the bucket's name"),
+    key("s3.prefix", "give \"\", or a text that ends in a slash, such as \"ci/\""),
+    key("s3.endpoint", "give \"\", or an address such as \"https://s3.example.org:9000\""),
+    key("s3.region", "give \"\", or a name such as \"eu-central-1\""),
+    key("s3.path_style", "give true or false"),
+    key("s3.storage_class", "give \"\", or a name such as \"STANDARD_IA\""),
+    key("s3.encryption", "give \"bucket\", \"AES256\", \"aws:kms\" or \"aws:kms:dsse\""),
+    key("s3.kms_key", "give \"\", or the key's id or ARN"),
+    key("s3.credentials", LOCAL_PATH),
+    key("s3.uploads", "give a number from 1 to 16"),
     key("tags.directory", LOCAL_PATH),
     key("tags.poll", PERIOD),
     key("tags.polling", "give \"auto\", \"always\" or \"never\""),

@@ -8,11 +8,15 @@ use serde::{Deserialize, Deserializer, de};
 use toml::de::{DeTable, DeValue};
 
 use super::aging::AgingLayer;
+use super::destination::Kind;
 use super::keys;
 use super::period::Period;
 use super::problem::{Place, Problem};
 use super::release::ReleaseLayer;
-use super::value::{Calendar, Host, PathPattern, Polling, RemoteBin, RemotePath, User, Verbosity};
+use super::value::{
+    BucketName, Calendar, Encryption, Endpoint, Host, OneWord, PathPattern, Polling, Prefix, RemoteBin,
+    RemotePath, Uploads, User, Verbosity,
+};
 use super::wanted::{Packages, ProjectName, ReleaseName};
 
 /// The keys of `blat.toml` and of a target's file.
@@ -25,8 +29,10 @@ pub(super) struct Layer {
     pub(super) releases: Option<Vec<ReleaseName>>,
     pub(super) projects: Option<Vec<ProjectName>>,
     pub(super) packages: Option<Packages>,
+    pub(super) kind: Option<Kind>,
     pub(super) ssh: SshLayer,
     pub(super) target: TargetLayer,
+    pub(super) s3: S3Layer,
     pub(super) tags: TagsLayer,
     pub(super) writable: WritableLayer,
     pub(super) sync: SyncLayer,
@@ -52,6 +58,21 @@ pub(super) struct TargetLayer {
     pub(super) bin: Option<RemoteBin>,
     pub(super) index_at: Option<Calendar>,
     pub(super) purge_at: Option<Calendar>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct S3Layer {
+    pub(super) bucket: Option<BucketName>,
+    pub(super) prefix: Option<Prefix>,
+    pub(super) endpoint: Option<Endpoint>,
+    pub(super) region: Option<OneWord>,
+    pub(super) path_style: Option<bool>,
+    pub(super) storage_class: Option<OneWord>,
+    pub(super) encryption: Option<Encryption>,
+    pub(super) kms_key: Option<OneWord>,
+    pub(super) credentials: Option<PathPattern>,
+    pub(super) uploads: Option<Uploads>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]

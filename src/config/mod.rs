@@ -7,6 +7,7 @@ mod aging;
 mod apply;
 mod check;
 mod copies;
+mod destination;
 mod directories;
 pub mod folder;
 mod in_force;
@@ -27,6 +28,7 @@ mod wanted;
 pub use aging::{Aging, AgingMode, BadPercent, Percent};
 pub use apply::Apply;
 pub use check::check;
+pub use destination::{Destination, Kind, S3, S3Target, Ssh, SshTarget, There};
 pub use directories::Owners;
 pub use in_force::in_force;
 pub use keys::all_keys;
@@ -34,12 +36,12 @@ pub use name::{BadName, TargetName};
 pub use period::{BadPeriod, Period};
 pub use problem::{Place, Problem, Problems};
 pub use release::{Queries, Release, Source};
-pub use settings::{Destination, Settings, Ssh, Sync, Tags, Writable};
+pub use settings::{Settings, Sync, Tags, Writable};
 pub use size::{BadSize, Size};
 pub use systemctl::Systemctl;
 pub use value::{
-    BadValue, Calendar, Connection, Host, OptionalPath, Polling, Query, RemoteBin, RemotePath, User,
-    Verbosity,
+    BadValue, BucketName, Calendar, Connection, Encryption, Endpoint, Host, OneWord, OptionalPath, Polling,
+    Prefix, Query, RemoteBin, RemotePath, Uploads, User, Verbosity,
 };
 pub use wanted::{Packages, ProjectName, ReleaseName};
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::aging::Aging;
+use super::destination::Destination;
 use super::folder::Folder;
 use super::keys;
 use super::layer::{Document, Layer};
@@ -14,7 +15,7 @@ use super::name::TargetName;
 use super::period::Period;
 use super::problem::{Problem, Problems};
 use super::release::Release;
-use super::value::{Calendar, Host, PathPattern, Polling, RemoteBin, RemotePath, User, Verbosity};
+use super::value::{PathPattern, Polling, Verbosity};
 use super::wanted::{Packages, ProjectName, ReleaseName};
 
 /// Everything that a program needs to know about its target.
@@ -35,35 +36,14 @@ pub struct Settings {
     pub projects: Vec<ProjectName>,
     /// What the target has besides.
     pub packages: Packages,
-    pub ssh: Ssh,
-    pub target: Destination,
+    /// Where the target is, and how it is reached.
+    #[serde(flatten)]
+    pub destination: Destination,
     pub tags: Tags,
     pub writable: Writable,
     pub sync: Sync,
     pub aging: Aging,
     pub release: Release,
-}
-
-/// How the target is reached.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Ssh {
-    pub host: Host,
-    pub port: u16,
-    pub user: User,
-    /// The private key on this machine, readable by root alone: the agent gets it as a credential.
-    pub identity: PathBuf,
-    pub known_hosts: PathBuf,
-}
-
-/// What lies where on the target.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Destination {
-    pub archive: RemotePath,
-    pub bin: RemoteBin,
-    /// When the target makes its index.
-    pub index_at: Calendar,
-    /// When the target deletes what is marked for long enough.
-    pub purge_at: Calendar,
 }
 
 /// The tags of the target.
@@ -128,14 +108,17 @@ impl Settings {
     ) -> Result<Self, Problems> {
         let none = Layer::default();
         let (own, general) = (&target.layer, defaults.map_or(&none, |document| &document.layer));
-        let host = required(own.ssh.host.clone(), "ssh.host", &target.file);
+        let destination = Destination::merge(name, target, defaults);
         let source = required(own.source.clone().or(general.source.clone()), "source", &target.file);
-        let (host, source) = match (host, source) {
-            (Ok(host), Ok(source)) => (host, source),
-            (host, source) => {
-                return Err(Problems(host.err().into_iter().chain(source.err()).collect()));
+        let (destination, source) = match (destination, source) {
+            (Ok(destination), Ok(source)) => (destination, source),
+            (destination, source) => {
+                let problems = destination.err().map(|Problems(list)| list).unwrap_or_default();
+                return Err(Problems(problems.into_iter().chain(source.err()).collect()));
             }
         };
+        let aging = Aging::merge(own, general);
+        destination.refuse_aging(&aging, target, defaults)?;
         Ok(Self {
             name: name.clone(),
             source: source.for_target(name),
@@ -144,28 +127,27 @@ impl Settings {
             releases: or(&own.releases, &general.releases, Vec::new),
             projects: or(&own.projects, &general.projects, Vec::new),
             packages: or(&own.packages, &general.packages, Packages::default),
-            ssh: Ssh::merge(name, host, own, general),
-            target: Destination::merge(own, general),
+            destination,
             tags: Tags::merge(name, own, general),
             writable: Writable::merge(own, general),
             sync: Sync::merge(own, general),
-            aging: Aging::merge(own, general),
+            aging,
             release: Release::merge(name, own, general),
         })
     }
 }
 
-fn required<T>(value: Option<T>, key: &str, file: &Path) -> Result<T, Problem> {
+pub(super) fn required<T>(value: Option<T>, key: &str, file: &Path) -> Result<T, Problem> {
     let mend = keys::takes(key).unwrap_or_default();
     value.ok_or_else(|| Problem::of_file(file, "required, but not given").about(key).mend(mend))
 }
 
-fn or<T: Clone>(own: &Option<T>, general: &Option<T>, built_in: impl FnOnce() -> T) -> T {
+pub(super) fn or<T: Clone>(own: &Option<T>, general: &Option<T>, built_in: impl FnOnce() -> T) -> T {
     own.clone().or_else(|| general.clone()).unwrap_or_else(built_in)
 }
 
 /// The path of the first that has one, for this target.
-fn path(
+pub(super) fn path(
     own: &Option<PathPattern>,
     general: &Option<PathPattern>,
     built_in: &str,
@@ -179,33 +161,8 @@ fn path(
 }
 
 /// A built-in value of a text type.
-fn built_in<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
+pub(super) fn built_in<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
     text.parse().expect("what is built in is valid")
-}
-
-impl Ssh {
-    fn merge(name: &TargetName, host: Host, own: &Layer, general: &Layer) -> Self {
-        let (own, general) = (&own.ssh, &general.ssh);
-        Self {
-            host,
-            port: own.port.or(general.port).unwrap_or(22),
-            user: or(&own.user, &general.user, || built_in("pkgadmin")),
-            identity: path(&own.identity, &general.identity, "/etc/blat/keys/{target}", name),
-            known_hosts: path(&own.known_hosts, &general.known_hosts, "/etc/blat/known_hosts", name),
-        }
-    }
-}
-
-impl Destination {
-    fn merge(own: &Layer, general: &Layer) -> Self {
-        let (own, general) = (&own.target, &general.target);
-        Self {
-            archive: or(&own.archive, &general.archive, || built_in("dpkg_archive")),
-            bin: or(&own.bin, &general.bin, || built_in("bin")),
-            index_at: or(&own.index_at, &general.index_at, || built_in("*-*-* 03:00:00")),
-            purge_at: or(&own.purge_at, &general.purge_at, || built_in("Mon *-*-* 06:00:00")),
-        }
-    }
 }
 
 impl Tags {
@@ -250,11 +207,7 @@ impl Document {
         let document = Self::parse(shown, text)?;
         let refuse =
             |key: &str, message: &str| Problem::of_file(shown, message).about(key).at(document.place_of(key));
-        if document.layer.ssh.host.is_some() {
-            return Err(
-                refuse("ssh.host", "no default for all targets").mend("give it in each target's file")
-            );
-        }
+        document.refuse_own_keys()?;
         if document.layer.tags.directory.as_ref().is_some_and(|path| !path.names_target()) {
             let problem = refuse("tags.directory", "all targets would share one tag directory");
             return Err(problem.mend("put `{target}` into the path"));
@@ -283,10 +236,11 @@ mod tests {
                 .unwrap();
         let own = document("[ssh]\nhost = 'h'\nport = 3\n");
         let settings = Settings::merge(&name, &own, Some(&general)).unwrap();
-        assert_eq!((settings.ssh.port, settings.ssh.user.as_str()), (3, "u"));
+        let there = settings.destination.ssh().unwrap();
+        assert_eq!((there.ssh.port, there.ssh.user.as_str()), (3, "u"));
         assert_eq!(settings.tags.directory, Path::new("/t/a"));
-        assert_eq!(settings.ssh.identity, Path::new("/etc/blat/keys/a"));
-        assert_eq!(settings.target.archive.as_str(), "dpkg_archive");
+        assert_eq!(there.ssh.identity, Path::new("/etc/blat/keys/a"));
+        assert_eq!(there.there.archive.as_str(), "dpkg_archive");
     }
 
     #[test]

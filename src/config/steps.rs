@@ -3,6 +3,8 @@
 //! What a person stopped or masked is never started: only what is new, what was switched on in its
 //! file, and what had failed (its configuration was bad, and may be good now).
 
+use std::path::Path;
+
 use super::name::TargetName;
 use super::period::Period;
 use super::settings::Settings;
@@ -68,7 +70,7 @@ impl Change<'_> {
         let mut steps = self.triggers(before, after);
         let unit = self.unit("blat@", "service");
         // Credentials are loaded as the service starts, so a new key needs a new start.
-        if before.ssh.identity != after.ssh.identity {
+        if identity(before) != identity(after) {
             steps.push(Step { verb: "try-restart", unit });
         } else if before != after {
             steps.push(Step { verb: "reload", unit });
@@ -91,6 +93,11 @@ impl Change<'_> {
     }
 }
 
+/// The key that the agent loads; it holds no connection to a bucket.
+fn identity(settings: &Settings) -> Option<&Path> {
+    settings.destination.ssh().map(|target| target.ssh.identity.as_path())
+}
+
 /// What becomes of a timer that was and is wanted, with these periods.
 fn timer(wanted: (bool, bool), period: (Period, Period)) -> Option<&'static str> {
     match wanted {
@@ -105,7 +112,6 @@ fn timer(wanted: (bool, bool), period: (Period, Period)) -> Option<&'static str>
 mod tests {
     use super::super::layer::Document;
     use super::*;
-    use std::path::Path;
 
     fn settings(more: &str) -> Settings {
         let text = format!("source = '/a'\nssh.host = 'h'\n{more}");

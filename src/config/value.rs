@@ -112,6 +112,40 @@ text_value!(
     Calendar,
     check_calendar
 );
+text_value!(
+    /// A bucket's name.
+    BucketName,
+    check_bucket_name
+);
+text_value!(
+    /// What the keys of objects begin with: nothing, or a text that ends in a slash.
+    Prefix,
+    check_prefix
+);
+text_value!(
+    /// A server's address, `http://` or `https://` with host and port, or nothing.
+    Endpoint,
+    check_endpoint
+);
+text_value!(
+    /// A name that some server knows, or nothing.
+    OneWord,
+    check_one_word
+);
+
+impl Endpoint {
+    /// The address, if there is one.
+    pub fn address(&self) -> Option<&str> {
+        (!self.0.is_empty()).then_some(self.0.trim_end_matches('/'))
+    }
+}
+
+impl OneWord {
+    /// The name, if there is one.
+    pub fn word(&self) -> Option<&str> {
+        (!self.0.is_empty()).then_some(&self.0)
+    }
+}
 
 impl OptionalPath {
     /// The path, if there is one.
@@ -199,6 +233,40 @@ fn check_query(text: &str) -> Result<(), BadValue> {
     refuse_if(text.contains('\0'), "the query has a character that no query has")
 }
 
+fn check_bucket_name(text: &str) -> Result<(), BadValue> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    refuse_if(text.is_empty(), "the bucket is empty")?;
+    refuse_if(
+        !text.starts_with(|c: char| c.is_ascii_alphanumeric()),
+        "a bucket starts with a letter or digit",
+    )?;
+    refuse_if(!text.chars().all(allowed), "the bucket has a character that no bucket has")
+}
+
+fn check_prefix(text: &str) -> Result<(), BadValue> {
+    refuse_if(text.chars().any(char::is_control), "the prefix has a control character")?;
+    refuse_if(text.len() > 256, "the prefix is longer than 256 bytes")?;
+    refuse_if(text.starts_with('/'), "the prefix starts with a slash, and no key does")?;
+    refuse_if(text.contains("//"), "the prefix has two slashes side by side")?;
+    refuse_if(!text.is_empty() && !text.ends_with('/'), "the prefix does not end in a slash")
+}
+
+fn check_endpoint(text: &str) -> Result<(), BadValue> {
+    if text.is_empty() {
+        return Ok(());
+    }
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    let rest = rest.ok_or(BadValue("the address starts with neither http:// nor https://"))?;
+    let host = rest.strip_suffix('/').unwrap_or(rest);
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '[' | ']');
+    refuse_if(host.is_empty(), "the address has no host")?;
+    refuse_if(!host.chars().all(allowed), "the address has more than host and port")
+}
+
+fn check_one_word(text: &str) -> Result<(), BadValue> {
+    refuse_if(text.chars().any(|c| c.is_control() || c.is_whitespace()), "it has a space in it")
+}
+
 /// Whether a key of a connection holds a password.
 fn is_password(part: &str) -> bool {
     let key = part.split('=').next().unwrap_or_default().trim();
@@ -231,6 +299,52 @@ impl From<Verbosity> for tracing::Level {
             Verbosity::Debug => Self::DEBUG,
             Verbosity::Trace => Self::TRACE,
         }
+    }
+}
+
+/// What a server is asked to encrypt objects with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Encryption {
+    /// Whatever the bucket does by itself.
+    #[serde(rename = "bucket")]
+    Bucket,
+    #[serde(rename = "AES256")]
+    Aes256,
+    #[serde(rename = "aws:kms")]
+    Kms,
+    #[serde(rename = "aws:kms:dsse")]
+    KmsDsse,
+}
+
+/// How many uploads go on at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "u8", into = "u8")]
+pub struct Uploads(u8);
+
+impl Uploads {
+    /// The number: 1 to 16.
+    pub fn get(self) -> usize {
+        self.0.into()
+    }
+}
+
+impl Default for Uploads {
+    fn default() -> Self {
+        Self(4)
+    }
+}
+
+impl TryFrom<u8> for Uploads {
+    type Error = BadValue;
+
+    fn try_from(number: u8) -> Result<Self, BadValue> {
+        refuse_if(!(1..=16).contains(&number), "it is not from 1 to 16").map(|()| Self(number))
+    }
+}
+
+impl From<Uploads> for u8 {
+    fn from(uploads: Uploads) -> Self {
+        uploads.0
     }
 }
 

@@ -185,7 +185,7 @@ mod tests {
 
     fn host(verdict: &Verdict, name: &str) -> Option<String> {
         let target = verdict.targets.get(&name.parse().unwrap())?;
-        target.after.as_ref().map(|(settings, _)| settings.ssh.host.to_string())
+        target.after.as_ref().map(|(settings, _)| settings.destination.ssh().unwrap().ssh.host.to_string())
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use crate::config::{Period, Settings, TargetName, Verbosity};
+use crate::config::{Destination, Period, S3, Settings, TargetName, Verbosity};
 
 /// A unit's drop-in, section by section. Empty as long as nothing differs.
 #[derive(Default)]
@@ -56,9 +56,15 @@ fn has_default_directory(settings: &Settings) -> bool {
 /// For `blat@NAME.service`: its slice and its key.
 pub(super) fn agent(settings: &Settings) -> DropIn {
     let mut lines: Vec<String> = slice(&settings.name).into_iter().collect();
-    let identity = &settings.ssh.identity;
-    if *identity != Path::new("/etc/blat/keys").join(settings.name.as_str()) {
-        lines.push(format!("LoadCredential=identity:{}", whole_line(identity)));
+    match &settings.destination {
+        // What the template loads is the bucket's credentials then, which the agent does not need.
+        Destination::S3(_) => lines.push("LoadCredential=".into()),
+        Destination::Ssh(target) => {
+            let identity = &target.ssh.identity;
+            if *identity != Path::new("/etc/blat/keys").join(settings.name.as_str()) {
+                lines.push(format!("LoadCredential=identity:{}", whole_line(identity)));
+            }
+        }
     }
     let mut drop_in = DropIn::default();
     drop_in.section("Service", lines);
@@ -132,8 +138,20 @@ pub(super) fn transfer(settings: &Settings) -> DropIn {
         service.push("ReadWritePaths=".into());
         service.push(format!("ReadWritePaths={} -/run/blat/%i", optional_word(directory)));
     }
+    if let Destination::S3(target) = &settings.destination {
+        service.extend(bucket_credentials(&target.s3));
+        // The agent holds no connection to a bucket: this goes there by itself.
+        service.push("RestrictAddressFamilies=AF_INET AF_INET6".into());
+        service.push("IPAddressDeny=".into());
+    }
     drop_in.section("Service", service);
     drop_in
+}
+
+/// The credentials of a bucket. A file that is missing must not keep the service from telling so,
+/// and the usual chain of AWS may have others.
+fn bucket_credentials(bucket: &S3) -> [String; 2] {
+    ["SetCredential=s3:missing".into(), format!("LoadCredential=s3:{}", whole_line(&bucket.credentials))]
 }
 
 /// For `blat-sync@NAME.timer`: its period, and a tenth of it by which starts are spread.
@@ -168,6 +186,9 @@ pub(super) fn sync(settings: &Settings) -> DropIn {
         // One that is missing must not keep the service from telling so.
         service.push("SetCredential=release-password:missing".into());
         service.push(format!("LoadCredential=release-password:{}", whole_line(password)));
+    }
+    if let Destination::S3(target) = &settings.destination {
+        service.extend(bucket_credentials(&target.s3));
     }
     let mut drop_in = DropIn::default();
     drop_in.section("Service", service);

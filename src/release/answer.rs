@@ -18,11 +18,18 @@ pub struct Asked<'a> {
     pub releases: &'a [ReleaseName],
     pub projects: &'a [ProjectName],
     pub packages: &'a Packages,
+    /// Whether it is a bucket, which gets nothing of releases that do not go into one.
+    pub is_bucket: bool,
 }
 
 impl<'a> From<&'a Settings> for Asked<'a> {
     fn from(settings: &'a Settings) -> Self {
-        Self { releases: &settings.releases, projects: &settings.projects, packages: &settings.packages }
+        Self {
+            releases: &settings.releases,
+            projects: &settings.projects,
+            packages: &settings.packages,
+            is_bucket: settings.destination.bucket().is_some(),
+        }
     }
 }
 
@@ -40,6 +47,8 @@ pub struct Answer {
     pub releases: Vec<Release>,
     /// Releases that the target names and that were closed: nothing of them is in the rows.
     pub closed: Vec<Release>,
+    /// Open releases of a bucket's that do not go into one: nothing of them is in the rows either.
+    pub unsupported: Vec<Release>,
     pub rows: Rows,
     pub refused: Vec<RefusedRow>,
 }
@@ -55,7 +64,11 @@ impl Answer {
             answer.choose(source, asked)?;
             answer.take_content(source)?;
             if answer.rows.is_empty() {
-                return Err(ReleaseError::Empty);
+                return Err(if answer.unsupported.is_empty() {
+                    ReleaseError::Empty
+                } else {
+                    ReleaseError::NoneForS3
+                });
             }
         }
         for id in asked.packages.iter() {
@@ -81,8 +94,14 @@ impl Answer {
             let all = source.of_project(name)?;
             all.into_iter().filter(|release| release.state.is_open()).for_each(|release| drop(keep(release)));
         }
-        source.unnamed()?.into_iter().for_each(|release| drop(keep(release)));
-        self.releases = found.into_values().collect();
+        if asked.is_bucket {
+            let (supported, unsupported) = found.into_values().partition(|release| release.s3);
+            (self.releases, self.unsupported) = (supported, unsupported);
+        } else {
+            self.releases = found.into_values().collect();
+        }
+        // A list is made for its target, and has no flags.
+        self.releases.extend(source.unnamed()?);
         Ok(())
     }
 
@@ -123,7 +142,8 @@ mod tests {
         (folder, list)
     }
 
-    const NOTHING: Asked<'_> = Asked { releases: &[], projects: &[], packages: &NO_PACKAGES };
+    const NOTHING: Asked<'_> =
+        Asked { releases: &[], projects: &[], packages: &NO_PACKAGES, is_bucket: false };
     static NO_PACKAGES: Packages = Packages::NONE;
 
     #[test]

@@ -36,6 +36,10 @@ pub enum ReleaseError {
     NotInList(String),
     #[error("the release source answered with nothing at all for this target")]
     Empty,
+    #[error(
+        "none of the open releases that this bucket names has its S3 flag set: set it in the release database"
+    )]
+    NoneForS3,
     #[error("the ODBC driver is missing{}: {words}", install(.package))]
     DriverMissing { package: Option<&'static str>, words: Words },
     #[error("the database refused the login: {0}")]

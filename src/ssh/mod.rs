@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 pub use master::Master;
 
-use crate::config::Settings;
+use crate::config::Ssh;
 use crate::failure::{Failure, Needs, Result};
 
 /// How long a running master may take to answer, and to open a channel.
@@ -45,9 +45,8 @@ struct Own {
 }
 
 impl Endpoint {
-    /// Where the target of `settings` is.
-    pub fn of(settings: &Settings) -> Self {
-        let ssh = &settings.ssh;
+    /// Where these settings say that it is.
+    pub fn of(ssh: &Ssh) -> Self {
         Self {
             host: ssh.host.to_string(),
             port: ssh.port,

@@ -19,7 +19,7 @@ use crate::session::Event;
 /// small packages come in by hundreds within one sync to disk on the target.
 const AHEAD: usize = 4096;
 /// How many failures are told one by one, as they come; the totals have the number of all.
-const FAILURES_TOLD: usize = 20;
+pub(super) const FAILURES_TOLD: usize = 20;
 
 /// What became of a plan.
 #[derive(Debug, Default)]

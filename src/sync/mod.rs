@@ -11,6 +11,7 @@ pub mod rows;
 
 mod age;
 mod aged_text;
+mod bucket;
 mod carry;
 mod good;
 mod known;

@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 
 use super::age::{self, Done};
 use super::aging::{self, Decision, Guard};
+use super::bucket;
 use super::carry::{Carried, Carry};
 use super::current_set::CurrentSet;
 use super::good;
@@ -28,8 +29,9 @@ use super::show::{Show, tell};
 use super::stop;
 use super::upkeep;
 use crate::archive::Archive;
+use crate::bucket::{Bucket, State};
 use crate::channel::{Channel, clock};
-use crate::config::{AgingMode, Settings, Source};
+use crate::config::{AgingMode, Destination, S3, Settings, Source};
 use crate::failure::{Failure, Needs, Result};
 use crate::lock;
 use crate::pack;
@@ -153,22 +155,78 @@ impl Run<'_> {
         let set =
             CurrentSet::gather(answer.rows, |id| archive.look(id)).person("the current set is too large")?;
         tell("asking the target what it has");
+        let done = match &self.settings.destination {
+            Destination::Ssh(_) => self.fill_archive(&archive, &set, refused, mode).await?,
+            Destination::S3(target) => self.fill_bucket(&target.s3, &archive, &set, refused, mode).await?,
+        };
+        Ok(match done {
+            Some((plan, carried, aged)) => self.tell_end(&plan, &carried, &aged, refused, begin.elapsed()),
+            None => Ended::default(),
+        })
+    }
+
+    async fn fill_archive(
+        &mut self,
+        archive: &Archive,
+        set: &CurrentSet,
+        refused: u64,
+        mode: Mode,
+    ) -> Result<Option<(Plan, Carried, Done)>> {
         let mut channel = Channel::open(self.settings, self.places, self.helper, self.reporter).await?;
-        let ended = self.over(&mut channel, &archive, &set, refused, mode).await;
+        let ended = self.over(&mut channel, archive, set, refused, mode).await;
         match ended {
-            Ok(Some((plan, carried, aged))) => {
-                channel.close().await;
-                Ok(self.tell_end(&plan, &carried, &aged, refused, begin.elapsed()))
-            }
-            Ok(None) => {
-                channel.close().await;
-                Ok(Ended::default())
-            }
-            Err(failure) => {
-                channel.drop_session().await;
-                Err(failure)
-            }
+            Ok(_) => channel.close().await,
+            Err(_) => channel.drop_session().await,
         }
+        ended
+    }
+
+    async fn fill_bucket(
+        &mut self,
+        settings: &S3,
+        archive: &Archive,
+        set: &CurrentSet,
+        refused: u64,
+        mode: Mode,
+    ) -> Result<Option<(Plan, Carried, Done)>> {
+        let bucket = Bucket::open(&self.settings.name, settings, self.places).await?;
+        let mut state = State::read(&bucket).await?;
+        let listing = bucket::listing(&state, set).person("the bucket has too many names")?;
+        let grace = self.settings.writable.grace.into();
+        let mut plan = Plan::make(set, &listing, Policy { grace }, SystemTime::now());
+        let policy = self.policy(set, &listing, refused, mode);
+        let marks = bucket::marks(&state);
+        plan.age(set, &listing, &marks, &policy, clock()).person("the bucket has too much to plan for")?;
+        if let Mode::DryRun { json } = mode {
+            plan.measure(|id| size_of(archive, id).map(|(bytes, _)| bytes));
+            self.print(&plan, json);
+            return Ok(None);
+        }
+        let mut show = Show::of(&plan);
+        let carry = bucket::Carry {
+            bucket: &bucket,
+            archive,
+            set,
+            state: &mut state,
+            reporter: self.reporter,
+            show: &mut show,
+            carried: Carried::default(),
+            aged: Done::default(),
+            in_a_row: 0,
+        };
+        let ended = carry.out(&plan).await;
+        show.end();
+        let (carried, aged) = ended?;
+        if policy.guard.is_none() {
+            self.note_good(set)?;
+        }
+        Ok(Some((plan, carried, aged)))
+    }
+
+    /// Notes how many members there are now, which were not doubtful.
+    fn note_good(&self, set: &CurrentSet) -> Result<()> {
+        let path = self.places.last_good();
+        good::write(&path, set.len() as u64).later(format!("cannot write {}", path.display()))
     }
 
     /// Asks which package-versions there should be, links not followed yet.
@@ -312,8 +370,7 @@ impl Run<'_> {
             if policy.mode != AgingMode::None {
                 info = channel.session.confirm(policy.max_delete).await?;
             }
-            let path = self.places.last_good();
-            good::write(&path, set.len() as u64).later(format!("cannot write {}", path.display()))?;
+            self.note_good(set)?;
         }
         upkeep::note(&self.places.upkeep(), &info, self.reporter)?;
         Ok(done)
@@ -409,7 +466,7 @@ fn worse(one: Option<Mend>, other: Option<Mend>) -> Option<Mend> {
 async fn answer(settings: Settings) -> Result<Answer> {
     let limit = Duration::from(settings.release.timeout).saturating_mul(QUERIES);
     let (done, answer) = oneshot::channel();
-    std::thread::spawn(move || done.send(ask(&settings)));
+    std::thread::spawn(move || drop(done.send(ask(&settings))));
     match tokio::time::timeout(limit, answer).await {
         Ok(Ok(answer)) => answer,
         Ok(Err(_)) => Err(Failure::person(anyhow!("asking the release source panicked"))),

@@ -5,6 +5,7 @@
 //! is cleared when the target acknowledged all that it needs, and at no other time: what
 //! is cut short is found again by the next run.
 
+mod bucket;
 mod resolve;
 mod round;
 
@@ -18,7 +19,7 @@ use blat_target::message::{Mend, Outcome, Refusal};
 
 use crate::archive::Archive;
 use crate::channel::Channel;
-use crate::config::Settings;
+use crate::config::{Destination, Settings};
 use crate::failure::{Failure, Needs, Result};
 use crate::lock;
 use crate::places::Places;
@@ -157,6 +158,9 @@ impl Run<'_> {
     }
 
     async fn send(&mut self, mut round: Round) -> Result<()> {
+        if let Destination::S3(target) = &self.settings.destination {
+            return self.put(&target.s3, round).await;
+        }
         let mut channel = match self.channel.take() {
             Some(channel) => channel,
             None => Channel::open(self.settings, self.places, self.helper, self.reporter).await?,
@@ -198,7 +202,7 @@ impl Run<'_> {
                     self.settle(settled)?;
                 }
                 Event::Outcome { number, outcome } => {
-                    let parts = self.parts(channel, sent.remove(&number), round, number);
+                    let parts = self.parts(channel.attached, sent.remove(&number), round, number);
                     self.ended(round, number, &outcome, parts)?;
                 }
             }
@@ -221,14 +225,14 @@ impl Run<'_> {
         sent.insert(packed.number, Sent { bytes: packed.bytes, at: Some(SystemTime::now()) });
     }
 
-    fn parts(&self, channel: &Channel, sent: Option<Sent>, round: &Round, number: u64) -> (u64, Parts) {
+    fn parts(&self, attached: SystemTime, sent: Option<Sent>, round: &Round, number: u64) -> (u64, Parts) {
         let sent = sent.unwrap_or_default();
         let now = SystemTime::now();
         let Some(claim) = round.claim_of(number) else { return (sent.bytes, Parts::default()) };
         let dropped = claim.dropped.unwrap_or(claim.since);
         let since =
             |from: SystemTime, to: SystemTime| to.duration_since(from).unwrap_or_default().as_micros() as u64;
-        let attached = channel.attached.max(claim.since);
+        let attached = attached.max(claim.since);
         let gone = sent.at.unwrap_or(attached).max(attached);
         let parts = Parts {
             trigger: since(dropped, self.started.max(dropped)),

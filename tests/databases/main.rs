@@ -68,7 +68,8 @@ fn ask(database: &mut Database, releases: &[&str], projects: &[&str]) -> Result<
         |name: &&str| name.parse().map_or_else(|_| ProjectName::Named(name.to_string()), ProjectName::Id);
     let releases: Vec<_> = releases.iter().map(release).collect();
     let projects: Vec<_> = projects.iter().map(project).collect();
-    let asked = Asked { releases: &releases, projects: &projects, packages: &Packages::NONE };
+    let asked =
+        Asked { releases: &releases, projects: &projects, packages: &Packages::NONE, is_bucket: false };
     Answer::of(Some(database), &asked)
 }
 

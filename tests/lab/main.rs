@@ -3,6 +3,7 @@
 //! Run with `make lab`, as root. Not part of a plain `cargo test`.
 
 mod aging;
+mod bucket;
 mod builds;
 mod field;
 mod flood;
@@ -12,6 +13,8 @@ mod lifecycle;
 mod machines;
 mod outages;
 mod releases;
+#[path = "../buckets/servers.rs"]
+mod s3;
 #[path = "../databases/servers.rs"]
 mod servers;
 mod sync;

@@ -1,0 +1,204 @@
+//! Requests about single objects, and the listing.
+
+use anyhow::anyhow;
+use aws_sdk_s3::operation::get_object::GetObjectOutput;
+use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::{MetadataDirective, ServerSideEncryption, StorageClass};
+use blat_target::package::PackageVersion;
+use sha2::{Digest, Sha256};
+
+use super::error::{Operation, Refused, refused};
+use super::names::{self, Meta, escaped};
+use super::{Bucket, Entry, Source};
+use crate::config::Encryption;
+use crate::failure::{Failure, Needs, Result};
+
+/// What a server copies in one request, in bytes.
+const COPY_MAX: u64 = 5 << 30;
+
+/// An object as a listing has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Listed {
+    pub(super) key: String,
+    pub(super) size: u64,
+    pub(super) etag: String,
+}
+
+/// An object of a package-version that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Looked {
+    pub(super) size: u64,
+    pub(super) etag: String,
+    /// What makes it ours.
+    pub(super) meta: Option<Meta>,
+}
+
+/// Without the quotes that some answers have around it and some have not.
+pub(super) fn bare(etag: Option<&str>) -> String {
+    etag.unwrap_or_default().trim_matches('"').to_owned()
+}
+
+/// As a condition has it.
+pub(super) fn quoted(etag: &str) -> String {
+    format!("\"{etag}\"")
+}
+
+impl Bucket {
+    /// Lists all that is below the prefix, a thousand with each request.
+    pub(super) async fn list(&self) -> Result<Vec<Listed>> {
+        let mut all = Vec::new();
+        let mut token = None;
+        loop {
+            let request = self.client().list_objects_v2().bucket(self.name());
+            let request = request.set_prefix((!self.prefix().is_empty()).then(|| self.prefix().to_owned()));
+            let page = request.set_continuation_token(token.take()).send().await;
+            let page = page.map_err(|error| {
+                refused(self, Operation::List, "", error).failure(self, Operation::List, "")
+            })?;
+            self.0.progress.moved();
+            let next = page.next_continuation_token().map(str::to_owned);
+            for object in page.contents.unwrap_or_default() {
+                let etag = bare(object.e_tag());
+                let size = object.size().unwrap_or_default().max(0) as u64;
+                all.extend(object.key.map(|key| Listed { key, size, etag }));
+            }
+            if !page.is_truncated.unwrap_or(false) || next.is_none() {
+                return Ok(all);
+            }
+            token = next;
+        }
+    }
+
+    /// Looks at the object of a package-version, if there is one.
+    pub(super) async fn look(&self, id: &PackageVersion) -> Result<Option<Looked>> {
+        let key = names::key(self.prefix(), id);
+        let answer = self.client().head_object().bucket(self.name()).key(&key).send().await;
+        match answer.map_err(|error| refused(self, Operation::Head, &key, error)) {
+            Ok(found) => Ok(Some(Looked {
+                size: found.content_length().unwrap_or_default().max(0) as u64,
+                etag: bare(found.e_tag()),
+                meta: Meta::of(found.metadata()),
+            })),
+            Err(Refused::Missing) => Ok(None),
+            Err(refused) => Err(refused.failure(self, Operation::Head, &key)),
+        }
+    }
+
+    /// Gets an object, if there is one.
+    pub(super) async fn get(&self, key: &str) -> Result<Option<GetObjectOutput>> {
+        let answer = self.client().get_object().bucket(self.name()).key(key).send().await;
+        match answer.map_err(|error| refused(self, Operation::Get, key, error)) {
+            Ok(found) => Ok(Some(found)),
+            Err(Refused::Missing) => Ok(None),
+            Err(refused) => Err(refused.failure(self, Operation::Get, key)),
+        }
+    }
+
+    /// Reads an object for the SHA-256 of its bytes.
+    pub(super) async fn digest(&self, key: &str) -> Result<String> {
+        let found = self.get(key).await?;
+        let mut body = found.ok_or_else(|| Failure::later(anyhow!("{key} has vanished")))?.body;
+        let mut hash = Sha256::new();
+        while let Some(bytes) = body.try_next().await.later(format!("cannot read {key}"))? {
+            self.0.progress.moved();
+            hash.update(&bytes);
+        }
+        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    /// Writes the index over that with this ETag, or where none is. The new one's ETag.
+    pub(super) async fn put_index(&self, text: Vec<u8>, over: Option<&str>) -> Result<String, Refused> {
+        let key = names::index_key(self.prefix());
+        let request = self.client().put_object().bucket(self.name()).key(&key).body(ByteStream::from(text));
+        let request = request.content_type("application/json");
+        let request = request.set_server_side_encryption(self.encryption()).set_ssekms_key_id(self.kms_key());
+        let request = match over {
+            Some(etag) => request.if_match(quoted(etag)),
+            None => request.if_none_match("*"),
+        };
+        let put = request.send().await.map_err(|error| refused(self, Operation::Put, &key, error))?;
+        Ok(bare(put.e_tag()))
+    }
+
+    /// Makes the object of a link a copy of what the link leads to, without its bytes going anywhere.
+    async fn copy(&self, from: &Entry, id: &PackageVersion, link: &str) -> Result<Entry> {
+        let key = names::key(self.prefix(), id);
+        let meta = Meta {
+            stamp: blat_target::stamp::Stamp(from.stamp),
+            sha256: Some(from.sha256.clone()),
+            link: Some(link.to_owned()),
+        };
+        let request = self.client().copy_object().bucket(self.name()).key(&key);
+        let copied = request
+            .copy_source(escaped(&format!("{}/{}", self.name(), from.key)))
+            .copy_source_if_match(quoted(&from.etag))
+            .metadata_directive(MetadataDirective::Replace)
+            .set_metadata(Some(meta.pairs()))
+            .content_type(super::upload::CONTENT)
+            .set_storage_class(self.storage_class())
+            .set_server_side_encryption(self.encryption())
+            .set_ssekms_key_id(self.kms_key())
+            .send()
+            .await;
+        let copied = copied.map_err(|error| {
+            refused(self, Operation::Copy, &key, error).failure(self, Operation::Copy, &key)
+        })?;
+        self.0.progress.moved();
+        let etag = bare(copied.copy_object_result().and_then(|result| result.e_tag()));
+        Ok(Entry {
+            package: id.package.to_string(),
+            version: id.version.to_string(),
+            key,
+            etag,
+            link: Some(link.to_owned()),
+            excess_since: None,
+            ..from.clone()
+        })
+    }
+
+    /// Makes the object of a link: a copy of `from`, or where that is too large for one request, packed
+    /// and put as `source` says. The entry, and how many bytes of files were packed.
+    pub async fn copy_or_put(&self, from: &Entry, source: &Source) -> Result<(Entry, u64)> {
+        let link = source.link.as_deref().unwrap_or_default();
+        if from.size < COPY_MAX {
+            return Ok((self.copy(from, &source.id, link).await?, 0));
+        }
+        let put = self.put(source).await?;
+        Ok((put.entry, put.bytes))
+    }
+
+    /// Deletes an object, if it is ours and still the one that `entry` tells of.
+    pub async fn delete(&self, id: &PackageVersion, entry: &Entry) -> Result<()> {
+        let key = names::key(self.prefix(), id);
+        match self.look(id).await? {
+            None => return Ok(()),
+            Some(found) if found.etag == entry.etag && found.meta.is_some() => {}
+            Some(_) => {
+                let why = anyhow!("{key} in the bucket {} was changed meanwhile: it is left", self.name());
+                return Err(Failure::later(why));
+            }
+        }
+        let answer = self.client().delete_object().bucket(self.name()).key(&key).send().await;
+        match answer.map_err(|error| refused(self, Operation::Delete, &key, error)) {
+            Ok(_) | Err(Refused::Missing) => Ok(()),
+            Err(refused) => Err(refused.failure(self, Operation::Delete, &key)),
+        }
+    }
+
+    pub(super) fn storage_class(&self) -> Option<StorageClass> {
+        self.0.settings.storage_class.word().map(StorageClass::from)
+    }
+
+    pub(super) fn encryption(&self) -> Option<ServerSideEncryption> {
+        match self.0.settings.encryption {
+            Encryption::Bucket => None,
+            Encryption::Aes256 => Some(ServerSideEncryption::Aes256),
+            Encryption::Kms => Some(ServerSideEncryption::AwsKms),
+            Encryption::KmsDsse => Some(ServerSideEncryption::AwsKmsDsse),
+        }
+    }
+
+    pub(super) fn kms_key(&self) -> Option<String> {
+        self.0.settings.kms_key.word().map(str::to_owned)
+    }
+}

@@ -1,0 +1,239 @@
+//! What a bucket has: its index, held against one listing. Where both agree, nothing else is asked;
+//! objects of which they tell differently are looked at one by one, and so the index is made anew
+//! where it is lost, stale, or cannot be read.
+//!
+//! The index is written on the condition that it still is the one that was read. If another master
+//! wrote it meanwhile, what was done here is put into that one's, and nothing of it is lost.
+
+use std::collections::{BTreeMap, HashSet};
+
+use anyhow::anyhow;
+use blat_target::package::PackageVersion;
+use tokio::task::JoinSet;
+
+use super::error::{Operation, Refused};
+use super::index::{self, BadIndex, Entries};
+use super::names::{self, Meta};
+use super::objects::{Listed, Looked, bare};
+use super::{Bucket, Entry};
+use crate::failure::{Failure, Needs, Result};
+
+/// How many objects are looked at at a time.
+const LOOKS: usize = 16;
+/// How often the index is tried to be written that others write, too.
+const TRIES: usize = 8;
+
+/// What a bucket has.
+#[derive(Debug)]
+pub struct State {
+    entries: Entries,
+    /// In the place of a package-version, and not ours.
+    foreign: HashSet<PackageVersion>,
+    /// The ETag of the index that was read.
+    index: Option<String>,
+    /// What has to be written: to what an entry was changed, or that it is gone.
+    changes: BTreeMap<PackageVersion, Option<Entry>>,
+    /// Whether there is an index that can be read.
+    is_indexed: bool,
+}
+
+struct Index {
+    etag: Option<String>,
+    entries: Option<Entries>,
+}
+
+impl State {
+    /// Reads what the bucket has.
+    pub async fn read(bucket: &Bucket) -> Result<Self> {
+        let (index, listed) = tokio::try_join!(read_index(bucket), bucket.list())?;
+        let is_indexed = index.entries.is_some();
+        let mut state = Self {
+            entries: Entries::new(),
+            foreign: HashSet::new(),
+            index: index.etag,
+            changes: BTreeMap::new(),
+            is_indexed,
+        };
+        let unknown = state.take(bucket, index.entries.unwrap_or_default(), listed);
+        if !unknown.is_empty() {
+            tracing::info!("{} objects are looked at, for the index does not know them", unknown.len());
+        }
+        state.look_at(bucket, unknown).await?;
+        Ok(state)
+    }
+
+    /// What the index says, without a look at the rest: for single packages.
+    pub async fn of_index(bucket: &Bucket) -> Result<Self> {
+        let index = read_index(bucket).await?;
+        Ok(Self {
+            is_indexed: index.entries.is_some(),
+            entries: index.entries.unwrap_or_default(),
+            foreign: HashSet::new(),
+            index: index.etag,
+            changes: BTreeMap::new(),
+        })
+    }
+
+    /// Keeps the entries that the listing confirms. Returns the objects of which it knows nothing.
+    fn take(&mut self, bucket: &Bucket, mut indexed: Entries, listed: Vec<Listed>) -> Vec<PackageVersion> {
+        let mut unknown = Vec::new();
+        for object in listed {
+            let Some(id) = names::id_of(bucket.prefix(), &object.key) else { continue };
+            match indexed.remove(&id) {
+                Some(entry) if entry.etag == object.etag && entry.size == object.size => {
+                    self.entries.insert(id, entry);
+                }
+                _ => unknown.push(id),
+            }
+        }
+        self.changes.extend(indexed.into_keys().map(|gone| (gone, None)));
+        unknown
+    }
+
+    async fn look_at(&mut self, bucket: &Bucket, unknown: Vec<PackageVersion>) -> Result<()> {
+        let (mut looks, mut unknown) = (JoinSet::new(), unknown.into_iter());
+        loop {
+            while looks.len() < LOOKS
+                && let Some(id) = unknown.next()
+            {
+                looks.spawn(look(bucket.clone(), id));
+            }
+            let Some(looked) = looks.join_next().await else { return Ok(()) };
+            match looked.person("looking panicked")?? {
+                (id, Seen::Ours(entry)) => self.put(id, *entry),
+                (id, Seen::Foreign) => drop(self.foreign.insert(id)),
+                (id, Seen::Nothing) => drop(self.changes.insert(id, None)),
+            }
+        }
+    }
+
+    /// Asks for the object of one package-version what it is now, whatever the index says.
+    pub async fn refresh(&mut self, bucket: &Bucket, id: &PackageVersion) -> Result<()> {
+        let found = bucket.look(id).await?;
+        let known = self.entries.get(id).zip(found.as_ref());
+        if known.is_some_and(|(entry, found)| entry.etag == found.etag) {
+            return Ok(());
+        }
+        match seen(bucket, id, found).await? {
+            Seen::Ours(entry) => self.put(id.clone(), *entry),
+            Seen::Foreign => drop(self.foreign.insert(id.clone())),
+            Seen::Nothing if self.entries.contains_key(id) => self.remove(id),
+            Seen::Nothing => {}
+        }
+        Ok(())
+    }
+
+    /// All objects of ours.
+    pub fn entries(&self) -> &Entries {
+        &self.entries
+    }
+
+    pub fn get(&self, id: &PackageVersion) -> Option<&Entry> {
+        self.entries.get(id)
+    }
+
+    /// Objects in the places of package-versions that are not ours.
+    pub fn foreign(&self) -> &HashSet<PackageVersion> {
+        &self.foreign
+    }
+
+    /// An object was put, or changed.
+    pub fn put(&mut self, id: PackageVersion, entry: Entry) {
+        self.changes.insert(id.clone(), Some(entry.clone()));
+        self.entries.insert(id, entry);
+    }
+
+    /// An object is gone.
+    pub fn remove(&mut self, id: &PackageVersion) {
+        self.entries.remove(id);
+        self.changes.insert(id.clone(), None);
+    }
+
+    /// Writes the index, if it does not say all this already.
+    pub async fn write(&mut self, bucket: &Bucket) -> Result<()> {
+        if self.is_indexed && self.changes.is_empty() {
+            return Ok(());
+        }
+        for _ in 0..TRIES {
+            match bucket.put_index(index::write(&self.entries), self.index.as_deref()).await {
+                Ok(etag) => {
+                    (self.index, self.is_indexed) = (Some(etag), true);
+                    self.changes.clear();
+                    return Ok(());
+                }
+                Err(Refused::Changed | Refused::Missing) => self.merge(bucket).await?,
+                Err(refused) => {
+                    let key = names::index_key(bucket.prefix());
+                    return Err(refused.failure(bucket, Operation::Put, &key));
+                }
+            }
+        }
+        Err(Failure::later(anyhow!(
+            "the index of the bucket {} was changed by others each time it was to be written",
+            bucket.name()
+        )))
+    }
+
+    /// Somebody else wrote the index: what was done here goes into that one.
+    async fn merge(&mut self, bucket: &Bucket) -> Result<()> {
+        tracing::info!("the index of the bucket {} was written by another meanwhile", bucket.name());
+        let theirs = read_index(bucket).await?;
+        self.index = theirs.etag;
+        let Some(entries) = theirs.entries else { return Ok(()) };
+        self.entries = entries;
+        for (id, change) in &self.changes {
+            match change {
+                Some(entry) => drop(self.entries.insert(id.clone(), entry.clone())),
+                None => drop(self.entries.remove(id)),
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn read_index(bucket: &Bucket) -> Result<Index> {
+    let key = names::index_key(bucket.prefix());
+    let Some(found) = bucket.get(&key).await? else {
+        return Ok(Index { etag: None, entries: None });
+    };
+    let etag = Some(bare(found.e_tag()));
+    let text =
+        found.body.collect().await.later(format!("cannot read {key} in the bucket {}", bucket.name()))?;
+    match index::read(&text.into_bytes()) {
+        Ok(entries) => Ok(Index { etag, entries: Some(entries) }),
+        Err(why @ BadIndex::Format(_)) => Err(Failure::person(anyhow!(
+            "cannot use {key} in the bucket {}: {why}; update blat here",
+            bucket.name()
+        ))),
+        Err(why) => {
+            tracing::warn!("{key} in the bucket {} is made anew: {why}", bucket.name());
+            Ok(Index { etag, entries: None })
+        }
+    }
+}
+
+enum Seen {
+    Ours(Box<Entry>),
+    Foreign,
+    Nothing,
+}
+
+async fn look(bucket: Bucket, id: PackageVersion) -> Result<(PackageVersion, Seen)> {
+    let found = bucket.look(&id).await?;
+    let seen = seen(&bucket, &id, found).await?;
+    Ok((id, seen))
+}
+
+async fn seen(bucket: &Bucket, id: &PackageVersion, found: Option<Looked>) -> Result<Seen> {
+    let Some(Looked { size, etag, meta }) = found else { return Ok(Seen::Nothing) };
+    let Some(Meta { stamp, sha256, link }) = meta else { return Ok(Seen::Foreign) };
+    let key = names::key(bucket.prefix(), id);
+    let sha256 = match sha256 {
+        Some(digest) => digest,
+        // It was sent in parts, and its digest known when the first had gone.
+        None => bucket.digest(&key).await?,
+    };
+    let (package, version) = (id.package.to_string(), id.version.to_string());
+    let entry = Entry { package, version, stamp: stamp.0, size, sha256, key, etag, link, excess_since: None };
+    Ok(Seen::Ours(Box::new(entry)))
+}

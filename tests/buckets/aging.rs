@@ -1,0 +1,80 @@
+//! What becomes of objects that nothing asks for any more, in each mode.
+
+use crate::master::{Master, get, keys};
+use crate::servers::{BUCKET, Kind, Server, aws, said};
+
+const INDEX: &str = "ci/packages.json";
+
+/// Ten packages and a link, all there.
+fn filled(server: &Server, aging: &str) -> Master {
+    let mut master = Master::new(&server.endpoint(), "ci/", aging);
+    (0..10).for_each(|number| master.publish(&format!("core/1.{number}"), &[]));
+    master.publish_link("core/current", "1.3");
+    master.sync();
+    master
+}
+
+fn has(server: &Server, id: &str) -> bool {
+    keys(server).iter().any(|key| key.ends_with(&format!("/core-{id}.zip")))
+}
+
+/// The marks of the index.
+fn marked(server: &Server) -> Vec<String> {
+    let index: serde_json::Value = serde_json::from_slice(&get(server, INDEX)).expect("JSON");
+    let entries = index["packages"].as_array().expect("a list").iter();
+    let marked = entries.filter(|entry| entry["excess_since"].is_i64());
+    marked.map(|entry| entry["version"].as_str().expect("a text").to_owned()).collect()
+}
+
+/// Makes all marks older than they are.
+fn make_older(server: &Server) {
+    let text = String::from_utf8(get(server, INDEX)).expect("a text");
+    let old = text.split("\"excess_since\":").enumerate().map(|(place, part)| match place {
+        0 => part.to_owned(),
+        _ => format!("\"excess_since\":1000000000{}", part.trim_start_matches(|c: char| c.is_ascii_digit())),
+    });
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("index");
+    std::fs::write(&path, old.collect::<String>()).expect("a file");
+    said(&aws(server, &["s3", "cp", path.to_str().expect("a path"), &format!("s3://{BUCKET}/{INDEX}")]));
+}
+
+#[test]
+fn excess_goes_as_the_mode_says() {
+    let server = Server::start(Kind::Seaweed);
+    let mut master = filled(&server, "");
+    master.want_no_more("core/1.0");
+    assert_eq!(master.sync(), (0, 0));
+    assert!(has(&server, "1.0") && marked(&server).is_empty(), "by itself nothing is marked or deleted");
+    master.configure(&server.endpoint(), "[aging]\nmode = \"master\"");
+    assert_eq!(master.sync(), (0, 0));
+    assert!(has(&server, "1.0"));
+    assert_eq!(marked(&server), ["1.0"]);
+    master.want("core/1.0");
+    assert_eq!(master.sync(), (0, 0));
+    assert!(marked(&server).is_empty(), "what is needed again loses its mark");
+    master.want_no_more("core/1.0");
+    assert_eq!(master.sync(), (0, 0));
+    make_older(&server);
+    assert_eq!(master.sync(), (0, 0));
+    assert!(!has(&server, "1.0"), "its mark was old enough");
+    master.configure(&server.endpoint(), "[aging]\nmode = \"immediate\"\nmax_shrink = \"50%\"");
+    master.want_no_more("core/1.1");
+    master.want_no_more("core/1.3");
+    assert_eq!(master.sync(), (0, 0));
+    assert!(!has(&server, "1.1") && has(&server, "1.3"), "a link of the set leads to one");
+    master.want_no_more("core/current");
+    assert_eq!(master.sync(), (0, 0));
+    assert!(!has(&server, "current") && !has(&server, "1.3"));
+    assert_eq!(keys(&server).len(), 8, "seven packages and the index");
+}
+
+#[test]
+fn a_set_that_shrank_deletes_nothing() {
+    let server = Server::start(Kind::Seaweed);
+    let mut master = filled(&server, "[aging]\nmode = \"immediate\"");
+    (4..10).for_each(|number| master.want_no_more(&format!("core/1.{number}")));
+    let (code, text) = master.fails();
+    assert!(code == 78 && text.contains("blat sync --accept-shrink bucket1"), "{code}: {text}");
+    assert_eq!(keys(&server).len(), 12);
+}

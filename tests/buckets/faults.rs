@@ -1,0 +1,221 @@
+//! What goes wrong, and what a person is told of it.
+
+use std::process::Child;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use crate::master::{Master, get, keys};
+use crate::proxy::{Fate, Proxy};
+use crate::servers::{BUCKET, Kind, READER, SECRET, STRANGER, Server, aws, said};
+
+/// 30 MB that nobody can make smaller: four parts.
+fn noise() -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    (0..30_000_000 / 8).flat_map(|_| next().to_le_bytes()).collect()
+}
+
+fn open_uploads(server: &Server) -> String {
+    said(&aws(server, &["s3api", "list-multipart-uploads", "--bucket", BUCKET]))
+}
+
+fn kill(mut child: Child) {
+    child.kill().expect("it runs");
+    child.wait().expect("it ends");
+}
+
+#[test]
+fn an_upload_that_was_cut_is_ended_by_the_next_run() {
+    let server = Server::start(Kind::Seaweed);
+    let proxy = Proxy::to(&server.endpoint());
+    let mut master = Master::new(&proxy.endpoint(), "ci/", "");
+    master.publish("large/1.0", &[("noise", &noise())]);
+    let (go, wait) = mpsc::channel::<()>();
+    proxy.rule(move |asked| {
+        if asked.contains("partNumber=3") {
+            let _ = go.send(());
+            std::thread::sleep(Duration::from_secs(3));
+        }
+        Fate::Forward
+    });
+    let running = master.start_sync();
+    wait.recv().expect("it comes to the third part");
+    kill(running);
+    assert!(open_uploads(&server).contains("ci/large/large-1.0.zip"), "the upload is open");
+    assert!(keys(&server).is_empty(), "and nothing is visible");
+    proxy.rule(|_| Fate::Forward);
+    assert_eq!(master.sync(), (1, 0));
+    assert!(!open_uploads(&server).contains("UploadId"), "{}", open_uploads(&server));
+    assert_eq!(master.sync(), (0, 0));
+    let zip = master.path().join("large.zip");
+    std::fs::write(&zip, get(&server, "ci/large/large-1.0.zip")).expect("a file");
+    said(&std::process::Command::new("unzip").arg("-tq").arg(&zip).output().expect("unzip runs"));
+    // Its digest was not known when it was begun: the index has it from the bytes, when it is made anew.
+    let good = get(&server, "ci/packages.json");
+    said(&aws(&server, &["s3", "rm", &format!("s3://{BUCKET}/ci/packages.json")]));
+    assert_eq!(master.sync(), (0, 0));
+    assert!(get(&server, "ci/packages.json") == good);
+}
+
+#[test]
+fn what_blat_did_not_put_there_is_left() {
+    let server = Server::start(Kind::Seaweed);
+    let mut master = Master::new(&server.endpoint(), "ci/", "");
+    master.publish("core/1.0", &[]);
+    master.publish("core/2.0", &[]);
+    let foreign = [
+        "ci/core/core-2.0.zip",
+        "ci/other/other-1.0.zip",
+        "ci/notes.txt",
+        "core/core-1.0.zip",
+        "cj/core/core-1.0.zip",
+    ];
+    let file = master.path().join("file");
+    std::fs::write(&file, "not blat's").expect("a file");
+    for key in foreign {
+        said(&aws(&server, &["s3", "cp", file.to_str().expect("a path"), &format!("s3://{BUCKET}/{key}")]));
+    }
+    let (code, text) = master.fails();
+    assert_eq!(code, 78, "{text}");
+    assert!(
+        text.contains(
+            "core/2.0 was not sent: an object that blat did not put there stands at ci/core/core-2.0.zip"
+        ),
+        "{text}"
+    );
+    assert!(text.contains("1 packages sent"), "the other is sent: {text}");
+    for key in foreign {
+        assert_eq!(get(&server, key), b"not blat's", "{key}");
+    }
+}
+
+#[test]
+fn a_key_that_may_not_is_told_what_it_lacks() {
+    let server = Server::start(Kind::Seaweed);
+    let mut master = Master::new(&server.endpoint(), "ci/", "");
+    master.publish("core/1.0", &[]);
+    let told = |key: &str, secret: &str, parts: &[&str]| {
+        master.put_key(key, secret);
+        let (code, text) = master.fails();
+        assert_eq!(code, 78, "{text}");
+        parts.iter().chain(&[BUCKET]).for_each(|part| assert!(text.contains(part), "{part:?}: {text}"));
+    };
+    told("blat-key", "not-the-secret", &["SignatureDoesNotMatch", "put the right key into", "/key"]);
+    told("no-such-key", SECRET, &["InvalidAccessKeyId", "put the right key into"]);
+    told(STRANGER, SECRET, &["AccessDenied", "allow s3:"]);
+    told(
+        READER,
+        SECRET,
+        &["cannot put ci/core/core-1.0.zip", "AccessDenied", "allow s3:PutObject on ci-packages/ci/*"],
+    );
+    std::fs::write(master.path().join("key"), "nonsense").expect("a file");
+    let (code, text) = master.fails();
+    assert!(code == 78 && text.contains("is no credentials file of AWS: put a file there"), "{text}");
+    std::fs::remove_file(master.path().join("key")).expect("a file");
+    let (code, text) = master.fails();
+    assert!(code == 78 && text.contains("there are no credentials at"), "{text}");
+}
+
+#[test]
+fn a_server_that_is_away_or_fails_is_asked_again() {
+    let mut server = Server::start(Kind::Seaweed);
+    let proxy = Proxy::to(&server.endpoint());
+    let mut master = Master::new(&proxy.endpoint(), "ci/", "");
+    master.publish("core/1.0", &[]);
+    let mut left = 2;
+    proxy.rule(move |asked| {
+        if asked.starts_with("PUT") && left > 0 {
+            left -= 1;
+            return Fate::Answer("503 Slow Down", "", "SlowDown");
+        }
+        Fate::Forward
+    });
+    assert_eq!(master.sync(), (1, 0), "a server that is asked too fast is given time");
+    let puts = proxy.seen().iter().filter(|asked| asked.starts_with("PUT")).count();
+    assert_eq!(puts, 4, "two were refused, and the index is one");
+    server.stop();
+    master.configure(&server.endpoint(), "");
+    let (code, text) = master.fails();
+    assert!(code == 75 && text.contains("cannot be reached"), "{code}: {text}");
+    assert!(text.contains(BUCKET) && text.contains(&server.endpoint()), "{text}");
+    server.run(|mut command| command.spawn());
+    let begin = std::time::Instant::now();
+    while !master.try_sync().status.success() {
+        assert!(begin.elapsed() < Duration::from_secs(60), "it does not come up: {}", server.log());
+    }
+    assert_eq!(master.sync(), (0, 0));
+}
+
+#[test]
+fn each_refusal_of_a_server_names_bucket_operation_and_mend() {
+    let server = Server::start(Kind::Moto);
+    let proxy = Proxy::to(&server.endpoint());
+    let mut master = Master::new(&proxy.endpoint(), "ci/", "");
+    master.publish("core/1.0", &[]);
+    let cases: [(&str, &'static str, &'static str, &'static str, i32, &str); 7] = [
+        (
+            "list-type",
+            "404 Not Found",
+            "",
+            "NoSuchBucket",
+            78,
+            "cannot list the bucket ci-packages: the server says NoSuchBucket: made up by the test; make the bucket, or mend s3.bucket",
+        ),
+        (
+            "list-type",
+            "301 Moved",
+            "x-amz-bucket-region: eu-north-1\r\n",
+            "PermanentRedirect",
+            78,
+            "the bucket is in another region: set s3.region = \"eu-north-1\"",
+        ),
+        (
+            "list-type",
+            "403 Forbidden",
+            "",
+            "RequestTimeTooSkewed",
+            78,
+            "the clock of this machine, or of the server, is wrong",
+        ),
+        ("list-type", "403 Forbidden", "", "AccessDenied", 78, "allow s3:ListBucket on ci-packages/ci/*"),
+        (
+            "core-1.0.zip",
+            "403 Forbidden",
+            "",
+            "AccessDenied",
+            78,
+            "cannot put ci/core/core-1.0.zip in the bucket ci-packages: the server says AccessDenied: made up by the test; allow s3:PutObject",
+        ),
+        (
+            "core-1.0.zip",
+            "507 Full",
+            "",
+            "InsufficientStorage",
+            75,
+            "cannot put ci/core/core-1.0.zip in the bucket ci-packages",
+        ),
+        (
+            "core-1.0.zip",
+            "501 Not Implemented",
+            "",
+            "NotImplemented",
+            78,
+            "the server does not know this part of S3",
+        ),
+    ];
+    for (of, status, headers, code, exit, words) in cases {
+        proxy.rule(move |asked| match asked.contains(of) {
+            true => Fate::Answer(status, headers, code),
+            false => Fate::Forward,
+        });
+        let (found, text) = master.fails();
+        assert!(found == exit && text.contains(words), "{code}: exit code {found}: {text}");
+    }
+    proxy.rule(|_| Fate::Forward);
+    assert_eq!(master.sync(), (1, 0));
+}

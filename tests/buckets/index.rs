@@ -1,0 +1,103 @@
+//! The index: what it saves, and that it is never in the way when it is wrong.
+
+use std::sync::mpsc;
+
+use crate::master::{Master, counts, get, keys};
+use crate::proxy::{Fate, Proxy};
+use crate::servers::{BUCKET, Kind, Server, aws, said};
+
+const INDEX: &str = "ci/packages.json";
+
+fn put(server: &Server, key: &str, text: &str) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("file");
+    std::fs::write(&path, text).expect("a file");
+    said(&aws(server, &["s3", "cp", path.to_str().expect("a path"), &format!("s3://{BUCKET}/{key}")]));
+}
+
+fn remove(server: &Server, key: &str) {
+    said(&aws(server, &["s3", "rm", &format!("s3://{BUCKET}/{key}")]));
+}
+
+/// How many requests of each kind.
+fn kinds(seen: &[String]) -> String {
+    let count = |is: fn(&str) -> bool| seen.iter().filter(|asked| is(asked)).count();
+    let lists = count(|asked| asked.contains("list-type=2"));
+    let index = count(|asked| asked.starts_with("GET") && asked.contains(INDEX));
+    format!("{lists} lists, {index} of the index, {} others", seen.len() - lists - index)
+}
+
+#[test]
+fn a_repeat_over_2000_objects_takes_two_lists_and_one_get() {
+    let server = Server::start(Kind::Seaweed);
+    let proxy = Proxy::to(&server.endpoint());
+    let mut master = Master::new(&server.endpoint(), "ci/", "uploads = 16");
+    (0..1999).for_each(|number| master.publish(&format!("core/1.{number}"), &[]));
+    assert_eq!(master.sync(), (1999, 0));
+    assert_eq!(keys(&server).len(), 2000, "with the index");
+    master.configure(&proxy.endpoint(), "");
+    assert_eq!(master.sync(), (0, 0));
+    let seen = proxy.seen();
+    println!("{seen:#?}");
+    assert_eq!(kinds(&seen), "2 lists, 1 of the index, 0 others");
+}
+
+#[test]
+fn an_index_that_is_lost_stale_or_broken_is_made_anew() {
+    let server = Server::start(Kind::Seaweed);
+    let proxy = Proxy::to(&server.endpoint());
+    let mut master = Master::new(&proxy.endpoint(), "ci/", "");
+    (0..20).for_each(|number| master.publish(&format!("core/1.{number}"), &[]));
+    master.publish_link("core/current", "1.3");
+    assert_eq!(master.sync(), (20, 1));
+    let good = get(&server, INDEX);
+    remove(&server, INDEX);
+    assert_eq!(master.sync(), (0, 0));
+    assert!(get(&server, INDEX) == good, "it is as it was");
+    put(&server, INDEX, "{\"format\":1,\"pack");
+    assert_eq!(master.sync(), (0, 0));
+    assert!(get(&server, INDEX) == good, "it is as it was");
+    let stale = String::from_utf8(good.clone()).expect("a text");
+    let stale: Vec<&str> = stale.lines().filter(|line| !line.contains("\"1.7\"")).collect();
+    put(&server, INDEX, &stale.join("\n"));
+    proxy.seen();
+    assert_eq!(master.sync(), (0, 0));
+    assert_eq!(kinds(&proxy.seen()), "1 lists, 1 of the index, 2 others", "a look at one, and the new index");
+    assert!(get(&server, INDEX) == good, "it is as it was");
+    remove(&server, &master.key("core/1.9"));
+    assert_eq!(master.sync(), (1, 0), "what was taken away comes back");
+    put(&server, INDEX, "{\"format\":2,\"packages\":[]}");
+    let (code, text) = master.fails();
+    assert!(code == 78 && text.contains("which a later blat wrote; update blat here"), "{code}: {text}");
+}
+
+#[test]
+fn two_masters_do_not_overwrite_each_others_index() {
+    let server = Server::start(Kind::Seaweed);
+    let proxy = Proxy::to(&server.endpoint());
+    let mut one = Master::new(&proxy.endpoint(), "ci/", "");
+    let mut other = Master::new(&server.endpoint(), "ci/", "");
+    one.publish("core/1.0", &[]);
+    other.publish("core/2.0", &[]);
+    // The other master runs from beginning to end when this one is about to write the index.
+    let (go, wait) = mpsc::channel::<()>();
+    let (done, has_ended) = mpsc::channel::<()>();
+    let mut first = true;
+    proxy.rule(move |asked| {
+        if asked.starts_with("PUT") && asked.contains(INDEX) && std::mem::take(&mut first) {
+            go.send(()).expect("somebody waits");
+            has_ended.recv().expect("it ends");
+        }
+        Fate::Forward
+    });
+    let running = one.start_sync();
+    wait.recv().expect("it comes to the index");
+    assert_eq!(other.sync(), (1, 0));
+    done.send(()).expect("somebody waits");
+    assert_eq!(counts(&running.wait_with_output().expect("it ends")), (1, 0));
+    let index = String::from_utf8(get(&server, INDEX)).expect("a text");
+    assert!(index.contains("core-1.0.zip") && index.contains("core-2.0.zip"), "{index}");
+    let refused =
+        proxy.seen().iter().filter(|asked| asked.starts_with("PUT") && asked.contains(INDEX)).count();
+    assert_eq!(refused, 2, "the first was refused");
+}

@@ -1,0 +1,163 @@
+//! A master of a test: a root with a configured bucket, an archive, and the program itself.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use crate::servers::{BUCKET, KEY, SECRET, Server, aws, credentials, said};
+
+pub(crate) struct Master {
+    root: tempfile::TempDir,
+    prefix: String,
+    wanted: Vec<String>,
+}
+
+impl Master {
+    /// A master that fills below `prefix` what it reaches at `endpoint`. `more` are lines of `[s3]`.
+    pub(crate) fn new(endpoint: &str, prefix: &str, more: &str) -> Self {
+        let root = tempfile::Builder::new().prefix("blat-master-").tempdir().expect("a folder");
+        for folder in ["etc/blat/targets", "var/lib/blat/bucket1", "run/blat/bucket1", "archive"] {
+            fs::create_dir_all(root.path().join(folder)).expect("a folder");
+        }
+        let master = Self { root, prefix: prefix.to_owned(), wanted: Vec::new() };
+        master.put_key(KEY, SECRET);
+        master.configure(endpoint, more);
+        master
+    }
+
+    pub(crate) fn configure(&self, endpoint: &str, more: &str) {
+        let path = |name: &str| self.root.path().join(name).display().to_string();
+        let text = format!(
+            "kind = \"s3\"\nsource = \"{}\"\nrelease.source = \"file\"\nrelease.file = \"{}\"\n[s3]\n\
+             bucket = \"{BUCKET}\"\nprefix = \"{}\"\nendpoint = \"{endpoint}\"\npath_style = true\n\
+             credentials = \"{}\"\n{more}\n",
+            path("archive"),
+            path("packages.txt"),
+            self.prefix,
+            path("key")
+        );
+        fs::write(self.root.path().join("etc/blat/targets/bucket1.toml"), text).expect("a file");
+    }
+
+    pub(crate) fn put_key(&self, key: &str, secret: &str) {
+        fs::write(self.root.path().join("key"), credentials(key, secret)).expect("a file");
+    }
+
+    pub(crate) fn folder(&self, id: &str) -> PathBuf {
+        self.root.path().join("archive").join(id)
+    }
+
+    /// Makes a sealed package-version with these files besides its `descpkg`, and wants it.
+    pub(crate) fn publish(&mut self, id: &str, files: &[(&str, &[u8])]) {
+        let folder = self.folder(id);
+        for (name, content) in files.iter().chain([&("descpkg", id.as_bytes())]) {
+            let path = folder.join(name);
+            fs::create_dir_all(path.parent().expect("below it")).expect("a folder");
+            fs::write(path, content).expect("a file");
+        }
+        fs::set_permissions(folder.join("descpkg"), PermissionsExt::from_mode(0o444)).expect("sealed");
+        fs::set_permissions(&folder, PermissionsExt::from_mode(0o555)).expect("sealed");
+        self.want(id);
+    }
+
+    /// Turns the link `id`, and wants it.
+    pub(crate) fn publish_link(&mut self, id: &str, text: &str) {
+        let _ = fs::remove_file(self.folder(id));
+        symlink(text, self.folder(id)).expect("a link");
+        self.want(id);
+    }
+
+    pub(crate) fn want(&mut self, id: &str) {
+        if !self.wanted.iter().any(|wanted| wanted == id) {
+            self.wanted.push(id.to_owned());
+        }
+        self.write_list();
+    }
+
+    pub(crate) fn want_no_more(&mut self, id: &str) {
+        self.wanted.retain(|wanted| wanted != id);
+        self.write_list();
+    }
+
+    fn write_list(&self) {
+        let text: String = self.wanted.iter().map(|id| id.replace('/', " ") + "\n").collect();
+        fs::write(self.root.path().join("packages.txt"), text).expect("a list");
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_blat"));
+        command.arg("--root").arg(self.root.path()).args(arguments);
+        command.env("AWS_EC2_METADATA_DISABLED", "true").env_remove("AWS_ACCESS_KEY_ID");
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// Runs `blat sync`, however it ends.
+    pub(crate) fn try_sync(&self) -> Output {
+        self.command(&["sync", "bucket1"]).output().expect("blat runs")
+    }
+
+    pub(crate) fn start_sync(&self) -> Child {
+        self.command(&["sync", "bucket1"]).spawn().expect("blat runs")
+    }
+
+    /// Synchronises; what it sent and linked.
+    #[track_caller]
+    pub(crate) fn sync(&self) -> (u64, u64) {
+        counts(&self.try_sync())
+    }
+
+    /// What a run that must fail tells, and its exit code.
+    #[track_caller]
+    pub(crate) fn fails(&self) -> (i32, String) {
+        let output = self.try_sync();
+        let text = words(&output);
+        (output.status.code().unwrap_or_else(|| panic!("{text}")), text)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.root.path()
+    }
+
+    /// The key of an object of this master's.
+    pub(crate) fn key(&self, id: &str) -> String {
+        let (package, version) = id.split_once('/').expect("an id");
+        format!("{}{package}/{package}-{version}.zip", self.prefix)
+    }
+}
+
+impl Drop for Master {
+    fn drop(&mut self) {
+        let _ = Command::new("chmod").args(["-R", "u+w"]).arg(self.root.path()).status();
+    }
+}
+
+pub(crate) fn words(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout)
+}
+
+#[track_caller]
+pub(crate) fn counts(output: &Output) -> (u64, u64) {
+    let text = words(output);
+    assert!(output.status.success(), "{text}");
+    let line = text.lines().find_map(|line| line.split_once("synchronised: ")).expect("totals").1;
+    let (packages, rest) = line.split_once(" packages sent").expect("packages");
+    let (_, rest) = rest.split_once("), ").expect("links");
+    let (links, _) = rest.split_once(" links made").expect("links");
+    (packages.parse().expect("a number"), links.parse().expect("a number"))
+}
+
+/// The bytes of an object.
+#[track_caller]
+pub(crate) fn get(server: &Server, key: &str) -> Vec<u8> {
+    let output = aws(server, &["s3", "cp", &format!("s3://{BUCKET}/{key}"), "-"]);
+    said(&output);
+    output.stdout
+}
+
+/// All keys of the bucket, in order.
+pub(crate) fn keys(server: &Server) -> Vec<String> {
+    let text = said(&aws(server, &["s3", "ls", "--recursive", &format!("s3://{BUCKET}")]));
+    text.lines().filter_map(|line| line.split_whitespace().nth(3).map(str::to_owned)).collect()
+}
