@@ -12,12 +12,12 @@ LAB ?= 1
 LAB_THREADS ?= 2
 
 # What a Debian with git, make and Rust lacks: to build, to boot machines, to run databases and buckets.
-DEBIAN_PACKAGES := gcc libc6-dev unixodbc-dev \
+DEBIAN_PACKAGES := gcc libc6-dev unixodbc-dev dpkg-dev lintian rpm rpmlint \
 	iproute2 man-db mmdebstrap openssh-client openssh-server rsync systemd systemd-container util-linux \
 	libsqliteodbc mariadb-client-core mariadb-server-core odbc-mariadb odbc-postgresql postgresql \
 	python3 python3-venv unzip zip
 
-.PHONY: help setup build check unit databases buckets lab lab-possible test demo bench soak install clean
+.PHONY: help setup build check unit databases buckets lab lab-possible oldest-helper test demo bench soak deb rpm install clean
 
 help: ## says what can be made (this list)
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 10
@@ -60,7 +60,11 @@ build/s3/done: tests/buckets/requirements.txt
 buckets: build/s3/done ## runs the tests that need buckets: private SeaweedFS and moto servers
 	$(CARGO) test --test buckets --locked $(OUT) -- --test-threads=$(LAB_THREADS)
 
-lab: lab-possible build build/s3/done ## boots machines and runs the tests that need them (root)
+# A helper that was never updated, as far as its protocol goes.
+oldest-helper:
+	$(CARGO) build --locked -p blat-target --bin blat-target-oldest --features oldest-protocol $(OUT)
+
+lab: lab-possible build build/s3/done oldest-helper deb rpm ## boots machines and runs the tests that need them (root)
 	$(CARGO) test --test lab --locked $(OUT) -- --test-threads=$(LAB_THREADS)
 
 lab-possible:
@@ -97,6 +101,12 @@ soak: lab-possible build build/s3/done ## runs all tests with many times the rou
 	BLAT_SOAK=1 $(CARGO) test --test databases --locked $(OUT) -- --test-threads=$(LAB_THREADS)
 	BLAT_SOAK=1 $(CARGO) test --test buckets --locked $(OUT) -- --test-threads=$(LAB_THREADS)
 	BLAT_SOAK=1 $(CARGO) test --test lab --locked $(OUT) -- --test-threads=$(LAB_THREADS)
+
+deb: build ## builds Debian packages into build/packages (VERSION=)
+	packaging/deb/build $(VERSION)
+
+rpm: build ## builds RPM packages into build/packages (VERSION=)
+	packaging/rpm/build $(VERSION)
 
 install: ## puts the built programs and units in place (DESTDIR=, PREFIX=/usr)
 

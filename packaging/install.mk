@@ -49,12 +49,21 @@ install-examples:
 	$(INSTALL_FILE) config/targets/bucket.toml $(DESTDIR)$(PREFIX)/share/doc/blat/targets/bucket.toml
 	$(INSTALL_FILE) config/release_manager.sql $(DESTDIR)$(PREFIX)/share/doc/blat/release_manager.sql
 
-# The man pages, and what shells complete.
+# The man pages, what else there is to read, and what shells complete.
 install-words:
-	for page in packaging/man/*; do \
+	for page in $(filter-out %/blat-target.1, $(wildcard packaging/man/*)); do \
 		$(INSTALL_FILE) "$$page" "$(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$${page##*/}" || exit 1; \
+	done
+	for page in doc/*.md; do \
+		$(INSTALL_FILE) "$$page" "$(DESTDIR)$(PREFIX)/share/doc/blat/$${page##*/}" || exit 1; \
 	done
 	install -d -m 0755 $(addprefix $(DESTDIR)$(PREFIX)/share/, bash-completion/completions fish/vendor_completions.d zsh/vendor-completions)
 	$(HOST_BUILD)/blat completions bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/blat
 	$(HOST_BUILD)/blat completions fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/blat.fish
 	$(HOST_BUILD)/blat completions zsh >$(DESTDIR)$(PREFIX)/share/zsh/vendor-completions/_blat
+
+# A target whose programs are managed by root: its user's path finds the helper, and the master's
+# configuration says `target.bin = "/usr/bin"`.
+install-target:
+	$(INSTALL_PROGRAM) $(HELPER) $(DESTDIR)$(PREFIX)/bin/blat-target
+	$(INSTALL_FILE) packaging/man/blat-target.1 $(DESTDIR)$(PREFIX)/share/man/man1/blat-target.1

@@ -14,7 +14,7 @@ use crate::helper::Helper;
 use crate::places::Places;
 use crate::report::{Report, Reporter};
 use crate::session::Session;
-use crate::ssh::{Connection, Endpoint};
+use crate::ssh::{Connection, Endpoint, Proof};
 use crate::sync::upkeep::skew;
 
 /// An open way to a target.
@@ -42,8 +42,9 @@ impl Channel {
             None => connect(settings, reporter).await?,
         };
         match helper.session(&connection, target, hello(target)).await {
-            Ok(session) => {
+            Ok((session, old)) => {
                 tell_skew(&session, reporter);
+                reporter.tell(Report::Helper { old });
                 Ok(Self { session, connection, attached: SystemTime::now() })
             }
             Err(failure) => {
@@ -97,10 +98,11 @@ pub(crate) async fn connect(settings: &Settings, reporter: &mut Reporter) -> Res
          be read here",
         key.display()
     ))?;
-    Connection::open(&Endpoint::of(ssh), key).await
+    Connection::open(&Endpoint::of(ssh), Proof::Key(key)).await
 }
 
-fn hello(target: &There) -> HostHello {
+/// How this host introduces itself to a target.
+pub(crate) fn hello(target: &There) -> HostHello {
     let master = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned());
     HostHello {
         protocol: PROTOCOL,

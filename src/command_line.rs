@@ -2,11 +2,13 @@
 //! read it.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::config::TargetName;
+use crate::enroll::Wish;
 use crate::helper;
 
 /// Keeps package archives on remote machines up to date from a master archive.
@@ -93,6 +95,21 @@ pub enum Command {
         package: String,
         version: String,
     },
+    /// Make a target: key, host key, archive, helper and, last, its file; what failed can be run again
+    Enroll(Enroll),
+    /// Look at all that targets need, and say what mends what is wrong
+    Doctor {
+        /// One target only
+        name: Option<TargetName>,
+        /// The helper program that belongs to this build
+        #[arg(long, default_value = helper::SHIPPED, value_name = "FILE")]
+        helper: PathBuf,
+    },
+    /// Open a shell on a target as the transfer user, by the target's key
+    Ssh {
+        /// The target, as its file below /etc/blat/targets is called
+        name: TargetName,
+    },
     /// Print what has a shell complete the words of this command line
     Completions { shell: Shell },
 }
@@ -132,4 +149,63 @@ pub enum ReleaseCommand {
         /// One project only, by id or name
         project: Option<String>,
     },
+}
+
+/// What `blat enroll` takes.
+#[derive(Debug, Args)]
+pub struct Enroll {
+    /// What the target is to be called
+    pub name: TargetName,
+    /// The transfer user there and the machine, as USER@HOST
+    #[arg(value_parser = Login::from_str)]
+    pub login: Login,
+    /// The port of its ssh server
+    #[arg(long, default_value_t = 22)]
+    pub port: u16,
+    /// The archive on this machine, where `source` in blat.toml is not it
+    #[arg(long, value_name = "FOLDER")]
+    pub source: Option<PathBuf>,
+    /// Where the archive lies on the target: `dpkg_archive` in the user's home is made a link to it
+    #[arg(long, value_name = "FOLDER")]
+    pub link_to: Option<String>,
+    /// Install the key such that it can do nothing but serve this archive: no shell, no file, no port
+    #[arg(long)]
+    pub restrict: bool,
+    /// With --restrict: let the key bring a new helper (who has the key can then bring any program)
+    #[arg(long, requires = "restrict")]
+    pub allow_replace: bool,
+    /// Trust the host key with this fingerprint (SHA256:…), and do not ask
+    #[arg(long, value_name = "FINGERPRINT")]
+    pub host_key: Option<String>,
+    /// The helper program to put on the target
+    #[arg(long, default_value = helper::SHIPPED, value_name = "FILE")]
+    pub helper: PathBuf,
+}
+
+/// A user on a machine: `USER@HOST`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Login {
+    pub user: String,
+    pub host: String,
+}
+
+impl FromStr for Login {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once('@') {
+            Some((user, host)) if !user.is_empty() && !host.is_empty() => {
+                Ok(Self { user: user.into(), host: host.into() })
+            }
+            _ => Err("write the user and the machine, such as pkgadmin@site1.example.org"),
+        }
+    }
+}
+
+impl From<Enroll> for Wish {
+    fn from(asked: Enroll) -> Self {
+        let Enroll { name, login, port, source, link_to, restrict, allow_replace, host_key, helper } = asked;
+        let Login { user, host } = login;
+        Self { name, user, host, port, source, link_to, restrict, allow_replace, host_key, helper }
+    }
 }

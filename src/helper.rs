@@ -1,14 +1,16 @@
 //! The helper on the target: the build that belongs to this host, put there when it is
 //! missing or another.
 //!
-//! It is uploaded beside its place, tried, and renamed into it: a session that runs keeps
-//! the program that it started, and the next finds the old one or the new one, whole.
+//! It is written beside its place, tried, and renamed into it: a session that runs keeps
+//! the program that it started, and the next finds the old one or the new one, whole. A helper that
+//! runs replaces itself, through the session; one that is missing, broken or older than that comes over
+//! SFTP. One that is root's, or behind a key that may not replace it, stays as it is and serves.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::anyhow;
-use blat_target::message::{Digest, HostHello};
+use blat_target::message::{Digest, HostHello, Mend, Outcome, PROTOCOL_OLDEST};
 use openssh_sftp_client::{Sftp, SftpOptions, metadata::Permissions};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::timeout;
@@ -27,6 +29,8 @@ const UPLOAD_TIMEOUT: Duration = Duration::from_secs(600);
 const UPLOAD_PIECE: usize = 64 << 10;
 const TRIAL_TIMEOUT: Duration = Duration::from_secs(30);
 const NAME: &str = "blat-target";
+/// The protocol that can have the helper replaced.
+const REPLACES_SINCE: u16 = 2;
 
 /// The helper that belongs to this host.
 #[derive(Debug)]
@@ -45,24 +49,42 @@ impl Helper {
         Ok(Self { path: path.to_owned(), program, digest })
     }
 
-    /// Opens a session with this very build, which is put there first where it has to be.
+    /// Which program it is.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// Opens a session with whatever helper is there, and changes nothing.
+    pub async fn look(
+        &self,
+        connection: &Connection,
+        target: &There,
+        hello: HostHello,
+    ) -> Result<Session, Refused> {
+        open(connection, &format!("{}/{NAME} serve", target.bin), &hello).await
+    }
+
+    /// Opens a session, with this very build where it can be: it is put there first, through the
+    /// protocol or over SFTP. Where neither is allowed, the helper that is there serves, in its own
+    /// protocol, and the second value says why it is old.
     pub async fn session(
         &self,
         connection: &Connection,
         target: &There,
         hello: HostHello,
-    ) -> Result<Session> {
+    ) -> Result<(Session, Option<String>)> {
         let command = format!("{}/{NAME} serve", target.bin);
-        match Session::open(connection, &command, hello.clone()).await {
-            Ok(session) if session.hello.build == self.digest => return Ok(session),
-            Ok(session) => {
-                tracing::info!(
-                    "the helper on the target is another build ({}): it is replaced",
-                    session.hello.build
-                );
-                session.finish().await?;
+        let open = || open(connection, &command, &hello);
+        match open().await {
+            Ok(session) if session.hello.build == self.digest => return Ok((session, None)),
+            Ok(mut session) => {
+                let Err(why) = self.renew(&mut session, connection, target).await? else {
+                    session.finish().await?;
+                    return self.settled(open().await);
+                };
+                return Ok((session, Some(why)));
             }
-            Err(Refused::Failed(failure)) => return Err(failure),
+            Err(Refused::Failed(failure) | Refused::Declined(failure)) => return Err(failure),
             Err(Refused::HelperMissing) => {
                 tracing::info!("there is no helper on the target: it is put there")
             }
@@ -71,9 +93,53 @@ impl Helper {
             }
         }
         self.put(connection, target).await?;
-        Session::open(connection, &command, hello).await.map_err(|refused| match refused {
-            Refused::Failed(failure) => failure,
-            other => Failure::person(anyhow!("the helper was put on the target, and still: {other:?}")),
+        self.settled(open().await)
+    }
+
+    /// Whether the helper may be replaced through this session.
+    pub async fn may_replace(&self, session: &mut Session) -> Result<bool> {
+        Ok(session.hello.protocol >= REPLACES_SINCE && session.ask_replace().await?.is_none())
+    }
+
+    /// The session with a helper that was just put there, by us or by another run.
+    fn settled(&self, opened: Result<Session, Refused>) -> Result<(Session, Option<String>)> {
+        match opened {
+            Ok(session) => {
+                let other = session.hello.build != self.digest;
+                let why = other.then(|| old(&session, "somebody else replaces it as well"));
+                Ok((session, why))
+            }
+            Err(Refused::Failed(failure) | Refused::Declined(failure)) => Err(failure),
+            Err(other) => {
+                Err(Failure::person(anyhow!("the helper was put on the target, and still: {other:?}")))
+            }
+        }
+    }
+
+    /// Replaces a helper of another build, or says why it stays; its session goes on then.
+    async fn renew(
+        &self,
+        session: &mut Session,
+        connection: &Connection,
+        target: &There,
+    ) -> Result<Result<(), String>> {
+        let build = session.hello.build;
+        if session.hello.protocol < REPLACES_SINCE {
+            let put = self.put(connection, target).await.map_err(|failure| old(session, failure));
+            if put.is_ok() {
+                tracing::info!("the helper on the target was another build ({build}): it was replaced");
+            }
+            return Ok(put);
+        }
+        match session.ask_replace().await? {
+            // Another run has replaced it meanwhile.
+            Some(refusal) if refusal.mend == Mend::Later => return Ok(Ok(())),
+            Some(refusal) => return Ok(Err(old(session, refusal.reason))),
+            None => tracing::info!("the helper on the target is another build ({build}): it is replaced"),
+        }
+        Ok(match session.replace_helper(self.program.clone()).await? {
+            Outcome::Refused(refusal) => Err(old(session, refusal.reason)),
+            Outcome::Committed { .. } | Outcome::Unchanged => Ok(()),
         })
     }
 
@@ -88,7 +154,11 @@ impl Helper {
         self.put(connection, target).await.map(|()| true)
     }
 
-    async fn put(&self, connection: &Connection, target: &There) -> Result<()> {
+    /// Puts the helper there over SFTP.
+    ///
+    /// # Errors
+    /// Also where a helper lies there that is root's, or only a session is allowed.
+    pub async fn put(&self, connection: &Connection, target: &There) -> Result<()> {
         let bin = target.bin.to_string();
         let beside = format!("{bin}/.{NAME}-{}-{}", self.digest, std::process::id());
         let attempt = format!("cannot put the helper into {bin} on the target over SFTP");
@@ -107,6 +177,12 @@ impl Helper {
 
     async fn upload(&self, connection: &Connection, bin: &str, beside: &str) -> Result<()> {
         let sftp = open_sftp(connection).await?;
+        let place = format!("{bin}/{NAME}");
+        if sftp.fs().metadata(&place).await.is_ok_and(|found| found.uid() == Some(0)) {
+            return Err(Failure::person(anyhow!(
+                "{place} belongs to root, and is left to root to update, by its package `blat-target`"
+            )));
+        }
         // It is there already, or opening the file below says why not.
         let _ = sftp.fs().create_dir(bin).await;
         let mut file = sftp.options().write(true).create(true).truncate(true).open(beside).await.person(format!(
@@ -145,7 +221,28 @@ impl Helper {
     }
 }
 
-async fn open_sftp(connection: &Connection) -> Result<Sftp> {
+/// Opens a session in our protocol, or in the oldest where the helper knows no other.
+async fn open(connection: &Connection, command: &str, hello: &HostHello) -> Result<Session, Refused> {
+    match Session::open(connection, command, hello.clone()).await {
+        Err(Refused::Declined(failure)) if hello.protocol > PROTOCOL_OLDEST => {
+            let older = HostHello { protocol: PROTOCOL_OLDEST, ..hello.clone() };
+            match Session::open(connection, command, older).await {
+                // It was not the protocol.
+                Err(Refused::Declined(_)) => Err(Refused::Declined(failure)),
+                other => other,
+            }
+        }
+        other => other,
+    }
+}
+
+/// Says that the helper of a session is old, and why it stays so.
+fn old(session: &Session, why: impl std::fmt::Display) -> String {
+    let hello = &session.hello;
+    format!("blat-target {} (build {}, protocol {}): {why}", hello.version, hello.build, hello.protocol)
+}
+
+pub(crate) async fn open_sftp(connection: &Connection) -> Result<Sftp> {
     let opened = Sftp::from_clonable_session(connection.session(), SftpOptions::new());
     let opened = timeout(TRIAL_TIMEOUT, opened).await.later("the target does not answer over SFTP")?;
     opened.later("cannot use SFTP on the target")

@@ -36,6 +36,10 @@ pub mod agent;
 pub mod report;
 pub mod trigger;
 
+pub mod doctor;
+pub mod enroll;
+pub mod shell;
+
 pub mod command_line;
 pub mod failure;
 pub mod lock;

@@ -11,7 +11,7 @@ use blat::places::Places;
 use blat::release::import::{Import, import_built_in};
 use blat::sync::run::Mode;
 use blat::tags::Tag;
-use blat::{agent, hold, log, release, sync, target_install, transfer};
+use blat::{agent, doctor, enroll, hold, log, release, shell, sync, target_install, transfer};
 use blat_target::package::PackageVersion;
 use clap::{CommandFactory, Parser};
 
@@ -70,6 +70,16 @@ fn run(arguments: Arguments, started: SystemTime) -> Result<()> {
             println!("{}", path.display());
             Ok(())
         }
+        Command::Enroll(asked) => {
+            log::start(Verbosity::Warn);
+            block_on(enroll::run(&root, &asked.into()))
+        }
+        Command::Doctor { name, helper } => {
+            log::start(Verbosity::Error);
+            let visit = doctor::Visit { root: &root, helper: &helper };
+            block_on(doctor::run(&visit, name.as_ref()))
+        }
+        Command::Ssh { name } => shell::open(&agent::settings(&root, &name)?),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "blat", &mut std::io::stdout());
             Ok(())

@@ -29,6 +29,7 @@ pub(crate) enum Job {
     Link { number: u64, id: PackageVersion, text: Vec<u8>, link: PathBuf },
     PackageList { number: u64, text: Vec<u8> },
     Delete { number: u64, id: PackageVersion, stands: Standing },
+    Helper { number: u64, program: Vec<u8> },
     Done,
 }
 
@@ -77,6 +78,7 @@ impl Packer {
                     self.sent += 1;
                     self.press.say(ToTarget::Delete { number, id, stands })?;
                 }
+                Job::Helper { number, program } => self.helper(number, &program)?,
                 Job::Package { number, id, folder } => self.package(number, id, &folder)?,
             }
         }
@@ -116,9 +118,18 @@ impl Packer {
 
     fn package_list(&mut self, number: u64, text: &[u8]) -> Result<()> {
         let digest = Digest(*blake3::hash(text).as_bytes());
+        self.whole_file(ToTarget::PackageList { number, length: text.len() as u64, digest }, text)
+    }
+
+    fn helper(&mut self, number: u64, program: &[u8]) -> Result<()> {
+        let digest = Digest(*blake3::hash(program).as_bytes());
+        self.whole_file(ToTarget::Replace { number, length: program.len() as u64, digest }, program)
+    }
+
+    fn whole_file(&mut self, head: ToTarget, content: &[u8]) -> Result<()> {
         self.sent += 1;
-        self.press.say(ToTarget::PackageList { number, length: text.len() as u64, digest })?;
-        self.press.write_all(text).and_then(|()| self.press.flush()).later("cannot send")?;
+        self.press.say(head)?;
+        self.press.write_all(content).and_then(|()| self.press.flush()).later("cannot send")?;
         self.press.say(ToTarget::PackageEnd)
     }
 }

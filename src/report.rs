@@ -68,6 +68,9 @@ pub enum Report {
     Trouble { reason: String },
     /// A run ended, and so many tags wait. It is a run's last word; one that failed has said so before.
     Queue { waiting: usize },
+    /// A session was opened with the helper that belongs to this build, or with an old one: which, and
+    /// why it stays so.
+    Helper { old: Option<String> },
     /// A run found no connection: the next attempt should not be waited for.
     Wanted,
 }
@@ -167,7 +170,10 @@ impl Report {
                 tracing::warn!(blat_target = target, "{reason}")
             }
             Self::Trouble { reason } => tracing::error!(blat_target = target, "{reason}"),
-            Self::Queue { .. } | Self::Wanted => {}
+            Self::Helper { old: Some(old) } => {
+                tracing::warn!(blat_target = target, "the helper on the target is old: {old}");
+            }
+            Self::Queue { .. } | Self::Wanted | Self::Helper { old: None } => {}
         }
     }
 

@@ -15,8 +15,8 @@ use std::time::Duration;
 use blat_target::frame::{self, Frame, HEADER_LEN, Header, MAGIC};
 use blat_target::listing::{Listing, chunk};
 use blat_target::message::{
-    Digest, HostHello, Listed, Mend, Outcome, PROTOCOL, PROTOCOL_OLDEST, QUERY_MAX, Standing, TargetHello,
-    ToHost, ToTarget,
+    Digest, HostHello, Listed, Mend, Outcome, PROTOCOL, PROTOCOL_OLDEST, QUERY_MAX, Refusal, Standing,
+    TargetHello, ToHost, ToTarget,
 };
 use blat_target::package::PackageVersion;
 use openssh::{ChildStderr, ChildStdin, ChildStdout};
@@ -56,6 +56,8 @@ pub enum Refused {
     HelperMissing,
     /// What is there cannot be run, in the target's words.
     HelperBroken(String),
+    /// The helper ended the session at the hello: it may know no protocol as new as ours.
+    Declined(Failure),
     Failed(Failure),
 }
 
@@ -101,10 +103,11 @@ impl Session {
         let _ = stdin.write_all(&greeting).await;
         let mut stdout = BufReader::with_capacity(1 << 16, stdout);
         let answered = timeout(packer::STALL, meet(&mut stdout)).await;
-        match answered.unwrap_or_else(|_| Err(Some(stalled()))) {
+        match answered.unwrap_or_else(|_| Err(Unmet::Failed(stalled()))) {
             Ok(hello) => Ok(Self::run(hello, child, stdin, stdout)),
-            Err(Some(failure)) => Err(failure.into()),
-            Err(None) => Err(epitaph(child).await),
+            Err(Unmet::Failed(failure)) => Err(failure.into()),
+            Err(Unmet::Declined(failure)) => Err(Refused::Declined(failure)),
+            Err(Unmet::Ended) => Err(epitaph(child).await),
         }
     }
 
@@ -182,6 +185,25 @@ impl Session {
         }
     }
 
+    /// What speaks against replacing the helper; nothing where it may be done. Only for protocol 2.
+    pub async fn ask_replace(&mut self) -> Result<Option<Refusal>> {
+        self.push(Job::Say(ToTarget::AskReplace))?;
+        match self.hear().await? {
+            Heard::Said(ToHost::MayReplace(against)) => Ok(against),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Has the helper replaced by `program`. The next session has the new one. Only for protocol 2.
+    pub async fn replace_helper(&mut self, program: Vec<u8>) -> Result<Outcome> {
+        let number = self.next_number();
+        self.push(Job::Helper { number, program })?;
+        match self.hear().await? {
+            Heard::Said(ToHost::Outcome { number: of, outcome }) if of == number => Ok(outcome),
+            other => Err(unexpected(&other)),
+        }
+    }
+
     /// What happened next. Fails when nothing moves any more.
     pub async fn event(&mut self) -> Result<Event> {
         match self.hear().await? {
@@ -248,24 +270,33 @@ fn unexpected(heard: &Heard) -> Failure {
     Failure::later(anyhow::anyhow!("the target said something that was not asked for: {heard:?}"))
 }
 
-/// Reads up to the target's hello. `Err(None)`: the channel ended before it.
-async fn meet(stdout: &mut BufReader<ChildStdout>) -> Result<TargetHello, Option<Failure>> {
+/// Why there was no hello.
+enum Unmet {
+    /// The channel ended before it.
+    Ended,
+    /// The helper said why it does not serve.
+    Declined(Failure),
+    Failed(Failure),
+}
+
+/// Reads up to the target's hello.
+async fn meet(stdout: &mut BufReader<ChildStdout>) -> Result<TargetHello, Unmet> {
     skip_noise(stdout).await?;
     match next(stdout).await {
         Ok(ToHost::Hello(hello)) if (PROTOCOL_OLDEST..=PROTOCOL).contains(&hello.protocol) => Ok(hello),
-        Ok(ToHost::Hello(hello)) => Err(Some(Failure::person(anyhow::anyhow!(
+        Ok(ToHost::Hello(hello)) => Err(Unmet::Failed(Failure::person(anyhow::anyhow!(
             "the helper on the target ({}) speaks protocol {}, this build {PROTOCOL_OLDEST} to {PROTOCOL}",
             hello.version,
             hello.protocol
         )))),
-        Ok(ToHost::Failed(refusal)) => Err(Some(refusal.into())),
-        Ok(_) => Err(Some(Failure::later(anyhow::anyhow!("the target did not say hello")))),
-        Err(frame::FrameError::Ended) => Err(None),
-        Err(why) => Err(Some(Failure::later(why))),
+        Ok(ToHost::Failed(refusal)) => Err(Unmet::Declined(refusal.into())),
+        Ok(_) => Err(Unmet::Failed(Failure::later(anyhow::anyhow!("the target did not say hello")))),
+        Err(frame::FrameError::Ended) => Err(Unmet::Ended),
+        Err(why) => Err(Unmet::Failed(Failure::later(why))),
     }
 }
 
-async fn skip_noise(stdout: &mut BufReader<ChildStdout>) -> Result<(), Option<Failure>> {
+async fn skip_noise(stdout: &mut BufReader<ChildStdout>) -> Result<(), Unmet> {
     let mut seen = Vec::new();
     while !seen.ends_with(MAGIC) {
         match stdout.read_u8().await {
@@ -274,9 +305,9 @@ async fn skip_noise(stdout: &mut BufReader<ChildStdout>) -> Result<(), Option<Fa
                 let noise = String::from_utf8_lossy(&seen[..80]).into_owned();
                 let what =
                     anyhow::anyhow!("the target's login shell prints without end, starting with {noise:?}");
-                return Err(Some(Failure::person(what)));
+                return Err(Unmet::Failed(Failure::person(what)));
             }
-            Err(_) => return Err(None),
+            Err(_) => return Err(Unmet::Ended),
         }
     }
     Ok(())

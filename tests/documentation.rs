@@ -208,6 +208,24 @@ fn every_journal_field_and_variable_stands_in_blat_1() {
     assert_has("blat.1", &page("blat.1"), fields);
 }
 
+#[test]
+fn every_message_stands_in_the_description_of_the_protocol() {
+    let source = fs::read_to_string(Path::new(SOURCE).join("target/src/message.rs")).unwrap();
+    let text = fs::read_to_string(Path::new(SOURCE).join("doc/protocol.md")).unwrap();
+    let told = words(&text);
+    for alternatives in ["pub enum ToTarget {", "pub enum ToHost {"] {
+        let body = source.split(alternatives).nth(1).unwrap().split("\n}").next().unwrap();
+        let names = body.lines().filter_map(|line| {
+            let name = line.strip_prefix("    ")?.split(['(', ' ', ',']).next()?;
+            name.starts_with(|first: char| first.is_ascii_uppercase()).then_some(name)
+        });
+        let names: Vec<&str> = names.collect();
+        assert!(names.len() >= 9, "{names:?}");
+        let missing: Vec<_> = names.iter().filter(|name| !told.contains(**name)).collect();
+        assert!(missing.is_empty(), "doc/protocol.md does not tell of {missing:?}");
+    }
+}
+
 fn sources(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     entries.flat_map(|path| if path.is_dir() { sources(&path) } else { vec![path] }).collect()

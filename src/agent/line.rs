@@ -12,7 +12,7 @@ use anyhow::anyhow;
 use tokio::time::{Instant, sleep_until};
 
 use crate::failure::{Failure, Result};
-use crate::ssh::{Endpoint, Master};
+use crate::ssh::{Endpoint, Master, Proof};
 
 const FIRST_DELAY: Duration = Duration::from_secs(1);
 const LONGEST_DELAY: Duration = Duration::from_secs(60);
@@ -139,7 +139,8 @@ impl Line {
     }
 
     fn start(&mut self) -> Change {
-        let started = self.key.file().and_then(|key| Master::start(&self.endpoint, &key, &self.control));
+        let started =
+            self.key.file().and_then(|key| Master::start(&self.endpoint, Proof::Key(&key), &self.control));
         match started {
             Ok(master) => {
                 self.state = State::Trying { master };

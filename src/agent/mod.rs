@@ -6,6 +6,7 @@
 //! that systemd holds, and the next agent looks for both.
 
 mod line;
+mod memory;
 mod troubles;
 mod way;
 
@@ -51,6 +52,7 @@ pub async fn run(root: &Path, settings: Settings) -> Result<()> {
         waiting: 0,
         troubles: Troubles::default(),
         syncs: Troubles::default(),
+        old_helper: None,
         status: String::new(),
     };
     let signals = Signals::new().person("cannot listen for signals")?;
@@ -68,6 +70,8 @@ struct Agent {
     waiting: usize,
     troubles: Troubles,
     syncs: Troubles,
+    /// Which old helper serves the target, and why it was not replaced.
+    old_helper: Option<String>,
     status: String,
 }
 
@@ -97,6 +101,7 @@ impl Agent {
         let mut look = interval(LOOK_EVERY);
         let mut key = interval(KEY_EVERY);
         let started = SystemTime::now();
+        memory::let_go_of_the_start();
         loop {
             self.show_status();
             let mut datagram = [0; REPORT_MAX];
@@ -174,6 +179,8 @@ impl Agent {
             }
             Report::Committed { cause: Cause::Sync, .. } => self.syncs.moved(),
             Report::Wanted => self.way.hurry(),
+            Report::Helper { old } if *old == self.old_helper => return,
+            Report::Helper { old } => self.old_helper.clone_from(old),
             _ => {}
         }
         report.log(self.settings.name.as_str());
@@ -246,8 +253,9 @@ impl Agent {
         };
         let trouble = self.troubles.reason().map(|reason| format!("; the last transfer failed: {reason}"));
         let sync = self.syncs.reason().map(|reason| format!("; the last synchronisation failed: {reason}"));
-        let (trouble, sync) = (trouble.unwrap_or_default(), sync.unwrap_or_default());
-        let status = format!("{}; {tags}{trouble}{sync}", self.way.state());
+        let helper = self.old_helper.as_ref().map(|old| format!("; the helper on the target is old: {old}"));
+        let more = [trouble, sync, helper].map(Option::unwrap_or_default).concat();
+        let status = format!("{}; {tags}{more}", self.way.state());
         if status != self.status {
             notify(&[NotifyState::Status(&status)]);
             self.status = status;

@@ -24,7 +24,14 @@ impl Copies {
     /// Opens the accepted folder, made if it is missing.
     pub(super) fn open(root: &Path) -> io::Result<Self> {
         let folder = Folder::accepted(root);
-        fs::create_dir_all(folder.targets())?;
+        let targets = folder.targets();
+        if !targets.exists() {
+            fs::create_dir_all(&targets)?;
+            // Everyone's to pass, whatever the umask: the agents run as another user.
+            for made in [targets.as_path(), targets.parent().unwrap_or(&targets)] {
+                fs::set_permissions(made, Permissions::from_mode(0o755))?;
+            }
+        }
         let pending = folder.defaults().with_file_name("pending");
         Ok(Self { folder, pending })
     }

@@ -6,9 +6,9 @@
 //! reached through a link. Elsewhere (a file server, a user's folder) its owner sees to it.
 
 use std::ffi::CStr;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use anyhow::{Context, bail, ensure};
@@ -110,6 +110,12 @@ fn give(held: &File, wanted: &Wanted, owners: &Owners) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Makes a folder that everyone can pass, whatever the umask.
+fn make_for_all(path: &Path) -> io::Result<()> {
+    fs::create_dir(path)?;
+    fs::set_permissions(path, Permissions::from_mode(0o755))
+}
+
 /// Makes the folders down to `path`, as long as each is such that only the trusted user can change it.
 fn trust(root: &Path, path: &Path, owners: &Owners) -> anyhow::Result<()> {
     let inside = path.strip_prefix(root).unwrap_or(path);
@@ -117,7 +123,7 @@ fn trust(root: &Path, path: &Path, owners: &Owners) -> anyhow::Result<()> {
     for part in inside.components() {
         so_far.push(part);
         if !so_far.try_exists()? {
-            fs::create_dir(&so_far).with_context(|| format!("cannot make {}", so_far.display()))?;
+            make_for_all(&so_far).with_context(|| format!("cannot make {}", so_far.display()))?;
         }
         let link = fs::symlink_metadata(&so_far)?;
         let whose = |uid| uid == owners.trusted.as_raw();
@@ -136,7 +142,7 @@ fn trust(root: &Path, path: &Path, owners: &Owners) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::os::unix::fs::symlink;
 
     fn owners() -> Owners {
         let (user, group) = (Uid::effective(), Gid::effective());

@@ -85,16 +85,29 @@ impl Settings {
         Self::load_from(&Folder::live(root), name)
     }
 
+    /// The settings that a target's file with this text would make beside the live `blat.toml`.
+    ///
+    /// # Errors
+    /// What would be wrong with them.
+    pub fn would_be(root: &Path, name: &TargetName, text: String) -> Result<Self, Problems> {
+        let folder = Folder::live(root);
+        let shown = folder.shown(&folder.target(name));
+        Self::merge(name, &Document::parse(&shown, text)?, Self::defaults(&folder)?.as_ref())
+    }
+
     fn load_from(folder: &Folder, name: &TargetName) -> Result<Self, Problems> {
-        let (defaults, target) = (folder.defaults(), folder.target(name));
-        let defaults = match folder.read(&defaults)? {
-            Some(text) => Some(Document::defaults(&folder.shown(&defaults), text)?),
-            None => None,
-        };
+        let target = folder.target(name);
         let shown = folder.shown(&target);
+        let defaults = Self::defaults(folder)?;
         let text = folder.read(&target)?;
         let text = text.ok_or_else(|| Problem::of_file(&shown, format!("there is no target `{name}`")))?;
         Self::merge(name, &Document::parse(&shown, text)?, defaults.as_ref())
+    }
+
+    fn defaults(folder: &Folder) -> Result<Option<Document>, Problem> {
+        let defaults = folder.defaults();
+        let text = folder.read(&defaults)?;
+        text.map(|text| Document::defaults(&folder.shown(&defaults), text)).transpose()
     }
 
     /// Merges a target's file over the defaults.

@@ -17,11 +17,14 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout_at};
 
+use super::arguments::{Proof, arguments};
 use super::{Endpoint, words};
 use crate::failure::{Failure, Needs, Result};
 
-/// How long a connection may take to come up.
+/// How long a connection may take to come up,
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+/// and one for which a person types a password.
+const TYPING_TIMEOUT: Duration = Duration::from_secs(300);
 /// How many lines of ssh's words are kept.
 const WORDS_MAX: usize = 40;
 
@@ -36,19 +39,20 @@ pub struct Master {
 
 impl Master {
     /// Starts ssh; [`Master::ready`] tells when it is connected.
-    pub fn start(endpoint: &Endpoint, key: &Path, control: &Path) -> Result<Self> {
+    pub fn start(endpoint: &Endpoint, proof: Proof<'_>, control: &Path) -> Result<Self> {
         match std::fs::remove_file(control) {
             Err(why) if why.kind() != io::ErrorKind::NotFound => {
                 return Err(why).person(format!("cannot remove the stale socket {}", control.display()));
             }
             _ => {}
         }
-        let mut child = command(endpoint, key, control).spawn().person("cannot start ssh")?;
+        let mut child = command(endpoint, proof, control).spawn().person("cannot start ssh")?;
         let words = Arc::default();
         if let Some(stderr) = child.stderr.take() {
             tokio::spawn(listen(stderr, Arc::clone(&words)));
         }
-        let deadline = Instant::now() + CONNECT_TIMEOUT;
+        let patience = if proof == Proof::Person { TYPING_TIMEOUT } else { CONNECT_TIMEOUT };
+        let deadline = Instant::now() + patience;
         Ok(Self { child, control: control.to_owned(), words, deadline })
     }
 
@@ -104,36 +108,13 @@ impl Master {
     }
 }
 
-fn command(endpoint: &Endpoint, key: &Path, control: &Path) -> Command {
+fn command(endpoint: &Endpoint, proof: Proof<'_>, control: &Path) -> Command {
     let mut command = Command::new("ssh");
-    let options = [
-        "BatchMode=yes".into(),
-        "StrictHostKeyChecking=yes".into(),
-        "IdentitiesOnly=yes".into(),
-        "PreferredAuthentications=publickey".into(),
-        "ControlPersist=no".into(),
-        "ForwardAgent=no".into(),
-        "ForwardX11=no".into(),
-        "ConnectTimeout=20".into(),
-        "ServerAliveInterval=10".into(),
-        "ServerAliveCountMax=3".into(),
-        "LogLevel=ERROR".into(),
-        format!("UserKnownHostsFile={}", quoted(&endpoint.known_hosts)),
-        format!("IdentityFile={}", quoted(key)),
-    ];
-    command.arg("-N").arg("-M").arg("-S").arg(control);
-    command.args(options.iter().flat_map(|option| ["-o", option.as_str()]));
-    command.arg("-p").arg(endpoint.port.to_string()).arg("-l").arg(&endpoint.user);
-    command.arg("--").arg(&endpoint.host);
+    command.arg("-N").arg("-M").arg("-S").arg(control).args(arguments(endpoint, proof));
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
     // SAFETY: only async-signal-safe calls between fork and exec.
     unsafe { command.pre_exec(before_exec) };
     command
-}
-
-/// A path as one word of an ssh option, in which `%` starts a token.
-fn quoted(path: &Path) -> String {
-    format!("\"{}\"", path.display()).replace('%', "%%")
 }
 
 fn before_exec() -> io::Result<()> {

@@ -1,5 +1,6 @@
 //! The connection to a target: the agent's, or one of our own when there is none.
 
+mod arguments;
 mod master;
 mod words;
 
@@ -10,7 +11,9 @@ use std::time::Duration;
 use openssh::{Session, Stdio};
 use tokio::time::timeout;
 
+pub use arguments::{Proof, arguments};
 pub use master::Master;
+pub use words::{Meaning, Why};
 
 use crate::config::Ssh;
 use crate::failure::{Failure, Needs, Result};
@@ -64,11 +67,11 @@ impl Connection {
     }
 
     /// Connects anew; the connection ends with this value.
-    pub async fn open(endpoint: &Endpoint, key: &Path) -> Result<Self> {
+    pub async fn open(endpoint: &Endpoint, proof: Proof<'_>) -> Result<Self> {
         let folder =
             tempfile::Builder::new().prefix("blat-").tempdir().later("cannot make a folder for ssh")?;
         let control = folder.path().join("ssh");
-        let mut master = Master::start(endpoint, key, &control)?;
+        let mut master = Master::start(endpoint, proof, &control)?;
         master.ready().await?;
         Ok(Self { session: resume(&control), own: Some(Own { master, _folder: folder }) })
     }

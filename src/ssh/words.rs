@@ -5,46 +5,77 @@ use blat_target::message::Mend;
 
 use crate::failure::Failure;
 
+/// What is wrong between here and the target, as far as something can be done about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    HostKeyChanged,
+    HostKeyUnknown,
+    /// The key file is no use to ssh.
+    KeyUnusable,
+    KeyRefused,
+    NoName,
+    NobodyListens,
+    Other,
+}
+
+/// What ssh's words mean; found in a failure's cause.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("{text}")]
+pub struct Meaning {
+    pub why: Why,
+    text: &'static str,
+}
+
 /// ssh's words, what they mean to a person, and what mends it.
-const MEANINGS: &[(&str, Mend, &str)] = &[
+const MEANINGS: &[(&str, Mend, Why, &str)] = &[
     (
         "REMOTE HOST IDENTIFICATION HAS CHANGED",
         Mend::Person,
+        Why::HostKeyChanged,
         "the target's host key is not the known one: find out why, then correct the known_hosts file",
     ),
     (
         "host key is known for",
         Mend::Person,
+        Why::HostKeyUnknown,
         "the target's host key is not known: add it to the known_hosts file",
     ),
     (
         "Host key verification failed",
         Mend::Person,
+        Why::HostKeyUnknown,
         "the target's host key is not known, or is not the known one: see the known_hosts file",
     ),
     (
         "UNPROTECTED PRIVATE KEY FILE",
         Mend::Person,
+        Why::KeyUnusable,
         "others can read the private key, so ssh does not use it: chmod 0600 the key file",
     ),
-    ("invalid format", Mend::Person, "the private key file holds no key that ssh can read"),
-    ("error in libcrypto", Mend::Person, "the private key file holds no key that ssh can read"),
+    ("invalid format", Mend::Person, Why::KeyUnusable, "the private key file holds no key that ssh can read"),
+    (
+        "error in libcrypto",
+        Mend::Person,
+        Why::KeyUnusable,
+        "the private key file holds no key that ssh can read",
+    ),
     (
         "Permission denied (",
         Mend::Person,
+        Why::KeyRefused,
         "the target refuses the key: add the public key to the transfer user's authorized_keys there",
     ),
-    ("Too many authentication failures", Mend::Person, "the target refuses the key"),
-    ("Bad configuration option", Mend::Person, "ssh does not take its configuration"),
-    ("Could not resolve hostname", Mend::Later, "the target's host name cannot be resolved"),
-    ("Connection refused", Mend::Later, "nothing listens on the target's ssh port"),
-    ("timed out", Mend::Later, "the target does not answer"),
-    ("not responding", Mend::Later, "the target stopped answering"),
-    ("No route to host", Mend::Later, "there is no route to the target"),
-    ("Network is unreachable", Mend::Later, "the network is unreachable"),
-    ("Connection closed by", Mend::Later, "the target closed the connection"),
-    ("Connection reset", Mend::Later, "the target closed the connection"),
-    ("Broken pipe", Mend::Later, "the connection broke"),
+    ("Too many authentication failures", Mend::Person, Why::KeyRefused, "the target refuses the key"),
+    ("Bad configuration option", Mend::Person, Why::Other, "ssh does not take its configuration"),
+    ("Could not resolve hostname", Mend::Later, Why::NoName, "the target's host name cannot be resolved"),
+    ("Connection refused", Mend::Later, Why::NobodyListens, "nothing listens on the target's ssh port"),
+    ("timed out", Mend::Later, Why::Other, "the target does not answer"),
+    ("not responding", Mend::Later, Why::Other, "the target stopped answering"),
+    ("No route to host", Mend::Later, Why::Other, "there is no route to the target"),
+    ("Network is unreachable", Mend::Later, Why::Other, "the network is unreachable"),
+    ("Connection closed by", Mend::Later, Why::Other, "the target closed the connection"),
+    ("Connection reset", Mend::Later, Why::Other, "the target closed the connection"),
+    ("Broken pipe", Mend::Later, Why::Other, "the connection broke"),
 ];
 
 /// The failure that `words` of ssh speak of; what is not known may pass with time.
@@ -52,8 +83,7 @@ pub(super) fn failure(words: &str) -> Failure {
     let words = words.trim();
     let said = anyhow::anyhow!("ssh said: {}", last_line(words));
     match MEANINGS.iter().find(|(sign, ..)| words.contains(sign)) {
-        Some((_, Mend::Person, meaning)) => Failure::person(said.context(*meaning)),
-        Some((_, Mend::Later, meaning)) => Failure::later(said.context(*meaning)),
+        Some(&(_, mend, why, text)) => Failure { mend, cause: said.context(Meaning { why, text }) },
         None if words.is_empty() => Failure::later(anyhow::anyhow!("ssh ended without a word")),
         None => Failure::later(said),
     }

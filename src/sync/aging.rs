@@ -232,9 +232,23 @@ impl Decision {
     /// Keeps of the deletions only the first so many.
     fn cap(&mut self, most: u64) {
         let most = usize::try_from(most).unwrap_or(usize::MAX);
-        let late: HashSet<_> = self.deletions().into_iter().skip(most).map(|aged| aged.id.clone()).collect();
-        for aged in self.aged.iter_mut().filter(|aged| late.contains(&aged.id)) {
-            aged.fate = Fate::Keep(Keep::TooMany);
+        let mut late: HashSet<_> =
+            self.deletions().into_iter().skip(most).map(|aged| aged.id.clone()).collect();
+        // Links that lead in a circle go together or not at all: whatever a link that stays addresses
+        // stays.
+        while !late.is_empty() {
+            for aged in self.aged.iter_mut().filter(|aged| late.contains(&aged.id)) {
+                aged.fate = Fate::Keep(Keep::TooMany);
+            }
+            let late_too = |aged: &&Aged| late.contains(&aged.id);
+            let held: HashSet<_> = self
+                .aged
+                .iter()
+                .filter(late_too)
+                .filter_map(|aged| addressed(&aged.id, &aged.stands))
+                .collect();
+            let goes = |aged: &&Aged| matches!(aged.fate, Fate::Delete(_)) && held.contains(&aged.id);
+            late = self.aged.iter().filter(goes).map(|aged| aged.id.clone()).collect();
         }
     }
 }

@@ -34,6 +34,8 @@ mod marks;
 mod package_list;
 mod receive;
 mod stage;
+mod update;
+mod whole_file;
 
 mod aging;
 mod archive;

@@ -22,8 +22,9 @@ use crate::mark::Mark;
 use crate::package::PackageVersion;
 use crate::stamp::Stamp;
 
-/// The protocol that this build speaks. What is newer than 1 is said only to who speaks it.
-pub const PROTOCOL: u16 = 2;
+/// The protocol that this build speaks; a session has the older one of its two sides. What is newer
+/// than 1 is said only to who speaks it.
+pub const PROTOCOL: u16 = if cfg!(feature = "oldest-protocol") { 1 } else { 2 };
 /// The oldest protocol that this build understands.
 pub const PROTOCOL_OLDEST: u16 = 1;
 /// How many package-versions one [`ToTarget::Query`] may name.
@@ -114,6 +115,41 @@ pub enum ToTarget {
     /// Hold all deletion back, for this reason, or (`None`) do not any more. Answered by
     /// [`ToHost::Info`], after which nothing is deleted any more.
     Hold(Option<String>),
+    /// May the host replace the helper? Answered by [`ToHost::MayReplace`]. Since protocol 2.
+    AskReplace,
+    /// The helper that belongs to the host follows: data frames that inflate to `length` bytes of this
+    /// digest, then [`ToTarget::PackageEnd`]. Answered as a package is; the next session has the new
+    /// helper. Since protocol 2.
+    Replace {
+        number: u64,
+        length: u64,
+        digest: Digest,
+    },
+}
+
+impl ToTarget {
+    /// The first protocol that has this message.
+    pub fn since(&self) -> u16 {
+        match self {
+            Self::Hello(_)
+            | Self::Query(_)
+            | Self::Package(_)
+            | Self::PackageEnd
+            | Self::Abandon(_)
+            | Self::Link { .. }
+            | Self::Done { .. }
+            | Self::List { .. }
+            | Self::PackageList { .. } => 1,
+            Self::Unmark(_)
+            | Self::Marks
+            | Self::Mark { .. }
+            | Self::Delete { .. }
+            | Self::Confirm { .. }
+            | Self::Hold(_)
+            | Self::AskReplace
+            | Self::Replace { .. } => 2,
+        }
+    }
 }
 
 /// How a host introduces itself.
@@ -170,6 +206,8 @@ pub enum ToHost {
     /// So many have a mark now, of those that were to be marked.
     Marked(u64),
     Info(Info),
+    /// Whether the host may replace the helper: nothing speaks against it, or this does.
+    MayReplace(Option<Refusal>),
 }
 
 /// What goes on at a target, and what went on.

@@ -4,17 +4,16 @@
 //! list or the new one, whole, and a crash leaves at most the draft, which the next one replaces.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
 
 use nix::errno::Errno;
 use nix::fcntl::RenameFlags;
-use nix::sys::stat::{Mode, fchmod};
 
 use crate::archive::{Archive, OWN_FOLDER, open_or_make};
 use crate::folder::Folder;
 use crate::inflate::Packed;
 use crate::message::{Digest, Outcome, PACKAGE_LIST_MAX};
-use crate::refusal::{Stop, errno, refusal};
+use crate::refusal::{Stop, refusal};
+use crate::whole_file::Announced;
 
 const NAME: &[u8] = b"package_list.txt";
 const DRAFT: &[u8] = b".package_list.new";
@@ -40,7 +39,7 @@ pub(crate) fn receive(
     packed.announce(length);
     let (own, _) = open_or_make(&archive.root, OWN_FOLDER.as_bytes()).map_err(written)?;
     let placed = draft(&own).map_err(written).and_then(|draft| {
-        write(draft, length, digest, packed)?;
+        Announced { length, digest, mode: 0o644 }.receive(&draft, packed, written)?;
         own.rename(DRAFT, NAME, RenameFlags::empty()).and_then(|()| own.sync()).map_err(written)
     });
     if placed.is_err() {
@@ -55,29 +54,6 @@ fn draft(own: &Folder) -> nix::Result<File> {
         Ok(()) | Err(Errno::ENOENT) => own.create(DRAFT),
         Err(why) => Err(why),
     }
-}
-
-fn write(mut draft: File, length: u64, digest: Digest, packed: &Packed) -> Result<(), Stop> {
-    packed.allow(length);
-    let mut hasher = blake3::Hasher::new();
-    let mut piece = vec![0; 1 << 16];
-    let mut left = length;
-    while left > 0 {
-        let most = piece.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-        let got = (&*packed).read(&mut piece[..most]).map_err(|_| packed.stop("it cannot be read"))?;
-        if got == 0 {
-            return Err(packed.stop("it is shorter than was announced"));
-        }
-        hasher.update(&piece[..got]);
-        draft.write_all(&piece[..got]).map_err(|why| written(errno(&why)))?;
-        left -= got as u64;
-    }
-    packed.finish()?;
-    if hasher.finalize().as_bytes() != &digest.0 {
-        return Err(Stop::person("it is not what was announced: its digest differs"));
-    }
-    fchmod(&draft, Mode::from_bits_truncate(0o644)).map_err(written)?;
-    draft.sync_all().map_err(|why: io::Error| written(errno(&why)))
 }
 
 fn written(why: Errno) -> Stop {

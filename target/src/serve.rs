@@ -14,8 +14,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use nix::sys::stat::{Mode, umask};
 
 use crate::aging::Aging;
-use crate::archive::Archive;
+use crate::archive::{Archive, located};
 use crate::channel::{Input, Output, Pulse, SILENCE_MAX};
+use crate::command_line::Allowed;
 use crate::commit::{Group, Pending, Unsynced};
 use crate::frame::{Frame, HEADER_LEN, Header, MAGIC};
 use crate::inflate::{Inflate, Intake, Packed};
@@ -28,10 +29,11 @@ use crate::message::{
 use crate::package::{PackageVersion, link_target};
 use crate::package_list;
 use crate::receive::{manifest, receive};
-use crate::refusal::{End, Stop, refusal};
+use crate::refusal::{End, Stop, refusal, shown};
 use crate::sessions::{Session, clear_dead};
 use crate::stage::Hidden;
 use crate::turn::Turns;
+use crate::update::Place;
 
 /// All went well.
 pub const EXIT_DONE: u8 = 0;
@@ -49,8 +51,13 @@ pub fn build() -> io::Result<Digest> {
     Ok(Digest(*hasher.finalize().as_bytes()))
 }
 
-/// Serves one session on standard input and output.
-pub fn serve() -> ExitCode {
+/// Serves one session on standard input and output, within what is allowed.
+pub fn serve(allowed: &Allowed) -> ExitCode {
+    let over_ssh = std::env::var_os("SSH_CONNECTION").is_some();
+    if let Some(what) = allowed.misused(over_ssh, std::env::var_os("SSH_ORIGINAL_COMMAND").as_deref()) {
+        eprintln!("blat-target: this key serves blat and nothing else; {what} is not for it");
+        return ExitCode::from(EXIT_USAGE);
+    }
     // Modes are the manifest's, whatever the login shell thinks.
     umask(Mode::empty());
     let pulse = Arc::new(Pulse::new());
@@ -60,7 +67,7 @@ pub fn serve() -> ExitCode {
     };
     let input = Input::new(input, SILENCE_MAX, pulse.clone());
     let output = Arc::new(Output::new(output));
-    match converse(input, &output, pulse) {
+    match converse(input, &output, pulse, allowed) {
         Ok(code) => ExitCode::from(code),
         Err(End::Cut(why)) => {
             eprintln!("blat-target: {why}");
@@ -85,7 +92,7 @@ fn fail(output: &Output, refusal: Refusal) -> ExitCode {
     ExitCode::from(code)
 }
 
-fn converse(mut input: Input, output: &Arc<Output>, pulse: Arc<Pulse>) -> Result<u8, End> {
+fn converse(mut input: Input, output: &Arc<Output>, pulse: Arc<Pulse>, allowed: &Allowed) -> Result<u8, End> {
     output.raw(MAGIC)?;
     let mut magic = [0; MAGIC.len()];
     if input.read_exact(&mut magic).is_err() || magic != *MAGIC {
@@ -93,8 +100,15 @@ fn converse(mut input: Input, output: &Arc<Output>, pulse: Arc<Pulse>) -> Result
         return Ok(EXIT_USAGE);
     }
     let hello = hello(&mut input)?;
+    if let Some(only) = &allowed.archive
+        && located(only) != located(&hello.archive)
+    {
+        let (asked, only) = (shown(&hello.archive), shown(only));
+        return Err(End::broken(format!("this key serves the archive {only} only, not {asked}")));
+    }
     let archive = Arc::new(Archive::open(&hello.archive).map_err(End::Failed)?);
-    output.say(&ToHost::Hello(introduction(&archive)?))?;
+    let protocol = hello.protocol.min(PROTOCOL);
+    output.say(&ToHost::Hello(introduction(&archive, protocol)?))?;
     let cleared = archive.clone();
     let clearing = std::thread::spawn(move || clear_dead(&cleared));
     pulse.clone().tell(output.clone());
@@ -103,8 +117,10 @@ fn converse(mut input: Input, output: &Arc<Output>, pulse: Arc<Pulse>) -> Result
     let group = Group::new(archive.clone(), turns, output.clone(), pulse.clone());
     let inflate = Inflate::new().map_err(|why| End::Failed(Refusal::later(why.to_string())))?;
     let intake = Intake { input, group, pulse };
-    let mut talk =
-        Talk { archive, aging, output: output.clone(), intake, inflate, session: None, next: 0, came: 0 };
+    let replace = allowed.replace || !allowed.is_restricted();
+    let output = output.clone();
+    let (session, next, came) = (None, 0, 0);
+    let mut talk = Talk { protocol, replace, archive, aging, output, intake, inflate, session, next, came };
     let done = talk.run();
     talk.leave();
     let _ = clearing.join();
@@ -140,13 +156,13 @@ fn check_protocol(payload: &[u8]) -> Result<(), End> {
     }
 }
 
-fn introduction(archive: &Archive) -> Result<TargetHello, End> {
+fn introduction(archive: &Archive, protocol: u16) -> Result<TargetHello, End> {
     let build = build()
         .map_err(|why| End::Failed(Refusal::later(format!("could not read /proc/self/exe: {why}"))))?;
     let (free_bytes, free_inodes) = archive.free();
     let clock = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
     let version = env!("CARGO_PKG_VERSION").to_owned();
-    Ok(TargetHello { protocol: PROTOCOL, build, version, clock, free_bytes, free_inodes })
+    Ok(TargetHello { protocol, build, version, clock, free_bytes, free_inodes })
 }
 
 /// zstd's level for listings: names that were shortened already.
@@ -154,6 +170,10 @@ const LISTING_LEVEL: i32 = 1;
 
 /// A session after the hellos.
 struct Talk {
+    /// Of the two sides' protocols the older one.
+    protocol: u16,
+    /// Whether this session may replace the program.
+    replace: bool,
     archive: Arc<Archive>,
     aging: Aging,
     output: Arc<Output>,
@@ -170,7 +190,13 @@ struct Talk {
 impl Talk {
     fn run(&mut self) -> Result<(), End> {
         loop {
-            match self.intake.message()? {
+            let message = self.intake.message()?;
+            if message.since() > self.protocol {
+                return Err(End::broken("the host said what this session's protocol does not have"));
+            }
+            match message {
+                ToTarget::AskReplace => self.ask_replace()?,
+                ToTarget::Replace { number, length, digest } => self.replace(number, length, digest)?,
                 ToTarget::Query(places) => self.query(&places)?,
                 ToTarget::Package(head) => self.package(head)?,
                 ToTarget::Link { number, id, text, modified } => self.link(number, id, text, modified)?,
@@ -330,6 +356,35 @@ impl Talk {
             Ok(outcome) => self.output.answer(number, outcome),
             Err(Stop::Refused(refusal)) => {
                 let reason = format!("the PackageList: {}", refusal.reason);
+                self.output.answer(number, Outcome::Refused(Refusal { reason, ..refusal }))?;
+                packed.drop_rest()
+            }
+            Err(Stop::End(end)) => Err(end),
+        }
+    }
+
+    fn ask_replace(&mut self) -> Result<(), End> {
+        self.output.say(&ToHost::MayReplace(self.place().err()))
+    }
+
+    /// The program's place, if this session may replace it.
+    fn place(&self) -> Result<Place, Refusal> {
+        if !self.replace {
+            return Err(Refusal::person(
+                "the key is restricted, and its forced command does not have `--allow-replace`",
+            ));
+        }
+        Place::find()
+    }
+
+    fn replace(&mut self, number: u64, length: u64, digest: Digest) -> Result<(), End> {
+        self.count(number)?;
+        let place = self.place();
+        let packed = Packed::new(&mut self.inflate, &mut self.intake);
+        match place.map_err(Stop::from).and_then(|place| place.replace(length, digest, &packed)) {
+            Ok(outcome) => self.output.answer(number, outcome),
+            Err(Stop::Refused(refusal)) => {
+                let reason = format!("the new helper: {}", refusal.reason);
                 self.output.answer(number, Outcome::Refused(Refusal { reason, ..refusal }))?;
                 packed.drop_rest()
             }

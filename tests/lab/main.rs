@@ -5,6 +5,7 @@
 mod aging;
 mod bucket;
 mod builds;
+mod doctor;
 mod field;
 mod flood;
 mod itself;
@@ -12,7 +13,10 @@ mod kills;
 mod lifecycle;
 mod machines;
 mod outages;
+mod packages;
+mod readme;
 mod releases;
+mod restricted;
 #[path = "../buckets/servers.rs"]
 mod s3;
 #[path = "../databases/servers.rs"]

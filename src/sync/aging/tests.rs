@@ -157,17 +157,25 @@ fn carry(
 }
 
 fn dangling(target: &Tree) -> Vec<PackageVersion> {
-    let names = |id: &PackageVersion| (id.package.to_string(), id.version.to_string());
-    let links = target.iter().filter_map(|((package, version), has)| match has {
-        Has::Link(text) => Some((PackageVersion::new(package, version).unwrap(), text)),
-        _ => None,
-    });
-    links
-        .filter(|(id, text)| {
-            link_target(id, text.as_bytes()).is_ok_and(|to| !target.contains_key(&names(&to)))
-        })
-        .map(|(id, _)| id)
-        .collect()
+    let has = |id: &PackageVersion| target.get(&(id.package.to_string(), id.version.to_string()));
+    // One that leads in a circle leads nowhere, as long as all of the circle is there, too.
+    let leads_nowhere = |id: &PackageVersion| {
+        let mut at = id.clone();
+        for _ in 0..=target.len() {
+            match has(&at) {
+                None => return true,
+                Some(Has::Link(text)) => match link_target(&at, text.as_bytes()) {
+                    Ok(next) => at = next,
+                    Err(_) => return false,
+                },
+                Some(_) => return false,
+            }
+        }
+        true
+    };
+    let links = target.iter().filter(|(_, has)| matches!(has, Has::Link(_)));
+    let ids = links.map(|((package, version), _)| PackageVersion::new(package, version).unwrap());
+    ids.filter(leads_nowhere).collect()
 }
 
 fn modes() -> impl Strategy<Value = AgingMode> {

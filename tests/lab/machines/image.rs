@@ -35,6 +35,7 @@ const PACKAGES: &[&str] = &[
     "openssh-sftp-server",
     "polkitd",
     "procps",
+    "rpm",
     "rsync",
     "sqlite3",
     "strace",

@@ -1,0 +1,33 @@
+//! The units as they were shipped, to compare with what is installed.
+
+/// Each unit's name and text.
+pub(super) const UNITS: &[(&str, &str)] = &[
+    ("blat.target", include_str!("../../units/blat.target")),
+    ("blat@.service", include_str!("../../units/blat@.service")),
+    ("blat@.socket", include_str!("../../units/blat@.socket")),
+    ("blat-config.path", include_str!("../../units/blat-config.path")),
+    ("blat-config.service", include_str!("../../units/blat-config.service")),
+    ("blat-stop@.target", include_str!("../../units/blat-stop@.target")),
+    ("blat-sync@.path", include_str!("../../units/blat-sync@.path")),
+    ("blat-sync@.service", include_str!("../../units/blat-sync@.service")),
+    ("blat-sync@.timer", include_str!("../../units/blat-sync@.timer")),
+    ("blat-tags@.path", include_str!("../../units/blat-tags@.path")),
+    ("blat-tags@.timer", include_str!("../../units/blat-tags@.timer")),
+    ("blat-transfer@.service", include_str!("../../units/blat-transfer@.service")),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_unit_is_known() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("units");
+        let mut there: Vec<_> =
+            std::fs::read_dir(folder).unwrap().map(|unit| unit.unwrap().file_name()).collect();
+        let mut known: Vec<_> = UNITS.iter().map(|(name, _)| std::ffi::OsString::from(name)).collect();
+        there.sort();
+        known.sort();
+        assert_eq!(known, there);
+    }
+}
