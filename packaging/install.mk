@@ -33,9 +33,11 @@ install-units:
 	$(INSTALL_FILE) packaging/sysusers/blat.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/blat.conf
 	$(INSTALL_FILE) packaging/tmpfiles/blat.conf $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/blat.conf
 
-# For a target machine that an administrator manages: the helper, and its units for the system.
+# For a target machine that an administrator manages: the helper, which its user's path finds (the
+# master's configuration says `target.bin = "/usr/bin"`), and its units for the system.
 install-target:
 	$(INSTALL_PROGRAM) $(HELPER) $(DESTDIR)$(PREFIX)/bin/blat-target
+	$(INSTALL_FILE) packaging/man/blat-target.1 $(DESTDIR)$(PREFIX)/share/man/man1/blat-target.1
 	for unit in target/units/*.service target/units/*.timer; do \
 		$(INSTALL_FILE) "$$unit" "$(UNIT_DIR)/$${unit##*/}" || exit 1; \
 		sed -i 's|=/usr/bin/blat-target |=$(PREFIX)/bin/blat-target |' "$(UNIT_DIR)/$${unit##*/}" || exit 1; \
@@ -61,9 +63,3 @@ install-words:
 	$(HOST_BUILD)/blat completions bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/blat
 	$(HOST_BUILD)/blat completions fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/blat.fish
 	$(HOST_BUILD)/blat completions zsh >$(DESTDIR)$(PREFIX)/share/zsh/vendor-completions/_blat
-
-# A target whose programs are managed by root: its user's path finds the helper, and the master's
-# configuration says `target.bin = "/usr/bin"`.
-install-target:
-	$(INSTALL_PROGRAM) $(HELPER) $(DESTDIR)$(PREFIX)/bin/blat-target
-	$(INSTALL_FILE) packaging/man/blat-target.1 $(DESTDIR)$(PREFIX)/share/man/man1/blat-target.1
