@@ -120,6 +120,9 @@ impl Aging {
         let taken = {
             let mut turn = self.turn()?;
             let taken = take_away(&self.archive, session, &mut turn, id, stands)?;
+            if let Doomed::Stays(why) = taken {
+                return Err(Refusal::later(why));
+            }
             if matches!(taken, Doomed::Hidden(_)) {
                 let _ = history::deleted(turn.own(), id, &self.master);
             }
@@ -130,7 +133,7 @@ impl Aging {
             self.write_gone()?;
         }
         match taken {
-            Doomed::Absent => Ok(Outcome::Unchanged),
+            Doomed::Absent | Doomed::Stays(_) => Ok(Outcome::Unchanged),
             Doomed::Hidden(hidden) => {
                 remove_hidden(&self.archive, id, hidden).map(|()| Outcome::Committed { replaced: true })
             }

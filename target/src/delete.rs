@@ -27,6 +27,8 @@ pub(crate) enum Doomed {
     Hidden(Hidden),
     /// Nothing stands there.
     Absent,
+    /// It may not be deleted (any more), for this reason: that is no fault.
+    Stays(String),
 }
 
 /// Takes what stands at `id` out of sight, if it is what is `expected` and may be deleted.
@@ -47,31 +49,31 @@ pub(crate) fn take_away(
     if standing == Standing::Absent {
         return Ok(Doomed::Absent);
     }
-    check(turn, id, expected, &standing)?;
+    if let Some(why) = why_it_stays(turn, id, expected, &standing) {
+        return Ok(Doomed::Stays(format!("{id} stays: {why}")));
+    }
     if let Some(link) = link_without_mark(turn, &folder, id).map_err(failed)? {
-        return Err(Refusal::later(format!("{id} stays: the link {link}, which has no mark, addresses it")));
+        return Ok(Doomed::Stays(format!("{id} stays: the link {link}, which has no mark, addresses it")));
     }
     Hidden::take(archive, session, id, folder).map(Doomed::Hidden).map_err(failed)
 }
 
-fn check(
+fn why_it_stays(
     turn: &mut Turn<'_>,
     id: &PackageVersion,
     expected: &Standing,
     standing: &Standing,
-) -> Result<(), Refusal> {
+) -> Option<&'static str> {
     if turn.is_held() {
-        return Err(Refusal::later(format!("{id} stays: {HELD}")));
+        return Some(HELD);
     }
     if !matches!(standing, Standing::Version(_) | Standing::Link(_)) {
-        return Err(Refusal::person(format!("{id} stays: it is neither a package-version nor a link")));
+        return Some("it is neither a package-version nor a link");
     }
     match turn.marks().get(id) {
-        None => Err(Refusal::later(format!("{id} stays: it has no mark (any more)"))),
-        Some(mark) if mark.stands != *standing || expected != standing => {
-            Err(Refusal::later(format!("{id} stays: it is not what was marked")))
-        }
-        Some(_) => Ok(()),
+        None => Some("it has no mark (any more)"),
+        Some(mark) if mark.stands != *standing || expected != standing => Some("it is not what was marked"),
+        Some(_) => None,
     }
 }
 

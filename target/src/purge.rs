@@ -178,9 +178,13 @@ impl Purge {
                         self.fails(&refusal);
                     }
                 }
+                // What a link leads to that stays would stay as well.
+                Ok(Doomed::Stays(why)) => {
+                    println!("{why}");
+                    return Ok(true);
+                }
                 Err(refusal) => {
                     self.fails(&refusal);
-                    // What it leads to would be refused as well.
                     return Ok(true);
                 }
             }
