@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
 use crate::field::{Field, SOURCE, archive_name, seal};
-use crate::machines::{TRANSFER_USER, install_target, wait_until};
+use crate::machines::{TRANSFER_USER, install_target, real_archive, wait_until};
 use crate::releases::{Releases, release};
 
 const SOON: Duration = Duration::from_secs(60);
@@ -194,16 +195,30 @@ fn it_is_deleted(field: &Field) {
 }
 
 fn the_index_is_what_find_finds(field: &Field) {
-    let archive = format!("/home/{TRANSFER_USER}/dpkg_archive");
     field.site.as_user(TRANSFER_USER, "systemctl --user start blat-index.service");
-    let found = field.site.sh(&format!(
-        "cd {archive} && find . -mindepth 1 -path ./.dpkg_archive -prune -o -type d -printf '%P/\\n' -o -type l \
-         -printf '%P -> %l\\n' -o -printf '%P\\n' | LC_ALL=C sort"
-    ));
-    let list = fs::read_to_string(field.own("site1", "dpkg_archive_list.txt")).expect("the index");
-    assert_eq!(list.trim_end(), found);
+    assert_is_what_find_finds(field, "dpkg_archive");
     let said = field.site.as_user(TRANSFER_USER, "bin/blat-target find 'kept1/*descpkg'");
     assert_eq!(said, "kept1/1.0/descpkg");
+    let home = field.site.file(&format!("/home/{TRANSFER_USER}"));
+    let copied = Command::new("cp").arg("-a").arg(real_archive()).arg(home.join("real")).status();
+    assert!(copied.expect("cp starts").success(), "the real archive can be copied");
+    field.site.sh(&format!("chown -R {TRANSFER_USER}: /home/{TRANSFER_USER}/real"));
+    field.site.as_user(TRANSFER_USER, "chmod u+w real; bin/blat-target index --archive real");
+    let lines = assert_is_what_find_finds(field, "real");
+    assert!(lines > 20_000, "only {lines} lines in the index of the real archive");
+}
+
+/// Compares the index of an archive in the user's home with what `find` finds; how many lines both have.
+fn assert_is_what_find_finds(field: &Field, archive: &str) -> usize {
+    field.site.sh(&format!(
+        "cd /home/{TRANSFER_USER}/{archive} && find . -mindepth 1 -path ./.dpkg_archive -prune -o -type d \
+         -printf '%P/\\n' -o -type l -printf '%P -> %l\\n' -o -printf '%P\\n' | LC_ALL=C sort >/var/tmp/found"
+    ));
+    let found = fs::read(field.site.file("/var/tmp/found")).expect("what find found");
+    let list = format!("/home/{TRANSFER_USER}/{archive}/.dpkg_archive/dpkg_archive_list.txt");
+    let list = fs::read(field.site.file(&list)).expect("the index");
+    assert!(list == found, "the index of {archive} is not what find finds");
+    found.iter().filter(|byte| **byte == b'\n').count()
 }
 
 /// For targets that an administrator manages: hardened, and the user's own step back.
@@ -248,7 +263,9 @@ impl Guarded {
 
     /// Synchronises by hand; how it ended.
     fn sync(&self, more: &str) -> i32 {
-        let line = format!("runuser -u blat -- blat sync {more} site1");
+        // The password's file is root's alone.
+        let user = if matches!(self.source, Releases::BuiltIn) { "runuser -u blat -- " } else { "" };
+        let line = format!("{user}blat sync {more} site1");
         loop {
             let said = self.field.master.run(&["sh", "-c", &line]);
             let words = String::from_utf8_lossy(&said.stderr);
@@ -291,6 +308,12 @@ fn doubtful_answers_delete_and_mark_nothing(guarded: &Guarded) {
     assert_eq!((guarded.sync("--accept-shrink"), guarded.there()), (0, 2), "a person says that it is meant");
     guarded.release(20);
     assert_eq!((guarded.sync(""), guarded.there()), (0, 20));
+}
+
+#[test]
+fn a_database_server_in_doubt_deletes_nothing() {
+    let guarded = Guarded::new("guardspg", |field| Releases::on_postgresql(&field.lab));
+    doubtful_answers_delete_and_mark_nothing(&guarded);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::field::{Field, SOURCE};
-use crate::machines::{Lab, authorize, build_packages, built, checkout, make, put_file};
+use crate::machines::{Lab, authorize, build_packages, build_rpms, built, checkout, put_file};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -24,7 +24,7 @@ fn silent(program: &str, arguments: &[&str], files: &[PathBuf]) {
 #[test]
 fn lintian_and_rpmlint_have_nothing_to_say() {
     build_packages();
-    make(&["rpm"]);
+    build_rpms();
     let debs = ["blat_", "blat-target_"].map(|name| built(name, ".deb"));
     silent("lintian", &["--allow-root", "--fail-on=warning,error"], &debs);
     let rpms = ["blat-", "blat-target-"].map(|name| built(name, ".rpm"));
@@ -34,7 +34,7 @@ fn lintian_and_rpmlint_have_nothing_to_say() {
 #[test]
 fn the_rpm_brings_the_same_files_and_starts_the_units() {
     build_packages();
-    make(&["rpm"]);
+    build_rpms();
     same_files("blat");
     same_files("blat-target");
     let needs = rpm(&["-qp", "--requires"], &built("blat-", ".rpm"));

@@ -24,6 +24,13 @@ pub fn build_packages() {
     BUILT.call_once(|| make(&["deb"]));
 }
 
+/// Builds the rpm packages, once for all tests.
+#[track_caller]
+pub fn build_rpms() {
+    static BUILT: Once = Once::new();
+    BUILT.call_once(|| make(&["rpm"]));
+}
+
 /// Installs a built package by Debian's own means.
 #[track_caller]
 pub fn install_deb(machine: &Machine, package: &str) {

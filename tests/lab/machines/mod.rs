@@ -33,7 +33,9 @@ mod world;
 
 pub use hardware::Options;
 pub use image::{TRANSFER_USER, root as image_root};
-pub use install::{build_packages, built, install, install_deb, install_target, make, put_deb, put_file};
+pub use install::{
+    build_packages, build_rpms, built, install, install_deb, install_target, make, put_deb, put_file,
+};
 pub use machine::Machine;
 pub use network::LAB_ADDR;
 pub use real_archive::real_archive;
