@@ -51,9 +51,9 @@ pub(crate) fn measure() {
     field.add_target("site3", REAL_SOURCE, "projects = [\"Real\"]\n");
     TARGETS.iter().for_each(|target| field.wait_connected(target));
     // Brings the helper; and all that is to be sent is in the master's memory.
-    field
-        .master
-        .sh(&format!("blat sync --dry-run site1; cat $(find {REAL_SOURCE} {SOURCE} -type f) >/dev/null"));
+    field.master.sh(&format!(
+        "blat sync --dry-run site1; find {REAL_SOURCE} {SOURCE} -type f -exec cat {{}} + >/dev/null"
+    ));
     fast(&field);
     let link = field.lab.link(&field.master, &field.site, SLOW.0, SLOW.1);
     reconnect(&field);

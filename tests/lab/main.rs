@@ -3,7 +3,6 @@
 //! Run with `make lab`, as root. Not part of a plain `cargo test`.
 
 mod aging;
-mod bucket;
 mod builds;
 mod doctor;
 mod field;
@@ -17,8 +16,6 @@ mod packages;
 mod readme;
 mod releases;
 mod restricted;
-#[path = "../buckets/servers.rs"]
-mod s3;
 #[path = "../databases/servers.rs"]
 mod servers;
 mod sync;
