@@ -18,6 +18,7 @@ install: install-programs install-units install-examples install-words
 
 install-programs:
 	$(INSTALL_PROGRAM) $(HOST_BUILD)/blat $(DESTDIR)$(PREFIX)/bin/blat
+	$(INSTALL_PROGRAM) $(HOST_BUILD)/blat-agent $(DESTDIR)$(PREFIX)/lib/blat/blat-agent
 	$(INSTALL_PROGRAM) $(HOST_BUILD)/blat-generator $(DESTDIR)$(PREFIX)/lib/systemd/system-generators/blat-generator
 	$(INSTALL_PROGRAM) $(HELPER) $(DESTDIR)$(PREFIX)/lib/blat/blat-target
 
@@ -27,7 +28,7 @@ install-programs:
 install-units:
 	for unit in units/*; do \
 		$(INSTALL_FILE) "$$unit" "$(UNIT_DIR)/$${unit##*/}" || exit 1; \
-		sed -i 's|=/usr/bin/blat |=$(PREFIX)/bin/blat |' "$(UNIT_DIR)/$${unit##*/}" || exit 1; \
+		sed -i 's|=/usr/bin/blat |=$(PREFIX)/bin/blat |; s|=/usr/lib/blat/|=$(PREFIX)/lib/blat/|' "$(UNIT_DIR)/$${unit##*/}" || exit 1; \
 	done
 	$(INSTALL_FILE) packaging/preset/50-blat.preset $(DESTDIR)$(PREFIX)/lib/systemd/system-preset/50-blat.preset
 	$(INSTALL_FILE) packaging/sysusers/blat.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/blat.conf

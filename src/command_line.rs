@@ -24,11 +24,6 @@ pub struct Arguments {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Hold a target's connection and tell its state; `blat@NAME.service` runs it
-    Agent {
-        /// The target, as its file below /etc/blat/targets is called
-        name: TargetName,
-    },
     /// Send what the tags of a target ask for, and end; `blat-transfer@NAME.service` runs it
     Transfer {
         /// The target, as its file below /etc/blat/targets is called

@@ -44,3 +44,4 @@ pub mod command_line;
 pub mod failure;
 pub mod lock;
 pub mod log;
+pub mod start;

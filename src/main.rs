@@ -5,13 +5,14 @@ use std::process::ExitCode;
 use std::time::SystemTime;
 
 use blat::command_line::{Arguments, Command, ConfigCommand, ReleaseCommand, TargetCommand};
-use blat::config::{self, Settings, TargetName, Verbosity};
+use blat::config::{self, TargetName, Verbosity};
 use blat::failure::{Failure, Needs, Result};
 use blat::places::Places;
 use blat::release::import::{Import, import_built_in};
 use blat::sync::run::Mode;
 use blat::tags::Tag;
-use blat::{agent, doctor, enroll, hold, log, release, shell, sync, target_install, transfer};
+use blat::start::{block_on, settings, settings_and_log};
+use blat::{doctor, enroll, hold, log, release, shell, sync, target_install, transfer};
 use blat_target::package::PackageVersion;
 use clap::{CommandFactory, Parser};
 
@@ -30,36 +31,32 @@ fn main() -> ExitCode {
 fn run(arguments: Arguments, started: SystemTime) -> Result<()> {
     let root = arguments.root;
     match arguments.command {
-        Command::Agent { name } => {
-            let settings = start(&root, &name).inspect_err(|_| agent::drain_reports(name.as_str()))?;
-            block_on(agent::run(&root, settings))
-        }
         Command::Transfer { name, helper } => {
-            let settings = start(&root, &name)?;
+            let settings = settings_and_log(&root, &name)?;
             block_on(transfer::run(&settings, &Places::of(&root, &name), &helper, started))
         }
         Command::Sync { name, dry_run, json, accept_shrink, helper } => {
-            let settings = start(&root, &name)?;
+            let settings = settings_and_log(&root, &name)?;
             let mode = if dry_run { Mode::DryRun { json } } else { Mode::Real { accept_shrink } };
             block_on(sync::run::run(&settings, &Places::of(&root, &name), &helper, mode))
         }
         Command::Hold { name, reason, helper } => {
-            let settings = start(&root, &name)?;
+            let settings = settings_and_log(&root, &name)?;
             block_on(hold::hold(&settings, &Places::of(&root, &name), &helper, &reason))
         }
         Command::ReleaseHold { name, helper } => {
-            let settings = start(&root, &name)?;
+            let settings = settings_and_log(&root, &name)?;
             block_on(hold::release(&settings, &Places::of(&root, &name), &helper))
         }
         Command::Target { command: TargetCommand::Install { name, helper } } => {
-            let settings = start(&root, &name)?;
+            let settings = settings_and_log(&root, &name)?;
             block_on(target_install::install(&settings, &Places::of(&root, &name), &helper))
         }
         Command::Config { command: ConfigCommand::Check { name } } => check(&root, name.as_ref()),
         Command::Config { command: ConfigCommand::Apply } => apply(&root),
         Command::Release { command } => release_command(&root, command),
         Command::Tag { name, package, version } => {
-            let settings = agent::settings(&root, &name)?;
+            let settings = settings(&root, &name)?;
             let id = PackageVersion::new(&package, &version).person("that cannot be a package-version")?;
             let directory = &settings.tags.directory;
             let dropped = Tag(id).drop_into(directory);
@@ -79,7 +76,7 @@ fn run(arguments: Arguments, started: SystemTime) -> Result<()> {
             let visit = doctor::Visit { root: &root, helper: &helper };
             block_on(doctor::run(&visit, name.as_ref()))
         }
-        Command::Ssh { name } => shell::open(&agent::settings(&root, &name)?),
+        Command::Ssh { name } => shell::open(&settings(&root, &name)?),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "blat", &mut std::io::stdout());
             Ok(())
@@ -123,16 +120,4 @@ fn apply(root: &Path) -> Result<()> {
         0 => Ok(()),
         count => Err(Failure::person(anyhow::anyhow!("{count} problems in the configuration"))),
     }
-}
-
-fn start(root: &Path, name: &TargetName) -> Result<Settings> {
-    let settings = agent::settings(root, name);
-    log::start(settings.as_ref().map_or(Verbosity::Info, |settings| settings.verbosity));
-    settings
-}
-
-fn block_on(work: impl Future<Output = Result<()>>) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|why| Failure::later(anyhow::anyhow!(why).context("cannot start")))?;
-    runtime.block_on(work)
 }

@@ -10,7 +10,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::time::timeout;
 
 use crate::channel::{connect, over_ssh};
-use crate::config::Settings;
+use crate::config::{Settings, There};
 use crate::failure::{EXIT_PERSON, Failure, Needs, Result};
 use crate::helper::Helper;
 use crate::places::Places;
@@ -33,16 +33,21 @@ pub async fn install(settings: &Settings, places: &Places, helper: &Path) -> Res
         Some(connection) => connection,
         None => connect(settings, &mut reporter).await?,
     };
-    let ended = over(settings, &helper, &connection).await;
+    let ended = over(&over_ssh(settings)?.there, &helper, &connection).await;
     connection.close().await;
     ended
 }
 
-async fn over(settings: &Settings, helper: &Helper, connection: &Connection) -> Result<()> {
-    let target = &over_ssh(settings)?.there;
+async fn over(target: &There, helper: &Helper, connection: &Connection) -> Result<()> {
     let put = helper.ensure(connection, target).await?;
     let bin = &target.bin;
     println!("{} {bin}/blat-target", if put { "put the helper there:" } else { "the helper is there:" });
+    look_after_itself(target, connection).await
+}
+
+/// Has the helper, which is there, set the rest up.
+pub(crate) async fn look_after_itself(target: &There, connection: &Connection) -> Result<()> {
+    let bin = &target.bin;
     let mut child = connection.start(&format!("{bin}/blat-target install")).await?;
     let (stdin, stdout, stderr) = (child.stdin().take(), child.stdout().take(), child.stderr().take());
     let (Some(mut stdin), Some(stdout), Some(stderr)) = (stdin, stdout, stderr) else {
@@ -56,7 +61,7 @@ async fn over(settings: &Settings, helper: &Helper, connection: &Connection) -> 
     loop {
         let next = timeout(LINE_TIMEOUT, lines.next_line()).await.later("the target does not go on")?;
         match next.later("cannot hear what the target says")? {
-            Some(line) => println!("{line}"),
+            Some(line) => println!("  {line}"),
             None => break,
         }
     }

@@ -31,7 +31,7 @@ fn program(path: &Path) {
 fn installed() -> TempDir {
     let root = tempfile::tempdir().unwrap();
     let built = root.path().join("built");
-    let programs = ["blat", "blat-generator", "blat-target"];
+    let programs = ["blat", "blat-agent", "blat-generator", "blat-target"];
     programs.iter().for_each(|name| program(&built.join(name)));
     let make = Command::new("make")
         .current_dir(SOURCE)
@@ -195,6 +195,12 @@ fn another_prefix_reaches_the_units() {
         .output()
         .expect("these tests need `make`");
     assert!(make.status.success(), "{}", text(&make));
-    let unit = root.path().join("usr/local/lib/systemd/system/blat@.service");
-    assert!(fs::read_to_string(unit).unwrap().contains("ExecStart=/usr/local/bin/blat agent %i\n"));
+    let units = root.path().join("usr/local/lib/systemd/system");
+    for (unit, command) in [
+        ("blat@.service", "/usr/local/lib/blat/blat-agent %i"),
+        ("blat-sync@.service", "/usr/local/bin/blat sync %i"),
+    ] {
+        let text = fs::read_to_string(units.join(unit)).unwrap();
+        assert!(text.contains(&format!("ExecStart={command}\n")), "{text}");
+    }
 }

@@ -44,10 +44,10 @@ mod tests {
 
     #[test]
     fn only_code_of_the_program_itself_is_let_go() {
-        let line = "55d0a1000000-55d0a1400000 r-xp 00100000 fe:00 1234   /usr/bin/blat";
-        assert_eq!(code_of(line, "/usr/bin/blat"), Some((0x55d0_a100_0000, 0x40_0000)));
-        assert_eq!(code_of(&line.replace("r-xp", "r--p"), "/usr/bin/blat"), None);
-        assert_eq!(code_of(&line.replace("r-xp", "rw-p"), "/usr/bin/blat"), None);
+        let line = "55d0a1000000-55d0a1400000 r-xp 00100000 fe:00 1234   /usr/lib/blat/blat-agent";
+        assert_eq!(code_of(line, "/usr/lib/blat/blat-agent"), Some((0x55d0_a100_0000, 0x40_0000)));
+        assert_eq!(code_of(&line.replace("r-xp", "r--p"), "/usr/lib/blat/blat-agent"), None);
+        assert_eq!(code_of(&line.replace("r-xp", "rw-p"), "/usr/lib/blat/blat-agent"), None);
         assert_eq!(code_of(line, "/usr/lib/libc.so.6"), None);
     }
 

@@ -21,7 +21,7 @@ use tokio::net::UnixDatagram;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, Interval, interval};
 
-use crate::config::{Settings, TargetName};
+use crate::config::Settings;
 use crate::failure::{Needs, Result};
 use crate::lock;
 use crate::places::Places;
@@ -311,9 +311,4 @@ fn notify(state: &[NotifyState<'_>]) {
     if let Err(why) = sd_notify::notify(state) {
         tracing::debug!("cannot tell systemd: {why}");
     }
-}
-
-/// Loads what is in force for `name`; without it there is nothing to run.
-pub fn settings(root: &Path, name: &TargetName) -> Result<Settings> {
-    Settings::load(root, name).person(format!("the configuration of {name} is broken"))
 }

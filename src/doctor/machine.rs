@@ -37,7 +37,7 @@ fn unit(root: &Path, name: &str, text: &str) -> Option<Finding> {
     }
     let places = ["usr/lib/systemd/system", "usr/local/lib/systemd/system"];
     let texts = places.iter().filter_map(|place| fs::read_to_string(root.join(place).join(name)).ok());
-    let installed = texts.map(|text| text.replace("=/usr/local/bin/blat ", "=/usr/bin/blat ")).next();
+    let installed = texts.map(|text| text.replace("=/usr/local/", "=/usr/")).next();
     let is = match installed {
         Some(installed) if installed == text => return None,
         Some(_) => format!("{name} is not as it was shipped"),

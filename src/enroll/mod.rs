@@ -19,6 +19,7 @@ use crate::config::{SshTarget, TargetName};
 use crate::failure::{Failure, Needs, Result};
 use crate::helper::Helper;
 use crate::ssh::{Connection, Endpoint, Proof};
+use crate::target_install::look_after_itself;
 
 /// How long the target's units may take to come up.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
@@ -124,6 +125,12 @@ async fn prepare(
     there::make_archive(connection, target.there.archive.as_str(), wish.link_to.as_deref()).await?;
     serves(target, helper, connection).await?;
     said(format_args!("the helper is in {} and serves {}", target.there.bin, target.there.archive));
+    if let Err(failure) = look_after_itself(&target.there, connection).await {
+        said(format_args!(
+            "the target does not look after itself yet: {failure}; then: blat target install {}",
+            wish.name
+        ));
+    }
     there::authorize(connection, &there::Line::new(&target.there, wish, public)?).await
 }
 

@@ -7,6 +7,7 @@
 mod builds;
 mod field;
 mod fill;
+mod idle;
 mod latency;
 mod machines;
 mod usage;
@@ -14,7 +15,8 @@ mod usage;
 fn main() {
     println!("{:<48} {:>12} {:>12} {:>7}", "measure", "blat", "rsync", "ratio");
     let only: Vec<String> = std::env::args().skip(1).collect();
-    let measures: [(&str, fn()); 2] = [("latency", latency::measure), ("fill", fill::measure)];
+    let measures: [(&str, fn()); 3] =
+        [("latency", latency::measure), ("fill", fill::measure), ("idle", idle::measure)];
     for (_, measure) in
         measures.iter().filter(|(name, _)| only.is_empty() || only.iter().any(|it| it == name))
     {

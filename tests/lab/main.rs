@@ -22,4 +22,5 @@ mod sync;
 mod sync_faults;
 mod sync_kills;
 mod transfer;
+mod upgrade;
 mod waiting;

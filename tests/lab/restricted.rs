@@ -108,9 +108,29 @@ fn a_restricted_key_serves_blat_and_nothing_else() {
     field.site.as_user(TRANSFER_USER, "test -z \"$(ls other)\"");
     sends(&field, "by-tag");
     synchronises(&field, "by-sync");
+    ages_and_is_indexed(&field);
     upgraded(&field);
     owned_by_root(&field);
     field.assert_no_failed_unit();
+}
+
+/// What no release asks for goes, and the timers that the enrolment set up know what is left.
+fn ages_and_is_indexed(field: &Field) {
+    let path = "/etc/blat/targets/site1.toml";
+    let text = std::fs::read_to_string(field.master.file(path)).expect("the file");
+    field.master.write(path, format!("{text}[aging]\nmode = \"immediate\"\n"), 0o644);
+    wait_until("the change is in force", SOON, || {
+        field.master.sh("cat /etc/blat/.accepted/targets/site1.toml").contains("immediate")
+    });
+    field.master.sh("systemctl kill -s USR1 blat@site1");
+    wait_until("what is in no release is deleted", SOON, || !field.has("site1", "by-tag", "1.0"));
+    assert!(field.has("site1", "by-sync", "2.0"));
+    let timers = field.site.as_user(TRANSFER_USER, "systemctl --user list-timers --no-pager");
+    assert!(timers.contains("blat-index.timer") && timers.contains("blat-purge.timer"), "{timers}");
+    field.site.as_user(TRANSFER_USER, "systemctl --user start blat-index.service");
+    let found = field.site.as_user(TRANSFER_USER, "bin/blat-target find by-");
+    assert!(found.contains("by-sync/2.0/descpkg") && !found.contains("by-tag"), "{found}");
+    field.master.write(path, text, 0o644);
 }
 
 /// The master gets another build of the helper.

@@ -106,7 +106,8 @@ impl Loopback {
 
     /// Starts the agent, as `blat@site1.service` does, and waits until it is connected.
     pub(crate) fn start_agent(&mut self) {
-        self.agent = Some(self.command(&["agent", TARGET]).spawn().expect("blat starts"));
+        let agent = self.program(&self.blat.with_file_name("blat-agent"), &[TARGET]).spawn();
+        self.agent = Some(agent.expect("blat-agent starts"));
         let control = self.root().join("run/blat/site1/ssh");
         let begin = Instant::now();
         while !control.exists() {
@@ -116,7 +117,11 @@ impl Loopback {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(&self.blat);
+        self.program(&self.blat, arguments)
+    }
+
+    fn program(&self, program: &Path, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program);
         command.arg("--root").arg(self.root()).args(arguments).env("BLAT_LOG", "blat=debug");
         command
     }

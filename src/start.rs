@@ -1,0 +1,37 @@
+//! What each program that works for one target starts with: its settings, its log, its runtime.
+
+use std::path::Path;
+
+use anyhow::anyhow;
+
+use crate::config::{Settings, TargetName, Verbosity};
+use crate::failure::{Failure, Needs, Result};
+use crate::log;
+
+/// What is in force for `name`; without it there is nothing to run.
+///
+/// # Errors
+/// A person's to mend: no such target, or what is in force cannot be read.
+pub fn settings(root: &Path, name: &TargetName) -> Result<Settings> {
+    Settings::load(root, name).person(format!("the configuration of {name} is broken"))
+}
+
+/// The same, and the log started as wordy as they say.
+///
+/// # Errors
+/// As [`settings`]; the log is started then too.
+pub fn settings_and_log(root: &Path, name: &TargetName) -> Result<Settings> {
+    let settings = settings(root, name);
+    log::start(settings.as_ref().map_or(Verbosity::Info, |settings| settings.verbosity));
+    settings
+}
+
+/// Carries out what waits for the network, on this one thread.
+///
+/// # Errors
+/// Those of the work; or the machine is out of descriptors.
+pub fn block_on(work: impl Future<Output = Result<()>>) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|why| Failure::later(anyhow!(why).context("cannot start")))?;
+    runtime.block_on(work)
+}

@@ -1,0 +1,64 @@
+//! What targets cost that have nothing to do: the CPU of 200 agents with their connections, and the
+//! memory of one.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use crate::field::{Field, SOURCE};
+use crate::line;
+use crate::machines::{Machine, wait_until};
+
+const COUNT: usize = 200;
+const WINDOW: Duration = Duration::from_secs(60);
+/// The promise: of one core, in percent; and resident, in MiB.
+const CPU_MAX: f64 = 1.0;
+const MEMORY_MAX: f64 = 6.0;
+/// The kernel's unit of CPU time in `/proc`.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+pub(crate) fn measure() {
+    let field = Field::new("idle");
+    field.site.write("/etc/ssh/sshd_config.d/idle.conf", "MaxStartups 1000\n", 0o644);
+    field.site.sh("systemctl restart ssh");
+    let mut files = String::from("cd /etc/blat/targets\n");
+    for number in 0..COUNT {
+        let text =
+            format!("source = \"{SOURCE}\"\n[ssh]\nhost = \"site1\"\nidentity = \"/etc/blat/keys/site1\"\n");
+        write!(files, "cat >.idle <<'end'\n{text}end\nmv .idle idle{number}.toml\n")
+            .expect("memory takes all");
+    }
+    field.master.write("/root/files", files, 0o755);
+    field.master.sh("sh -eu /root/files");
+    wait_until("all are connected", Duration::from_secs(600), || {
+        let states = field.master.sh("systemctl show -P StatusText 'blat@*.service'");
+        states.lines().filter(|state| state.starts_with("connected")).count() == COUNT
+    });
+    // What was started settles down.
+    std::thread::sleep(Duration::from_secs(30));
+    for (name, program) in [("agents", "blat-agent"), ("their ssh", "ssh"), ("the manager", "systemd")] {
+        let before = ticks(&field.master, program);
+        std::thread::sleep(WINDOW);
+        let spent = (ticks(&field.master, program) - before) as f64 / TICKS_PER_SECOND;
+        let percent = 100.0 * spent / WINDOW.as_secs_f64();
+        line(&format!("{COUNT} idle, {name}: % of a core; the promise"), percent, CPU_MAX);
+    }
+    let largest = resident(&field.master).into_iter().fold(0.0, f64::max);
+    line("an agent, resident: MiB; the promise", largest, MEMORY_MAX);
+}
+
+/// User and system time of all processes of a program.
+fn ticks(machine: &Machine, program: &str) -> u64 {
+    let stats = machine.sh(&format!("cat /proc/[0-9]*/stat 2>/dev/null | grep -F '({program})' || true"));
+    let of_process = |line: &str| {
+        let fields: Vec<&str> = line.rsplit_once(')')?.1.split_whitespace().collect();
+        Some(fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?)
+    };
+    stats.lines().filter_map(of_process).sum()
+}
+
+/// The memory of each agent, in MiB.
+fn resident(machine: &Machine) -> Vec<f64> {
+    let lines = machine.sh("for agent in $(pgrep -x blat-agent); do grep VmRSS: /proc/$agent/status; done");
+    let sizes = lines.lines().filter_map(|line| line.split_whitespace().nth(1)?.parse::<f64>().ok());
+    sizes.map(|kib| kib / 1024.0).collect()
+}
