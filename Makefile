@@ -9,7 +9,7 @@ CARGO ?= cargo
 OUT := --target-dir build
 TRIPLE := $(shell rustc -vV | sed -n 's/^host: //p')
 LAB ?= 1
-LAB_THREADS ?= 3
+LAB_THREADS ?= 4
 
 # What a Debian with git, make and Rust lacks: to build, to boot machines, to run databases and buckets.
 DEBIAN_PACKAGES := gcc libc6-dev unixodbc-dev dpkg-dev lintian rpm rpmlint \

@@ -76,7 +76,7 @@ fn verify(root: &Path, instance: &str) -> String {
 fn systemd_has_nothing_to_say_about_the_units() {
     let root = installed();
     with_systemd(root.path());
-    assert_eq!(units(root.path()).len(), 12);
+    assert_eq!(units(root.path()).len(), 13);
     assert_eq!(verify(root.path(), "site1"), "");
 }
 

@@ -117,7 +117,7 @@ impl Agent {
                     break;
                 },
                 _ = watchdog.tick() => notify(&[NotifyState::Watchdog]),
-                _ = signals.usr1.recv() => self.sync_now(),
+                _ = signals.usr1.recv() => self.sync_now().await,
                 _ = signals.hup.recv() => self.reload().await,
                 _ = signals.term.recv() => break,
                 _ = signals.int.recv() => break,
@@ -210,8 +210,13 @@ impl Agent {
         begun && !lock::is_held(&self.places.sync_lock())
     }
 
-    fn sync_now(&mut self) {
+    /// `systemctl kill -s USR1` reaches every process of the unit, also the `kill` by which systemd just
+    /// then says that the configuration has changed: so that is looked at here, too.
+    async fn sync_now(&mut self) {
         tracing::info!(blat_target = %self.settings.name, "asked to synchronise now");
+        if Settings::load(&self.root, &self.settings.name).is_ok_and(|now| now != self.settings) {
+            self.reload().await;
+        }
         touch(&self.places.sync_trigger());
         touch(&self.places.transfer_trigger());
         self.way.hurry();

@@ -4,7 +4,9 @@
 //! goes from what lies in the folders and in the manager, not from memory (see `copies`).
 //!
 //! The path unit that starts this loses what happens while it runs, so the folder is read again after
-//! the work until nothing has changed. A file is believed once it has been still for a moment: an
+//! the work until nothing has changed; and for the moment between that last look and the path unit's
+//! next, `blat-config-again.service` looks once more when this has ended. Two that run at once take
+//! turns. A file is believed once it has been still for a moment: an
 //! editor may write it piece by piece, or take it away before it puts the new one there.
 
 use std::collections::BTreeSet;
@@ -56,10 +58,11 @@ impl Apply {
     /// When copies cannot be written or the manager cannot be asked: to be tried again later.
     pub fn run(&self) -> anyhow::Result<Vec<Problem>> {
         let live = Folder::live(&self.root);
+        let copies = Copies::open(&self.root).context("cannot make the folder of accepted copies")?;
         let mut told = BTreeSet::new();
         loop {
             let texts = self.wait_until_still(&live);
-            let problems = self.round(&mut told)?;
+            let problems = self.round(&copies, &mut told)?;
             if live.read_all() == texts {
                 return Ok(problems);
             }
@@ -78,7 +81,7 @@ impl Apply {
         }
     }
 
-    fn round(&self, told: &mut BTreeSet<String>) -> anyhow::Result<Vec<Problem>> {
+    fn round(&self, copies: &Copies, told: &mut BTreeSet<String>) -> anyhow::Result<Vec<Problem>> {
         let live = Reading::of(Folder::live(&self.root));
         let accepted = Reading::of(Folder::accepted(&self.root));
         let verdict = judge(&live, &accepted);
@@ -88,8 +91,7 @@ impl Apply {
                 tracing::error!("{line}");
             }
         }
-        let copies = Copies::open(&self.root).context("cannot make the folder of accepted copies")?;
-        let pending = self.accept(&copies, &verdict).context("cannot write an accepted copy")?;
+        let pending = self.accept(copies, &verdict).context("cannot write an accepted copy")?;
         for (settings, _) in verdict.targets.values().filter_map(|judged| judged.after.as_ref()) {
             if let Err(error) = directories::make(&self.root, settings, &self.owners) {
                 tracing::warn!(BLAT_TARGET = %settings.name, "{}: {error:#}", settings.name);

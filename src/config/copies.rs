@@ -11,6 +11,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::{Flock, FlockArg};
+
 use super::folder::Folder;
 use super::name::TargetName;
 
@@ -18,10 +20,12 @@ use super::name::TargetName;
 pub(super) struct Copies {
     folder: Folder,
     pending: PathBuf,
+    /// Nobody else writes as long as it is held.
+    _turn: Flock<File>,
 }
 
 impl Copies {
-    /// Opens the accepted folder, made if it is missing.
+    /// Opens the accepted folder, made if it is missing, once nobody else writes into it.
     pub(super) fn open(root: &Path) -> io::Result<Self> {
         let folder = Folder::accepted(root);
         let targets = folder.targets();
@@ -33,7 +37,8 @@ impl Copies {
             }
         }
         let pending = folder.defaults().with_file_name("pending");
-        Ok(Self { folder, pending })
+        let turn = Flock::lock(File::open(&targets)?, FlockArg::LockExclusive).map_err(|(_, why)| why)?;
+        Ok(Self { folder, pending, _turn: turn })
     }
 
     /// Makes `blat.toml` this text, or no file. Says whether that changed anything.

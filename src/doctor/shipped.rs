@@ -6,6 +6,7 @@ pub(super) const UNITS: &[(&str, &str)] = &[
     ("blat@.service", include_str!("../../units/blat@.service")),
     ("blat@.socket", include_str!("../../units/blat@.socket")),
     ("blat-config.path", include_str!("../../units/blat-config.path")),
+    ("blat-config-again.service", include_str!("../../units/blat-config-again.service")),
     ("blat-config.service", include_str!("../../units/blat-config.service")),
     ("blat-stop@.target", include_str!("../../units/blat-stop@.target")),
     ("blat-sync@.path", include_str!("../../units/blat-sync@.path")),

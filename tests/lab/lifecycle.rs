@@ -3,6 +3,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
+use crate::builds::Dice;
 use crate::field::{Field, SOURCE};
 use crate::machines::wait_until;
 
@@ -77,6 +78,23 @@ fn files_alone_start_change_and_stop_targets() {
         wait(&field, &["blat@b", "blat-tags@b.path", "blat@b.socket"], "inactive");
     });
     a_person_is_obeyed(&field);
+    field.assert_no_failed_unit();
+}
+
+#[test]
+fn a_file_is_noticed_however_late_in_the_acceptance_of_another_it_comes() {
+    let field = Field::new("moments");
+    let mut dice = Dice::new();
+    for number in 0..30 {
+        field.write_target(&format!("t{number}"), SOURCE, "enabled = false\n");
+        let accepted = field.master.file(&format!("/etc/blat/.accepted/targets/t{number}.toml"));
+        let begin = Instant::now();
+        while !accepted.exists() {
+            assert!(begin.elapsed() < SOON, "the file of t{number} was not noticed");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        std::thread::sleep(dice.millis(80));
+    }
     field.assert_no_failed_unit();
 }
 
