@@ -49,7 +49,7 @@ impl Places {
         self.state.join("sync.lock")
     }
 
-    /// There from the beginning of a synchronisation to its end, however that comes but by a kill.
+    /// There from the beginning of a synchronisation until one has ended well, or a person stopped it.
     pub fn sync_begun(&self) -> PathBuf {
         self.state.join("sync.begun")
     }

@@ -91,7 +91,11 @@ async fn carry_out(settings: &Settings, places: &Places, helper: &Path, mode: Mo
     if let Err(failure) = &ended {
         reporter.tell(Report::SyncFailed { reason: failure.to_string() });
     }
-    trigger::forget(&begun)?;
+    // What failed is taken up again by the agent, also by one that starts only now: it may be its end,
+    // at a restart, by which this failed.
+    if ended.as_ref().is_ok_and(|ended| ended.failed == 0) {
+        trigger::forget(&begun)?;
+    }
     ended?.verdict()
 }
 
