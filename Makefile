@@ -13,7 +13,7 @@ LAB_THREADS ?= 4
 
 # What a Debian with git, make and Rust lacks: to build, to boot machines, to run databases and buckets.
 DEBIAN_PACKAGES := gcc libc6-dev unixodbc-dev dpkg-dev lintian rpm rpmlint \
-	iproute2 man-db mmdebstrap openssh-client openssh-server rsync systemd systemd-container util-linux \
+	iproute2 man-db mmdebstrap openssl openssh-client openssh-server rsync systemd systemd-container util-linux \
 	libsqliteodbc mariadb-client-core mariadb-server-core odbc-mariadb odbc-postgresql postgresql \
 	python3 python3-venv unzip zip
 

@@ -74,9 +74,14 @@ impl Places {
         self.state.join("upkeep.json")
     }
 
-    /// Uploads to a bucket that were begun and not ended.
-    pub fn uploads(&self) -> PathBuf {
-        self.state.join("uploads")
+    /// Uploads to a bucket that a synchronisation began and did not end.
+    pub fn sync_uploads(&self) -> PathBuf {
+        self.state.join("uploads.sync")
+    }
+
+    /// The same of a transfer, which may run beside it.
+    pub fn transfer_uploads(&self) -> PathBuf {
+        self.state.join("uploads.transfer")
     }
 
     /// Held by the one transfer that runs.

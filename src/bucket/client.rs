@@ -21,9 +21,14 @@ use crate::failure::Result;
 /// too fast, or fails, is given ever more time, some 20 s at last.
 const ATTEMPTS: u32 = 6;
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-const CONNECT: Duration = Duration::from_secs(10);
-/// From the first byte that is sent until the answer begins: a part has to be through by then.
-const ANSWER: Duration = Duration::from_secs(300);
+const CONNECT: Duration = Duration::from_secs(5);
+/// How long a request that carries little may take, each time that it is made.
+const ANSWER: Duration = Duration::from_secs(30);
+/// What a request gets of the way to the server at least, in bytes a second. There may be sixteen parts
+/// on it at a time.
+const SLOWEST_WAY: u64 = 32 << 10;
+/// How fast a server copies at least, in bytes a second.
+const SLOWEST_COPY: u64 = 8 << 20;
 
 /// Where it is that no region is named, and none is needed.
 const ANYWHERE: &str = "us-east-1";
@@ -33,11 +38,28 @@ pub(super) async fn client(name: &TargetName, settings: &S3) -> Result<Client> {
     let mut config = Builder::from(&found)
         .force_path_style(settings.path_style)
         .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS).with_max_backoff(LONGEST_PAUSE))
-        .timeout_config(TimeoutConfig::builder().connect_timeout(CONNECT).read_timeout(ANSWER).build());
+        .timeout_config(
+            TimeoutConfig::builder().connect_timeout(CONNECT).operation_attempt_timeout(ANSWER).build(),
+        );
     if let Some(address) = settings.endpoint.address() {
         config = config.endpoint_url(address);
     }
     Ok(Client::from_conf(config.build()))
+}
+
+/// The client's settings for a request that carries so many bytes.
+pub(super) fn time_to_send(bytes: u64) -> Builder {
+    limit(ANSWER + Duration::from_secs(bytes / SLOWEST_WAY))
+}
+
+/// The client's settings for a request that has the server copy so many bytes.
+pub(super) fn time_to_copy(bytes: u64) -> Builder {
+    limit(ANSWER + Duration::from_secs(bytes / SLOWEST_COPY))
+}
+
+fn limit(limit: Duration) -> Builder {
+    let limits = TimeoutConfig::builder().connect_timeout(CONNECT).operation_attempt_timeout(limit);
+    Builder::new().timeout_config(limits.build())
 }
 
 /// Region and credentials: of the settings, or of the environment.

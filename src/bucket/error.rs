@@ -41,7 +41,8 @@ impl Operation {
     fn permission(self) -> &'static str {
         match self {
             Self::List => "s3:ListBucket",
-            Self::Get | Self::Head => "s3:GetObject",
+            // Without the second, what is missing is answered as if it was forbidden.
+            Self::Get | Self::Head => "s3:GetObject and s3:ListBucket",
             Self::Put => "s3:PutObject",
             Self::Copy => "s3:GetObject and s3:PutObject",
             Self::Delete => "s3:DeleteObject",
@@ -128,14 +129,11 @@ fn advice(bucket: &Bucket, operation: Operation, said: &Said) -> (Mend, String) 
     let person = |advice: String| (Mend::Person, format!("; {advice}"));
     match (said.status, said.code.as_str()) {
         (_, "NoSuchBucket") => person("make the bucket, or mend s3.bucket and s3.endpoint".into()),
-        (
-            _,
-            "InvalidAccessKeyId"
-            | "SignatureDoesNotMatch"
-            | "InvalidToken"
-            | "ExpiredToken"
-            | "AuthorizationHeaderMalformed",
-        ) if said.region.is_none() && !said.message.contains("region") => {
+        // AWS tells the region along with whatever it refuses, so that alone says nothing.
+        (_, "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "InvalidToken" | "ExpiredToken") => {
+            person(format!("put the right key into {credentials}"))
+        }
+        (_, "AuthorizationHeaderMalformed") if !said.message.contains("region") => {
             person(format!("put the right key into {credentials}"))
         }
         (301 | 307, _)
@@ -152,6 +150,10 @@ fn advice(bucket: &Bucket, operation: Operation, said: &Said) -> (Mend, String) 
             settings.bucket,
             settings.prefix
         )),
+        (_, code) if code.starts_with("KMS.") => {
+            person("mend s3.encryption and s3.kms_key, or allow this key to use that one".into())
+        }
+        (_, "InvalidStorageClass") => person("mend s3.storage_class".into()),
         (501, _) | (_, "NotImplemented") => person(
             "the server does not know this part of S3, and blat cannot do without it: see blat.toml(5)"
                 .into(),
@@ -189,6 +191,13 @@ where
         let why = deepest(error);
         return Failure::person(anyhow!(
             "{attempt}: there are no credentials ({why}); put a credentials file of AWS at {credentials}"
+        ));
+    }
+    if words.contains("certificate") {
+        return Failure::person(anyhow!(
+            "{attempt}: {at} has a certificate that this machine does not trust ({}): add the authority that \
+             signed it to the system's (update-ca-certificates)",
+            deepest(error)
         ));
     }
     match error {

@@ -5,7 +5,8 @@
 //! listing ([`state`], [`index`]); requests for single objects are made only where those two differ.
 //!
 //! An object is blat's if it carries blat's stamp as metadata, and no other is replaced or removed.
-//! A put is conditional on what was seen in its place, so that what came there meanwhile stays.
+//! A put is conditional on what was seen in its place, so that what came there meanwhile stays. Not all
+//! servers know conditions on copies and deletions: before those, the place is looked at once more.
 
 mod client;
 mod credentials;
@@ -15,17 +16,20 @@ mod left;
 mod names;
 mod objects;
 mod packing;
+mod parts;
+mod sent_as;
 mod state;
 mod upload;
 pub mod zipped;
 
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
 use crate::config::{S3, TargetName};
 use crate::failure::Result;
-use crate::places::Places;
 use crate::progress::Progress;
 
 pub use index::Entry;
@@ -37,6 +41,8 @@ use left::Left;
 
 /// How much memory parts may take that are being filled or sent, in KiB.
 const MEMORY: usize = 128 << 10;
+/// How often a request that is not answered yet counts as something that moves.
+const MOVES_EVERY: Duration = Duration::from_secs(5);
 
 /// An open way to a bucket. Clones share it.
 #[derive(Clone, Debug)]
@@ -53,16 +59,17 @@ struct Inner {
 }
 
 impl Bucket {
-    /// Prepares the way; the first request goes it.
+    /// Prepares the way; the first request goes it. In `uploads` it is noted which uploads are open: of
+    /// runs at the same time, each needs a file of its own.
     ///
     /// # Errors
     /// When the credentials that the settings name are not there.
-    pub async fn open(name: &TargetName, settings: &S3, places: &Places) -> Result<Self> {
+    pub async fn open(name: &TargetName, settings: &S3, uploads: &Path) -> Result<Self> {
         let client = client::client(name, settings).await?;
         let inner = Inner {
             client,
             settings: settings.clone(),
-            left: Left::of(&places.uploads()),
+            left: Left::of(uploads),
             memory: Arc::new(Semaphore::new(MEMORY)),
             progress: Progress::start(),
         };
@@ -72,6 +79,18 @@ impl Bucket {
     /// How many packages may be on their way at a time.
     pub fn uploads(&self) -> usize {
         self.0.settings.uploads.get()
+    }
+
+    /// Waits for an answer. How many of its bytes are through cannot be seen, so a request counts as
+    /// moving for as long as it may take: the client ends it in time.
+    async fn answer<T>(&self, request: impl Future<Output = T>) -> T {
+        let mut request = std::pin::pin!(request);
+        loop {
+            match tokio::time::timeout(MOVES_EVERY, &mut request).await {
+                Ok(answer) => return answer,
+                Err(_) => self.0.progress.moved(),
+            }
+        }
     }
 
     fn client(&self) -> &aws_sdk_s3::Client {

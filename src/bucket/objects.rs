@@ -3,14 +3,15 @@
 use anyhow::anyhow;
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::{MetadataDirective, ServerSideEncryption, StorageClass};
+use aws_sdk_s3::types::MetadataDirective;
 use blat_target::package::PackageVersion;
 use sha2::{Digest, Sha256};
 
+use super::client::{time_to_copy, time_to_send};
 use super::error::{Operation, Refused, refused};
 use super::names::{self, Meta, escaped};
+use super::sent_as::as_package;
 use super::{Bucket, Entry, Source};
-use crate::config::Encryption;
 use crate::failure::{Failure, Needs, Result};
 
 /// What a server copies in one request, in bytes.
@@ -51,7 +52,7 @@ impl Bucket {
         loop {
             let request = self.client().list_objects_v2().bucket(self.name());
             let request = request.set_prefix((!self.prefix().is_empty()).then(|| self.prefix().to_owned()));
-            let page = request.set_continuation_token(token.take()).send().await;
+            let page = self.answer(request.set_continuation_token(token.take()).send()).await;
             let page = page.map_err(|error| {
                 refused(self, Operation::List, "", error).failure(self, Operation::List, "")
             })?;
@@ -72,7 +73,7 @@ impl Bucket {
     /// Looks at the object of a package-version, if there is one.
     pub(super) async fn look(&self, id: &PackageVersion) -> Result<Option<Looked>> {
         let key = names::key(self.prefix(), id);
-        let answer = self.client().head_object().bucket(self.name()).key(&key).send().await;
+        let answer = self.answer(self.client().head_object().bucket(self.name()).key(&key).send()).await;
         match answer.map_err(|error| refused(self, Operation::Head, &key, error)) {
             Ok(found) => Ok(Some(Looked {
                 size: found.content_length().unwrap_or_default().max(0) as u64,
@@ -86,7 +87,7 @@ impl Bucket {
 
     /// Gets an object, if there is one.
     pub(super) async fn get(&self, key: &str) -> Result<Option<GetObjectOutput>> {
-        let answer = self.client().get_object().bucket(self.name()).key(key).send().await;
+        let answer = self.answer(self.client().get_object().bucket(self.name()).key(key).send()).await;
         match answer.map_err(|error| refused(self, Operation::Get, key, error)) {
             Ok(found) => Ok(Some(found)),
             Err(Refused::Missing) => Ok(None),
@@ -109,6 +110,7 @@ impl Bucket {
     /// Writes the index over that with this ETag, or where none is. The new one's ETag.
     pub(super) async fn put_index(&self, text: Vec<u8>, over: Option<&str>) -> Result<String, Refused> {
         let key = names::index_key(self.prefix());
+        let time = time_to_send(text.len() as u64);
         let request = self.client().put_object().bucket(self.name()).key(&key).body(ByteStream::from(text));
         let request = request.content_type("application/json");
         let request = request.set_server_side_encryption(self.encryption()).set_ssekms_key_id(self.kms_key());
@@ -116,30 +118,27 @@ impl Bucket {
             Some(etag) => request.if_match(quoted(etag)),
             None => request.if_none_match("*"),
         };
-        let put = request.send().await.map_err(|error| refused(self, Operation::Put, &key, error))?;
+        let put = self.answer(request.customize().config_override(time).send()).await;
+        let put = put.map_err(|error| refused(self, Operation::Put, &key, error))?;
         Ok(bare(put.e_tag()))
     }
 
     /// Makes the object of a link a copy of what the link leads to, without its bytes going anywhere.
-    async fn copy(&self, from: &Entry, id: &PackageVersion, link: &str) -> Result<Entry> {
+    /// `over` is the ETag of the object of ours that stands there.
+    async fn copy(&self, from: &Entry, id: &PackageVersion, link: &str, over: Option<&str>) -> Result<Entry> {
         let key = names::key(self.prefix(), id);
+        self.is_as_seen(id, over).await?;
         let meta = Meta {
             stamp: blat_target::stamp::Stamp(from.stamp),
             sha256: Some(from.sha256.clone()),
             link: Some(link.to_owned()),
         };
         let request = self.client().copy_object().bucket(self.name()).key(&key);
-        let copied = request
+        let request = as_package!(request, self, meta)
             .copy_source(escaped(&format!("{}/{}", self.name(), from.key)))
             .copy_source_if_match(quoted(&from.etag))
-            .metadata_directive(MetadataDirective::Replace)
-            .set_metadata(Some(meta.pairs()))
-            .content_type(super::upload::CONTENT)
-            .set_storage_class(self.storage_class())
-            .set_server_side_encryption(self.encryption())
-            .set_ssekms_key_id(self.kms_key())
-            .send()
-            .await;
+            .metadata_directive(MetadataDirective::Replace);
+        let copied = self.answer(request.customize().config_override(time_to_copy(from.size)).send()).await;
         let copied = copied.map_err(|error| {
             refused(self, Operation::Copy, &key, error).failure(self, Operation::Copy, &key)
         })?;
@@ -161,10 +160,22 @@ impl Bucket {
     pub async fn copy_or_put(&self, from: &Entry, source: &Source) -> Result<(Entry, u64)> {
         let link = source.link.as_deref().unwrap_or_default();
         if from.size < COPY_MAX {
-            return Ok((self.copy(from, &source.id, link).await?, 0));
+            return Ok((self.copy(from, &source.id, link, source.over.as_deref()).await?, 0));
         }
         let put = self.put(source).await?;
         Ok((put.entry, put.bytes))
+    }
+
+    /// Whether there is still what was seen in a place.
+    async fn is_as_seen(&self, id: &PackageVersion, seen: Option<&str>) -> Result<()> {
+        match self.look(id).await? {
+            Some(Looked { meta: None, .. }) => Err(self.foreign(id)),
+            Some(found) if Some(found.etag.as_str()) != seen => {
+                let key = names::key(self.prefix(), id);
+                Err(Refused::Changed.failure(self, Operation::Copy, &key))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Deletes an object, if it is ours and still the one that `entry` tells of.
@@ -178,27 +189,10 @@ impl Bucket {
                 return Err(Failure::later(why));
             }
         }
-        let answer = self.client().delete_object().bucket(self.name()).key(&key).send().await;
+        let answer = self.answer(self.client().delete_object().bucket(self.name()).key(&key).send()).await;
         match answer.map_err(|error| refused(self, Operation::Delete, &key, error)) {
             Ok(_) | Err(Refused::Missing) => Ok(()),
             Err(refused) => Err(refused.failure(self, Operation::Delete, &key)),
         }
-    }
-
-    pub(super) fn storage_class(&self) -> Option<StorageClass> {
-        self.0.settings.storage_class.word().map(StorageClass::from)
-    }
-
-    pub(super) fn encryption(&self) -> Option<ServerSideEncryption> {
-        match self.0.settings.encryption {
-            Encryption::Bucket => None,
-            Encryption::Aes256 => Some(ServerSideEncryption::Aes256),
-            Encryption::Kms => Some(ServerSideEncryption::AwsKms),
-            Encryption::KmsDsse => Some(ServerSideEncryption::AwsKmsDsse),
-        }
-    }
-
-    pub(super) fn kms_key(&self) -> Option<String> {
-        self.0.settings.kms_key.word().map(str::to_owned)
     }
 }

@@ -197,8 +197,10 @@ async fn read_index(bucket: &Bucket) -> Result<Index> {
         return Ok(Index { etag: None, entries: None });
     };
     let etag = Some(bare(found.e_tag()));
-    let text =
-        found.body.collect().await.later(format!("cannot read {key} in the bucket {}", bucket.name()))?;
+    let text = bucket
+        .answer(found.body.collect())
+        .await
+        .later(format!("cannot read {key} in the bucket {}", bucket.name()))?;
     match index::read(&text.into_bytes()) {
         Ok(entries) => Ok(Index { etag, entries: Some(entries) }),
         Err(why @ BadIndex::Format(_)) => Err(Failure::person(anyhow!(

@@ -193,7 +193,7 @@ impl Run<'_> {
         refused: u64,
         mode: Mode,
     ) -> Result<Option<(Plan, Carried, Done)>> {
-        let bucket = Bucket::open(&self.settings.name, settings, self.places).await?;
+        let bucket = Bucket::open(&self.settings.name, settings, &self.places.sync_uploads()).await?;
         let mut state = State::read(&bucket).await?;
         let listing = bucket::listing(&state, set).person("the bucket has too many names")?;
         let grace = self.settings.writable.grace.into();

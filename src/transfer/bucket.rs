@@ -23,7 +23,7 @@ impl Run<'_> {
     /// Puts what the steps of `round` ask for.
     pub(super) async fn put(&mut self, settings: &S3, mut round: Round) -> Result<()> {
         let archive = Archive::open(&self.settings.source).later("cannot read the source archive")?;
-        let bucket = Bucket::open(&self.settings.name, settings, self.places).await?;
+        let bucket = Bucket::open(&self.settings.name, settings, &self.places.transfer_uploads()).await?;
         bucket.clean().await?;
         let mut state = State::of_index(&bucket).await?;
         let mut putting = Putting { bucket: &bucket, archive: &archive, state: &mut state };

@@ -9,7 +9,7 @@ use crate::proxy::{Fate, Proxy};
 use crate::servers::{BUCKET, Kind, READER, SECRET, STRANGER, Server, aws, said};
 
 /// 30 MB that nobody can make smaller: four parts.
-fn noise() -> Vec<u8> {
+pub(crate) fn noise() -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut next = || {
         state ^= state << 13;
@@ -60,6 +60,58 @@ fn an_upload_that_was_cut_is_ended_by_the_next_run() {
     said(&aws(&server, &["s3", "rm", &format!("s3://{BUCKET}/ci/packages.json")]));
     assert_eq!(master.sync(), (0, 0));
     assert!(get(&server, "ci/packages.json") == good);
+}
+
+#[test]
+fn an_old_upload_that_may_not_be_ended_is_in_nobodys_way() {
+    let server = Server::start(Kind::Moto);
+    let proxy = Proxy::to(&server.endpoint());
+    let mut master = Master::new(&proxy.endpoint(), "ci/", "");
+    master.publish("core/1.0", &[]);
+    let note = master.path().join("var/lib/blat/bucket1/uploads.sync");
+    std::fs::write(&note, "some-id ci/core/core-0.9.zip\n").expect("a note");
+    proxy.rule(|asked| match asked.starts_with("DELETE") {
+        true => Fate::Answer("403 Forbidden", "", "AccessDenied"),
+        false => Fate::Forward,
+    });
+    let output = master.try_sync();
+    let text = crate::master::words(&output);
+    assert!(output.status.success() && text.contains("1 packages sent"), "{text}");
+    assert!(
+        text.contains("cannot abort the upload of ci/core/core-0.9.zip in the bucket ci-packages")
+            && text.contains("allow s3:AbortMultipartUpload"),
+        "{text}"
+    );
+    assert!(std::fs::read_to_string(&note).expect("a note").contains("some-id"), "it is tried again");
+    proxy.rule(|_| Fate::Forward);
+    assert_eq!(master.sync(), (0, 0));
+}
+
+#[test]
+fn what_may_not_be_deleted_is_told_and_stays() {
+    let server = Server::start(Kind::Moto);
+    let proxy = Proxy::to(&server.endpoint());
+    let mut master =
+        Master::new(&proxy.endpoint(), "ci/", "[aging]\nmode = \"immediate\"\nmax_shrink = \"90%\"");
+    master.publish("core/1.0", &[]);
+    master.publish("core/2.0", &[]);
+    assert_eq!(master.sync(), (2, 0));
+    master.want_no_more("core/1.0");
+    proxy.rule(|asked| match asked.starts_with("DELETE") {
+        true => Fate::Answer("403 Forbidden", "", "AccessDenied"),
+        false => Fate::Forward,
+    });
+    let (code, text) = master.fails();
+    assert_eq!(code, 78, "{text}");
+    assert!(
+        text.contains("cannot delete ci/core/core-1.0.zip in the bucket ci-packages")
+            && text.contains("allow s3:DeleteObject on ci-packages/ci/*"),
+        "{text}"
+    );
+    assert!(keys(&server).contains(&"ci/core/core-1.0.zip".to_owned()));
+    proxy.rule(|_| Fate::Forward);
+    assert_eq!(master.sync(), (0, 0));
+    assert!(!keys(&server).contains(&"ci/core/core-1.0.zip".to_owned()));
 }
 
 #[test]
@@ -143,7 +195,7 @@ fn a_server_that_is_away_or_fails_is_asked_again() {
     let (code, text) = master.fails();
     assert!(code == 75 && text.contains("cannot be reached"), "{code}: {text}");
     assert!(text.contains(BUCKET) && text.contains(&server.endpoint()), "{text}");
-    server.run(|mut command| command.spawn());
+    server.run();
     let begin = std::time::Instant::now();
     while !master.try_sync().status.success() {
         assert!(begin.elapsed() < Duration::from_secs(60), "it does not come up: {}", server.log());
@@ -157,7 +209,7 @@ fn each_refusal_of_a_server_names_bucket_operation_and_mend() {
     let proxy = Proxy::to(&server.endpoint());
     let mut master = Master::new(&proxy.endpoint(), "ci/", "");
     master.publish("core/1.0", &[]);
-    let cases: [(&str, &'static str, &'static str, &'static str, i32, &str); 7] = [
+    let cases: [(&str, &'static str, &'static str, &'static str, i32, &str); 11] = [
         (
             "list-type",
             "404 Not Found",
@@ -184,12 +236,37 @@ fn each_refusal_of_a_server_names_bucket_operation_and_mend() {
         ),
         ("list-type", "403 Forbidden", "", "AccessDenied", 78, "allow s3:ListBucket on ci-packages/ci/*"),
         (
+            "list-type",
+            "403 Forbidden",
+            "x-amz-bucket-region: us-east-1\r\n",
+            "SignatureDoesNotMatch",
+            78,
+            "SignatureDoesNotMatch: made up by the test; put the right key into",
+        ),
+        (
+            "GET /ci-packages/ci/packages.json",
+            "403 Forbidden",
+            "",
+            "AccessDenied",
+            78,
+            "cannot get ci/packages.json in the bucket ci-packages: the server says AccessDenied: made up by the test; allow s3:GetObject and s3:ListBucket",
+        ),
+        (
             "core-1.0.zip",
             "403 Forbidden",
             "",
             "AccessDenied",
             78,
             "cannot put ci/core/core-1.0.zip in the bucket ci-packages: the server says AccessDenied: made up by the test; allow s3:PutObject",
+        ),
+        ("core-1.0.zip", "400 Bad Request", "", "InvalidStorageClass", 78, "mend s3.storage_class"),
+        (
+            "core-1.0.zip",
+            "400 Bad Request",
+            "",
+            "KMS.NotFoundException",
+            78,
+            "mend s3.encryption and s3.kms_key",
         ),
         (
             "core-1.0.zip",

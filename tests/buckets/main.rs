@@ -11,3 +11,5 @@ mod index;
 mod master;
 mod proxy;
 mod servers;
+mod together;
+mod way;

@@ -7,20 +7,35 @@ use std::process::{Child, Command, Output, Stdio};
 
 use crate::servers::{BUCKET, KEY, SECRET, Server, aws, credentials, said};
 
+const TAGS: &str = "var/lib/blat/tags/bucket1";
+/// What a machine's own environment may say of the way to a server.
+const WAYS: [&str; 9] = [
+    "HTTP_PROXY",
+    "http_proxy",
+    "HTTPS_PROXY",
+    "https_proxy",
+    "ALL_PROXY",
+    "all_proxy",
+    "NO_PROXY",
+    "no_proxy",
+    "SSL_CERT_FILE",
+];
+
 pub(crate) struct Master {
     root: tempfile::TempDir,
     prefix: String,
     wanted: Vec<String>,
+    environment: Vec<(String, String)>,
 }
 
 impl Master {
     /// A master that fills below `prefix` what it reaches at `endpoint`. `more` are lines of `[s3]`.
     pub(crate) fn new(endpoint: &str, prefix: &str, more: &str) -> Self {
         let root = tempfile::Builder::new().prefix("blat-master-").tempdir().expect("a folder");
-        for folder in ["etc/blat/targets", "var/lib/blat/bucket1", "run/blat/bucket1", "archive"] {
+        for folder in ["etc/blat/targets", "var/lib/blat/bucket1", "run/blat/bucket1", "archive", TAGS] {
             fs::create_dir_all(root.path().join(folder)).expect("a folder");
         }
-        let master = Self { root, prefix: prefix.to_owned(), wanted: Vec::new() };
+        let master = Self { root, prefix: prefix.to_owned(), wanted: Vec::new(), environment: Vec::new() };
         master.put_key(KEY, SECRET);
         master.configure(endpoint, more);
         master
@@ -29,11 +44,13 @@ impl Master {
     pub(crate) fn configure(&self, endpoint: &str, more: &str) {
         let path = |name: &str| self.root.path().join(name).display().to_string();
         let text = format!(
-            "kind = \"s3\"\nsource = \"{}\"\nrelease.source = \"file\"\nrelease.file = \"{}\"\n[s3]\n\
+            "kind = \"s3\"\nsource = \"{}\"\nrelease.source = \"file\"\nrelease.file = \"{}\"\n\
+             tags.directory = \"{}\"\n[s3]\n\
              bucket = \"{BUCKET}\"\nprefix = \"{}\"\nendpoint = \"{endpoint}\"\npath_style = true\n\
              credentials = \"{}\"\n{more}\n",
             path("archive"),
             path("packages.txt"),
+            path(TAGS),
             self.prefix,
             path("key")
         );
@@ -89,8 +106,24 @@ impl Master {
         let mut command = Command::new(env!("CARGO_BIN_EXE_blat"));
         command.arg("--root").arg(self.root.path()).args(arguments);
         command.env("AWS_EC2_METADATA_DISABLED", "true").env_remove("AWS_ACCESS_KEY_ID");
+        for name in WAYS {
+            command.env_remove(name);
+        }
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
+    }
+
+    /// From now on, blat finds this in its environment.
+    pub(crate) fn set(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// Drops a tag and runs `blat transfer`, however it ends.
+    pub(crate) fn transfer(&self, id: &str) -> Output {
+        let tag = self.root.path().join(TAGS).join(id.replace('/', "::"));
+        fs::write(tag, "").expect("a tag");
+        self.command(&["transfer", "bucket1"]).output().expect("blat runs")
     }
 
     /// Runs `blat sync`, however it ends.

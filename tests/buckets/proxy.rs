@@ -1,5 +1,6 @@
-//! A proxy between blat and a server: it counts what is asked, and answers itself, waits or calls
-//! somebody in between where a test wants it to.
+//! A proxy between blat and a server: it records what is asked, and answers itself, waits or calls
+//! somebody in between where a test wants it to. It serves as the server's address, and as what
+//! `HTTP_PROXY` and `HTTPS_PROXY` name.
 //!
 //! Each request goes over a connection of its own, so that it need not know where answers end.
 
@@ -20,6 +21,7 @@ type Rule = Box<dyn FnMut(&str) -> Fate + Send>;
 pub(crate) struct Proxy {
     address: String,
     seen: Arc<Mutex<Vec<String>>>,
+    heads: Arc<Mutex<Vec<String>>>,
     rule: Arc<Mutex<Rule>>,
 }
 
@@ -30,7 +32,8 @@ impl Proxy {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
         let address = listener.local_addr().expect("an address").to_string();
         let rule: Rule = Box::new(|_| Fate::Forward);
-        let proxy = Self { address, seen: Arc::default(), rule: Arc::new(Mutex::new(rule)) };
+        let (seen, heads) = (Arc::default(), Arc::default());
+        let proxy = Self { address, seen, heads, rule: Arc::new(Mutex::new(rule)) };
         let serving = proxy.clone();
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
@@ -55,6 +58,11 @@ impl Proxy {
         std::mem::take(&mut self.seen.lock().expect("no panic"))
     }
 
+    /// The heads of all requests, whole.
+    pub(crate) fn heads(&self) -> Vec<String> {
+        self.heads.lock().expect("no panic").clone()
+    }
+
     fn serve(&self, client: TcpStream, upstream: &str) -> Option<()> {
         let mut reader = BufReader::new(client.try_clone().ok()?);
         let mut head = String::new();
@@ -65,6 +73,10 @@ impl Proxy {
         }
         let asked = head.lines().next()?.rsplit_once(' ')?.0.to_owned();
         self.seen.lock().expect("no panic").push(asked.clone());
+        self.heads.lock().expect("no panic").push(head.clone());
+        if let Some(there) = asked.strip_prefix("CONNECT ") {
+            return tunnel(reader, client, there);
+        }
         let length = head.lines().find_map(|line| {
             let (name, value) = line.split_once(':')?;
             name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<u64>().ok())?
@@ -88,6 +100,19 @@ impl Proxy {
 }
 
 fn relay(mut server: TcpStream, mut client: TcpStream) -> Option<()> {
+    std::io::copy(&mut server, &mut client).ok()?;
+    client.shutdown(Shutdown::Both).ok()
+}
+
+/// Passes bytes on, both ways, whatever they are.
+fn tunnel(mut from_client: BufReader<TcpStream>, mut client: TcpStream, there: &str) -> Option<()> {
+    let mut server = TcpStream::connect(there).ok()?;
+    client.write_all(b"HTTP/1.1 200 Connected\r\n\r\n").ok()?;
+    let mut to_server = server.try_clone().ok()?;
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut from_client, &mut to_server);
+        let _ = to_server.shutdown(Shutdown::Write);
+    });
     std::io::copy(&mut server, &mut client).ok()?;
     client.shutdown(Shutdown::Both).ok()
 }

@@ -31,12 +31,18 @@ pub(crate) enum Kind {
     Moto,
 }
 
+/// Starts a program on the network that the server is on.
+type Launch = Box<dyn Fn(Command) -> io::Result<Child>>;
+
 /// A server that ends with this value.
 pub(crate) struct Server {
     pub(crate) kind: Kind,
     folder: tempfile::TempDir,
     address: String,
     port: u16,
+    launch: Launch,
+    /// Whom its clients have to trust, if it speaks TLS.
+    authority: Option<Authority>,
     process: Option<Child>,
 }
 
@@ -61,30 +67,49 @@ impl Server {
     pub(crate) fn start_at(
         kind: Kind,
         address: &str,
-        launch: impl Fn(Command) -> io::Result<Child> + Clone + 'static,
+        launch: impl Fn(Command) -> io::Result<Child> + 'static,
     ) -> Self {
+        Self::new(kind, address, Box::new(launch), None).up()
+    }
+
+    /// A server that speaks TLS, with a certificate of an authority that nobody knows.
+    pub(crate) fn start_with_tls() -> Self {
+        let launch = Box::new(|mut command: Command| command.spawn());
+        Self::new(Kind::Moto, "127.0.0.1", launch, Some(Authority::new())).up()
+    }
+
+    fn new(kind: Kind, address: &str, launch: Launch, authority: Option<Authority>) -> Self {
         let folder = tempfile::Builder::new().prefix("blat-s3-").tempdir().expect("a folder");
-        let port = free_ports();
-        let mut server = Self { kind, folder, address: address.to_owned(), port, process: None };
-        server.run(launch.clone());
+        let address = address.to_owned();
+        Self { kind, folder, address, port: free_ports(), launch, authority, process: None }
+    }
+
+    fn up(mut self) -> Self {
+        self.run();
         let begin = Instant::now();
         loop {
-            let made = launch_aws(&server, &["s3", "mb", &format!("s3://{BUCKET}")], launch.clone());
+            let made = aws(&self, &["s3", "mb", &format!("s3://{BUCKET}")]);
             if made.status.success() {
-                return server;
+                return self;
             }
             let said = String::from_utf8_lossy(&made.stderr).into_owned();
-            assert!(begin.elapsed() < PATIENCE, "{kind:?} does not come up: {said}\n{}", server.log());
+            assert!(begin.elapsed() < PATIENCE, "{:?} does not come up: {said}\n{}", self.kind, self.log());
             std::thread::sleep(Duration::from_millis(500));
         }
     }
 
     pub(crate) fn endpoint(&self) -> String {
-        format!("http://{}:{}", self.address, self.port)
+        let scheme = if self.authority.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}:{}", self.address, self.port)
+    }
+
+    /// The certificate that its clients have to trust.
+    pub(crate) fn authority(&self) -> Option<PathBuf> {
+        self.authority.as_ref().map(|authority| authority.file("ca.pem"))
     }
 
     /// Starts the process, which then has what it had.
-    pub(crate) fn run(&mut self, launch: impl FnOnce(Command) -> io::Result<Child>) {
+    pub(crate) fn run(&mut self) {
         let mut command = match self.kind {
             Kind::Seaweed => self.seaweed(),
             Kind::Moto => self.moto(),
@@ -92,7 +117,7 @@ impl Server {
         let log = fs::File::options().create(true).append(true).open(self.log_file()).expect("a log");
         let same = log.try_clone().expect("a log");
         command.stdin(Stdio::null()).stdout(log).stderr(same);
-        self.process = Some(launch(command).expect("the server starts"));
+        self.process = Some((self.launch)(command).expect("the server starts"));
     }
 
     fn seaweed(&self) -> Command {
@@ -119,6 +144,9 @@ impl Server {
     fn moto(&self) -> Command {
         let mut command = Command::new(program("moto_server"));
         command.args(["-H", &self.address, "-p", &self.port.to_string()]);
+        if let Some(authority) = &self.authority {
+            command.arg("-c").arg(authority.file("server.pem")).arg("-k").arg(authority.file("server.key"));
+        }
         command
     }
 
@@ -147,8 +175,34 @@ impl Drop for Server {
         for port in self.port..self.port + 4 {
             for name in ["filer", "s3", "master", "volume"] {
                 let _ = fs::remove_file(format!("/tmp/seaweedfs-{name}-{port}.sock"));
+                let _ = fs::remove_file(format!("/tmp/seaweedfs-{name}-grpc-{}.sock", port + 10_000));
             }
         }
+    }
+}
+
+/// A certificate authority of its own, and a server's certificate by it, for loopback.
+struct Authority(tempfile::TempDir);
+
+impl Authority {
+    fn new() -> Self {
+        let authority = Self(tempfile::Builder::new().prefix("blat-ca-").tempdir().expect("a folder"));
+        let steps = [
+            "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=blat-test-authority -keyout ca.key -out ca.pem",
+            "req -newkey rsa:2048 -nodes -subj /CN=127.0.0.1 -keyout server.key -out server.csr",
+            "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names -out server.pem",
+        ];
+        fs::write(authority.file("names"), "subjectAltName=IP:127.0.0.1\n").expect("a file");
+        for step in steps {
+            let mut openssl = Command::new("openssl");
+            let ran = openssl.args(step.split(' ')).current_dir(authority.0.path()).output();
+            said(&ran.expect("these tests need Debian's package `openssl`"));
+        }
+        authority
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
     }
 }
 
@@ -181,19 +235,10 @@ fn free_ports() -> u16 {
 
 /// The command line of AWS against this server, as who may do all.
 pub(crate) fn aws(server: &Server, arguments: &[&str]) -> Output {
-    launch_aws(server, arguments, |mut command| command.spawn())
-}
-
-/// The same, from whatever network `launch` puts it on.
-pub(crate) fn launch_aws(
-    server: &Server,
-    arguments: &[&str],
-    launch: impl FnOnce(Command) -> io::Result<Child>,
-) -> Output {
     let mut command = Command::new(program("aws"));
     client(&mut command, server).arg("--endpoint-url").arg(server.endpoint()).args(arguments);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    launch(command).and_then(Child::wait_with_output).expect("aws runs")
+    (server.launch)(command).and_then(Child::wait_with_output).expect("aws runs")
 }
 
 /// The environment of a client of this server.
@@ -204,6 +249,7 @@ pub(crate) fn client<'a>(command: &'a mut Command, server: &Server) -> &'a mut C
         .env("AWS_DEFAULT_REGION", "us-east-1")
         .env("AWS_EC2_METADATA_DISABLED", "true")
         .env("S3_ENDPOINT_URL", server.endpoint())
+        .envs(server.authority().map(|file| ("AWS_CA_BUNDLE", file)))
 }
 
 /// What a client said, which must have gone well.
