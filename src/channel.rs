@@ -2,18 +2,20 @@
 //! belongs to this host.
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use anyhow::anyhow;
 use blat_target::message::{HostHello, PROTOCOL};
 
 use crate::config::{Settings, SshTarget, There};
+use crate::delta::Cache;
 use crate::failure::{Failure, Needs, Result};
 use crate::helper::Helper;
+use crate::pace::Pace;
 use crate::places::Places;
 use crate::report::{Report, Reporter};
-use crate::session::Session;
+use crate::session::{Means, Session};
 use crate::ssh::{Connection, Endpoint, Proof};
 use crate::sync::upkeep::skew;
 
@@ -28,20 +30,23 @@ pub struct Channel {
 
 impl Channel {
     /// Attaches to the agent's connection, or makes one where there is none and the key can be read,
-    /// and opens a session. `helper` is the program that is put on the target where it is missing.
+    /// and opens a session, which sends nothing while the lock `way_for` is held. `helper` is the program that is put on the target where it is missing.
     pub async fn open(
         settings: &Settings,
         places: &Places,
         helper: &Path,
         reporter: &mut Reporter,
+        way_for: Option<PathBuf>,
     ) -> Result<Self> {
-        let target = &over_ssh(settings)?.there;
+        let SshTarget { ssh, there: target } = over_ssh(settings)?;
         let helper = Helper::read(helper)?;
+        let limit = ssh.bandwidth.as_bytes();
+        let means = Means { cache: Cache::new(places.digests.clone()), pace: Pace::new(limit, way_for) };
         let connection = match Connection::attach(&places.control()).await {
             Some(connection) => connection,
             None => connect(settings, reporter).await?,
         };
-        match helper.session(&connection, target, hello(target)).await {
+        match helper.session(&connection, target, hello(target), &means).await {
             Ok((session, old)) => {
                 tell_skew(&session, reporter);
                 reporter.tell(Report::Helper { old });

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use crate::config::There;
 use crate::failure::{Failure, Needs, Result};
 use crate::progress::Progress;
-use crate::session::{Refused, Session};
+use crate::session::{Means, Refused, Session};
 use crate::ssh::Connection;
 
 /// Where the packages put the helper that belongs to them.
@@ -61,7 +61,7 @@ impl Helper {
         target: &There,
         hello: HostHello,
     ) -> Result<Session, Refused> {
-        open(connection, &format!("{}/{NAME} serve", target.bin), &hello).await
+        open(connection, &format!("{}/{NAME} serve", target.bin), &hello, &Means::none()).await
     }
 
     /// Opens a session, with this very build where it can be: it is put there first, through the
@@ -72,9 +72,10 @@ impl Helper {
         connection: &Connection,
         target: &There,
         hello: HostHello,
+        means: &Means,
     ) -> Result<(Session, Option<String>)> {
         let command = format!("{}/{NAME} serve", target.bin);
-        let open = || open(connection, &command, &hello);
+        let open = || open(connection, &command, &hello, means);
         match open().await {
             Ok(session) if session.hello.build == self.digest => return Ok((session, None)),
             Ok(mut session) => {
@@ -222,11 +223,16 @@ impl Helper {
 }
 
 /// Opens a session in our protocol, or in the oldest where the helper knows no other.
-async fn open(connection: &Connection, command: &str, hello: &HostHello) -> Result<Session, Refused> {
-    match Session::open(connection, command, hello.clone()).await {
+async fn open(
+    connection: &Connection,
+    command: &str,
+    hello: &HostHello,
+    means: &Means,
+) -> Result<Session, Refused> {
+    match Session::open(connection, command, hello.clone(), means).await {
         Err(Refused::Declined(failure)) if hello.protocol > PROTOCOL_OLDEST => {
             let older = HostHello { protocol: PROTOCOL_OLDEST, ..hello.clone() };
-            match Session::open(connection, command, older).await {
+            match Session::open(connection, command, older, means).await {
                 // It was not the protocol.
                 Err(Refused::Declined(_)) => Err(Refused::Declined(failure)),
                 other => other,

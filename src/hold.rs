@@ -67,7 +67,7 @@ pub async fn release(settings: &Settings, places: &Places, helper: &Path) -> Res
 
 async fn tell(settings: &Settings, places: &Places, helper: &Path, reason: Option<String>) -> Result<Info> {
     let mut reporter = Reporter::to_the_log(settings.name.as_str());
-    let mut channel = Channel::open(settings, places, helper, &mut reporter).await?;
+    let mut channel = Channel::open(settings, places, helper, &mut reporter, None).await?;
     if !channel.session.ages() {
         channel.drop_session().await;
         return Err(Failure::person(anyhow::anyhow!("the helper there is too old to know of it")));

@@ -12,7 +12,11 @@ pub mod places;
 pub mod tags;
 
 pub mod archive;
+pub mod bases;
 
+pub mod delta;
+mod jobs;
+pub mod pace;
 pub mod pack;
 mod packer;
 mod press;

@@ -19,6 +19,9 @@ use nix::libc::O_NOFOLLOW;
 use crate::failure::{Failure, Needs, Result};
 use crate::progress::Progress;
 
+/// How much of a file is read at a time, in bytes.
+const COPY_MAX: u64 = 256 << 10;
+
 /// A package-version as it was scanned, ready to be read.
 #[derive(Debug)]
 pub struct Scan {
@@ -108,42 +111,50 @@ impl Scan {
         out.write_all(&digests).later("cannot send")
     }
 
+    /// Where a file of the package is.
+    pub fn path(&self, entry: &Entry) -> PathBuf {
+        self.folder.join(self.relative(entry))
+    }
+
+    /// The path of an entry, below the version's folder.
+    pub fn relative(&self, entry: &Entry) -> PathBuf {
+        OsStr::from_bytes(&entry.path).into()
+    }
+
     /// Writes the bytes of one of the package's files to `out`, which must say in its own words what
-    /// failed.
-    pub fn copy(&self, entry: &Entry, size: u64, out: &mut impl Write) -> Result<()> {
-        let at = self.folder.join(OsStr::from_bytes(&entry.path));
-        let cannot = || format!("cannot read {}", at.display());
-        let file = File::options().read(true).custom_flags(O_NOFOLLOW).open(&at).later(cannot())?;
-        let mut file = Hashing::new(file, size, &self.progress);
-        let mut buffer = vec![0; 1 << 18];
+    /// failed, and returns their digest.
+    pub fn copy(&self, entry: &Entry, out: &mut impl Write) -> Result<blake3::Hash> {
+        let Kind::File { size, .. } = entry.kind else { return Ok(blake3::hash(b"")) };
+        let at = self.path(entry);
+        let mut file = self.open(&at, size)?;
+        let mut buffer = vec![0; size.clamp(1, COPY_MAX) as usize];
         loop {
-            let got = file.read(&mut buffer).later(cannot())?;
+            let got = file.read(&mut buffer).later(format!("cannot read {}", at.display()))?;
             if got == 0 {
                 break;
             }
             out.write_all(&buffer[..got]).later(format!("cannot pack {}", at.display()))?;
         }
-        if !file.ended_as_scanned(entry.modified).later(cannot())? {
-            return Err(Failure::later(anyhow::anyhow!("{} changed while it was read", at.display())));
-        }
-        Ok(())
+        file.check(&at, entry.modified)?;
+        Ok(file.hash.finalize())
+    }
+
+    fn open(&self, at: &Path, size: u64) -> Result<Hashing<'_>> {
+        let file = File::options().read(true).custom_flags(O_NOFOLLOW).open(at);
+        Ok(Hashing::new(file.later(format!("cannot read {}", at.display()))?, size, &self.progress))
     }
 
     fn append(&self, tar: &mut tar::Builder<impl Write>, entry: &Entry, size: u64) -> Result<blake3::Hash> {
         let path = Path::new(OsStr::from_bytes(&entry.path));
         let at = self.folder.join(path);
-        let file = File::options().read(true).custom_flags(O_NOFOLLOW).open(&at);
-        let mut file =
-            Hashing::new(file.later(format!("cannot read {}", at.display()))?, size, &self.progress);
+        let mut file = self.open(&at, size)?;
         let mut header = tar::Header::new_gnu();
         header.set_size(size);
         header.set_mode(entry.mode);
         header.set_entry_type(tar::EntryType::Regular);
         tar.append_data(&mut header, path, BufReader::with_capacity(1 << 18, &mut file))
             .later(format!("cannot send {}", at.display()))?;
-        if !file.ended_as_scanned(entry.modified).later(format!("cannot read {}", at.display()))? {
-            return Err(Failure::later(anyhow::anyhow!("{} changed while it was read", at.display())));
-        }
+        file.check(&at, entry.modified)?;
         Ok(file.hash.finalize())
     }
 }
@@ -159,6 +170,15 @@ struct Hashing<'a> {
 impl<'a> Hashing<'a> {
     fn new(file: File, size: u64, progress: &'a Progress) -> Self {
         Self { file, left: size, hash: blake3::Hasher::new(), progress }
+    }
+
+    /// Fails if it is not what was scanned.
+    fn check(&mut self, at: &Path, modified: Time) -> Result<()> {
+        let as_scanned = self.ended_as_scanned(modified).later(format!("cannot read {}", at.display()))?;
+        match as_scanned {
+            true => Ok(()),
+            false => Err(Failure::later(anyhow::anyhow!("{} changed while it was read", at.display()))),
+        }
     }
 
     /// Whether it had neither less nor more bytes than expected, and is still of that time: another

@@ -1,18 +1,21 @@
 //! The packer: a thread that turns jobs into messages and plain bytes, in order. The press
 //! ([`crate::press`]) makes frames of them meanwhile.
 
+use std::collections::HashMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc as jobs;
 use std::thread;
 use std::time::Duration;
 
 use blat_target::manifest::{ENTRIES_MAX, MANIFEST_MAX};
-use blat_target::message::{Digest, PackageHead, Standing, ToTarget};
-use blat_target::package::PackageVersion;
+use blat_target::message::{DeltaHead, Digest, PackageHead, Standing, ToTarget};
+use blat_target::package::{Name, PackageVersion};
 use tokio::sync::mpsc;
 
+use crate::bases::Base;
+use crate::delta::{Cache, Delta, Made, Mend};
 use crate::failure::{Failure, Needs, Result};
+use crate::jobs::Jobs;
 use crate::pack::{self, Scan};
 use crate::press::Press;
 use crate::progress::Progress;
@@ -25,11 +28,38 @@ pub(crate) const STALL: Duration = Duration::from_secs(45);
 #[derive(Debug)]
 pub(crate) enum Job {
     Say(ToTarget),
-    Package { number: u64, id: PackageVersion, folder: PathBuf },
-    Link { number: u64, id: PackageVersion, text: Vec<u8>, link: PathBuf },
-    PackageList { number: u64, text: Vec<u8> },
-    Delete { number: u64, id: PackageVersion, stands: Standing },
-    Helper { number: u64, program: Vec<u8> },
+    Package {
+        number: u64,
+        id: PackageVersion,
+        folder: PathBuf,
+        bases: Vec<Base>,
+    },
+    /// The target is in doubt about package `number`: what it made of some groups of its files.
+    Mend {
+        number: u64,
+        id: PackageVersion,
+        folder: PathBuf,
+        made: Vec<Made>,
+    },
+    Link {
+        number: u64,
+        id: PackageVersion,
+        text: Vec<u8>,
+        link: PathBuf,
+    },
+    PackageList {
+        number: u64,
+        text: Vec<u8>,
+    },
+    Delete {
+        number: u64,
+        id: PackageVersion,
+        stands: Standing,
+    },
+    Helper {
+        number: u64,
+        program: Vec<u8>,
+    },
     Done,
 }
 
@@ -43,16 +73,25 @@ pub struct Packed {
     pub dropped_bits: Vec<PathBuf>,
 }
 
+/// Files that the target could not make of what it has, and that were sent in full.
+#[derive(Debug)]
+pub struct Mended {
+    pub number: u64,
+    pub base: Name,
+    pub files: Vec<PathBuf>,
+}
+
 /// Starts the thread. It ends with its jobs, or when nobody takes its frames any more.
 pub(crate) fn start(
-    jobs: jobs::Receiver<Job>,
+    jobs: Jobs,
+    cache: Cache,
     frames: mpsc::Sender<Vec<u8>>,
     hear: mpsc::Sender<Heard>,
     progress: Progress,
 ) {
     thread::spawn(move || {
         let press = Press::start(frames, hear.clone());
-        if let Err(failure) = (Packer { press, progress, sent: 0 }).run(&jobs) {
+        if let Err(failure) = (Packer { press, progress, cache, bases: HashMap::new(), sent: 0 }).run(&jobs) {
             // The session has ended already when this cannot be said any more.
             let _ = hear.blocking_send(Heard::Broken(failure));
         }
@@ -62,13 +101,16 @@ pub(crate) fn start(
 struct Packer {
     press: Press,
     progress: Progress,
+    cache: Cache,
+    /// By what the packages were told that were.
+    bases: HashMap<u64, Name>,
     /// How many packages, links, lists and deletions were sent.
     sent: u64,
 }
 
 impl Packer {
-    fn run(mut self, jobs: &jobs::Receiver<Job>) -> Result<()> {
-        while let Ok(job) = jobs.recv() {
+    fn run(mut self, jobs: &Jobs) -> Result<()> {
+        while let Some(job) = jobs.next() {
             match job {
                 Job::Say(message) => self.press.say(message)?,
                 Job::Done => self.press.say(ToTarget::Done { sent: self.sent })?,
@@ -79,22 +121,31 @@ impl Packer {
                     self.press.say(ToTarget::Delete { number, id, stands })?;
                 }
                 Job::Helper { number, program } => self.helper(number, &program)?,
-                Job::Package { number, id, folder } => self.package(number, id, &folder)?,
+                Job::Package { number, id, folder, bases } => self.package(number, id, &folder, &bases)?,
+                Job::Mend { number, id, folder, made } => self.mend(number, &id, &folder, &made)?,
             }
         }
         Ok(())
     }
 
     /// Sends a package. What it leads to is heard of it; an error ends the session.
-    fn package(&mut self, number: u64, id: PackageVersion, folder: &Path) -> Result<()> {
+    fn package(&mut self, number: u64, id: PackageVersion, folder: &Path, bases: &[Base]) -> Result<()> {
         let (scan, manifest) = match scan(folder, &self.progress) {
             Ok(scanned) => scanned,
             Err(failure) => return self.press.tell(Heard::Unreadable { number, failure }),
         };
         let head = PackageHead { number, id, stamp: scan.stamp, manifest_length: manifest.len() as u32 };
         self.sent += 1;
-        self.press.say(ToTarget::Package(head))?;
-        let written = scan.write(&manifest, &mut self.press);
+        // What keeps it from being told by another is no obstacle to sending it whole.
+        let delta = Delta::of(&head.id, &scan, bases, &self.cache, &self.progress);
+        let delta = delta.inspect_err(|why| tracing::debug!("{}: {why}", head.id)).ok().flatten();
+        let written = match delta {
+            Some(delta) => self.delta(head, &manifest, &delta)?,
+            None => {
+                self.press.say(ToTarget::Package(head))?;
+                scan.write(&manifest, &mut self.press)
+            }
+        };
         self.press.flush().later("cannot send")?;
         if let Err(failure) = written {
             return self.press.say(ToTarget::Abandon(failure.to_string()));
@@ -102,6 +153,36 @@ impl Packer {
         self.press.say(ToTarget::PackageEnd)?;
         let bytes = scan.manifest.bytes();
         self.press.tell(Heard::Packed(Packed { number, bytes, dropped_bits: scan.dropped_bits }))
+    }
+
+    /// Sends a package as what it is of another; the inner error is the package's own.
+    fn delta(&mut self, head: PackageHead, manifest: &[u8], delta: &Delta) -> Result<Result<()>> {
+        let recipe = delta.recipe();
+        let recipe_length = recipe.len() as u32;
+        self.bases.insert(head.number, delta.base.clone());
+        tracing::debug!("{} is told by {}", head.id, delta.base);
+        let (base, base_stamp) = (delta.base.clone(), delta.base_stamp);
+        self.press.say(ToTarget::Delta(DeltaHead { head, base, base_stamp, recipe_length }))?;
+        Ok(delta.write(manifest, &recipe, &self.progress, &mut self.press))
+    }
+
+    /// Sends the files in full that the target could not make.
+    fn mend(&mut self, number: u64, id: &PackageVersion, folder: &Path, made: &[Made]) -> Result<()> {
+        let Some(base) = self.bases.get(&number).cloned() else {
+            return Err(Failure::later(anyhow::anyhow!("the target doubts what was not told by another")));
+        };
+        let mend = Mend::of(id, &base, folder, made, &self.cache, &self.progress);
+        let files = mend.as_ref().map_or(0, Mend::count);
+        self.press.say(ToTarget::Mend { number, files })?;
+        let written = mend.and_then(|mend| mend.write(&mut self.press).map(|()| mend.paths()));
+        self.press.flush().later("cannot send")?;
+        match written {
+            Err(failure) => self.press.say(ToTarget::Abandon(failure.to_string())),
+            Ok(files) => {
+                self.press.say(ToTarget::PackageEnd)?;
+                self.press.tell(Heard::Mended(Mended { number, base, files }))
+            }
+        }
     }
 
     /// Sends a link.

@@ -6,6 +6,7 @@ use std::os::unix::fs::{MetadataExt, lchown};
 use std::path::{Path, PathBuf};
 
 use crate::config::TargetName;
+use crate::delta::CACHE;
 
 /// The folders and sockets of one target.
 #[derive(Clone, Debug)]
@@ -16,6 +17,8 @@ pub struct Places {
     pub runtime: PathBuf,
     /// The socket on which short-lived programs report to the agent.
     pub report: PathBuf,
+    /// The digests of packages, for all targets: may be deleted.
+    pub digests: PathBuf,
 }
 
 impl Places {
@@ -26,6 +29,7 @@ impl Places {
             state: root.join("var/lib/blat").join(name.as_str()),
             runtime: run.join(name.as_str()),
             report: run.join(format!("{name}.report")),
+            digests: root.join(CACHE),
         }
     }
 

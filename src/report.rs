@@ -9,10 +9,15 @@ use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::time::Duration;
 
+use blat_target::package::PackageVersion;
 use serde::{Deserialize, Serialize};
+
+use crate::session::Mended;
 
 /// The largest report, in bytes; longer reasons are cut.
 pub const REPORT_MAX: usize = 16 << 10;
+/// How many files are named that could not be made on a target.
+const MENDED_NAMED: usize = 5;
 const REASON_MAX: usize = 4 << 10;
 
 /// Something that happened to a target.
@@ -99,6 +104,23 @@ pub struct Parts {
 }
 
 impl Report {
+    /// Files of `id` were sent in full that could have been made of another version on the target.
+    pub(crate) fn mended(id: &PackageVersion, mended: &Mended) -> Self {
+        let (package, base) = (&id.package, &mended.base);
+        let named: Vec<_> =
+            mended.files.iter().take(MENDED_NAMED).map(|path| path.display().to_string()).collect();
+        let more = match mended.files.len().saturating_sub(MENDED_NAMED) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let reason = format!(
+            "{id}: {}{more} could not be made of what {package}/{base} is on the target, and went in full: \
+             look after {package}/{base} there, it is damaged or going",
+            named.join(", ")
+        );
+        Self::Notice { reason }
+    }
+
     /// Logs it under the name of `target`.
     pub fn log(&self, target: &str) {
         match self {

@@ -9,14 +9,13 @@ mod aging;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::mpsc as jobs;
 use std::time::Duration;
 
 use blat_target::frame::{self, Frame, HEADER_LEN, Header, MAGIC};
 use blat_target::listing::{Listing, chunk};
 use blat_target::message::{
-    Digest, HostHello, Listed, Mend, Outcome, PROTOCOL, PROTOCOL_OLDEST, QUERY_MAX, Refusal, Standing,
-    TargetHello, ToHost, ToTarget,
+    Digest, HostHello, Listed, Mend, Outcome, PROTOCOL, PROTOCOL_OLDEST, Refusal, Standing, TargetHello,
+    ToHost, ToTarget,
 };
 use blat_target::package::PackageVersion;
 use openssh::{ChildStderr, ChildStdin, ChildStdout};
@@ -25,9 +24,13 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
+use crate::bases::Base;
+use crate::delta::{Cache, Made};
 use crate::failure::{Failure, Needs, Result};
-pub use crate::packer::Packed;
+use crate::jobs::{Closed, Desk, jobs};
+use crate::pace::Pace;
 use crate::packer::{self, Job};
+pub use crate::packer::{Mended, Packed};
 use crate::progress::Progress;
 use crate::ssh::{Child, Connection};
 
@@ -35,6 +38,8 @@ use crate::ssh::{Child, Connection};
 const NOISE_MAX: usize = 64 << 10;
 /// How much of what the helper says on its error channel is kept, in bytes.
 const WORDS_MAX: usize = 4096;
+/// From this protocol on, packages can be told by others.
+const PROTOCOL_OF_DELTAS: u16 = 2;
 /// How many frames wait for the channel.
 const FRAMES_AHEAD: usize = 16;
 
@@ -45,8 +50,24 @@ pub enum Event {
     Packed(Packed),
     /// The package could not be read here, so nothing of it was sent.
     Unreadable { number: u64, failure: Failure },
+    /// The target could not make some files of what it has: these were sent in full.
+    Mended(Mended),
     /// The target says how it ended.
     Outcome { number: u64, outcome: Outcome },
+}
+
+/// What a session works with.
+#[derive(Clone, Debug)]
+pub struct Means {
+    pub cache: Cache,
+    pub pace: Pace,
+}
+
+impl Means {
+    /// For a session that sends no package.
+    pub fn none() -> Self {
+        Self { cache: Cache::new(PathBuf::new()), pace: Pace::new(0, None) }
+    }
 }
 
 /// Why a session did not come up.
@@ -71,7 +92,9 @@ impl From<Failure> for Refused {
 #[derive(Debug)]
 pub struct Session {
     pub hello: TargetHello,
-    jobs: jobs::Sender<Job>,
+    jobs: Desk,
+    /// Packages that are told by others, as long as they are not answered.
+    told: HashMap<u64, Told>,
     heard: mpsc::Receiver<Heard>,
     progress: Progress,
     sent: u64,
@@ -81,18 +104,32 @@ pub struct Session {
     _child: Child,
 }
 
+/// A package that is told by another, and what the target doubts of it.
+#[derive(Debug)]
+struct Told {
+    id: PackageVersion,
+    folder: PathBuf,
+    made: Vec<Made>,
+}
+
 /// What arrives from the packer and the target.
 #[derive(Debug)]
 pub(crate) enum Heard {
     Said(ToHost),
     Packed(Packed),
+    Mended(Mended),
     Unreadable { number: u64, failure: Failure },
     Broken(Failure),
 }
 
 impl Session {
     /// Starts `command` on the target and exchanges hellos.
-    pub async fn open(connection: &Connection, command: &str, hello: HostHello) -> Result<Self, Refused> {
+    pub async fn open(
+        connection: &Connection,
+        command: &str,
+        hello: HostHello,
+        means: &Means,
+    ) -> Result<Self, Refused> {
         let mut child = connection.start(command).await?;
         let (stdin, stdout) = (child.stdin().take(), child.stdout().take());
         let (Some(mut stdin), Some(stdout)) = (stdin, stdout) else {
@@ -104,46 +141,56 @@ impl Session {
         let mut stdout = BufReader::with_capacity(1 << 16, stdout);
         let answered = timeout(packer::STALL, meet(&mut stdout)).await;
         match answered.unwrap_or_else(|_| Err(Unmet::Failed(stalled()))) {
-            Ok(hello) => Ok(Self::run(hello, child, stdin, stdout)),
+            Ok(hello) => Ok(Self::run(hello, child, stdin, stdout, means.clone())),
             Err(Unmet::Failed(failure)) => Err(failure.into()),
             Err(Unmet::Declined(failure)) => Err(Refused::Declined(failure)),
             Err(Unmet::Ended) => Err(epitaph(child).await),
         }
     }
 
-    fn run(hello: TargetHello, mut child: Child, stdin: ChildStdin, stdout: BufReader<ChildStdout>) -> Self {
-        let (jobs, to_do) = jobs::channel();
+    fn run(
+        hello: TargetHello,
+        mut child: Child,
+        stdin: ChildStdin,
+        stdout: BufReader<ChildStdout>,
+        means: Means,
+    ) -> Self {
+        let (jobs, to_do) = jobs();
         let (frames, to_send) = mpsc::channel(FRAMES_AHEAD);
         let (hear, heard) = mpsc::channel(FRAMES_AHEAD);
         let progress = Progress::start();
         if let Some(stderr) = child.stderr().take() {
             tokio::spawn(async move { tracing::debug!("the helper said: {}", words(stderr).await) });
         }
-        packer::start(to_do, frames, hear.clone(), progress.clone());
-        let writer = tokio::spawn(write(stdin, to_send, progress.clone()));
+        packer::start(to_do, means.cache, frames, hear.clone(), progress.clone());
+        let writer = tokio::spawn(write(stdin, to_send, means.pace, progress.clone()));
         let reader = tokio::spawn(read(stdout, hear, progress.clone()));
-        Self { hello, jobs, heard, progress, sent: 0, writer, reader, _child: child }
+        Self { hello, jobs, told: HashMap::new(), heard, progress, sent: 0, writer, reader, _child: child }
     }
 
-    /// Asks what stands in the places of `ids`.
-    pub async fn query(&mut self, ids: &[PackageVersion]) -> Result<HashMap<PackageVersion, Standing>> {
-        let mut found = HashMap::new();
-        for part in ids.chunks(QUERY_MAX) {
-            self.push(Job::Say(ToTarget::Query(part.to_vec())))?;
-            match self.hear().await? {
-                Heard::Said(ToHost::Standing(standing)) if standing.len() == part.len() => {
-                    found.extend(part.iter().cloned().zip(standing));
-                }
-                other => return Err(unexpected(&other)),
-            }
+    /// The answer to a question about `count` places.
+    async fn standing(&mut self, count: usize) -> Result<Vec<Standing>> {
+        match self.hear().await? {
+            Heard::Said(ToHost::Standing(standing)) if standing.len() == count => Ok(standing),
+            other => Err(unexpected(&other)),
         }
-        Ok(found)
     }
 
-    /// Hands a package over to be sent; its number, by which events speak of it.
-    pub fn send_package(&mut self, id: PackageVersion, folder: PathBuf) -> Result<u64> {
+    /// Whether the target takes packages that are told by others.
+    pub fn takes_deltas(&self) -> bool {
+        self.hello.protocol >= PROTOCOL_OF_DELTAS
+    }
+
+    /// Hands a package over to be sent, told by one of `bases` if that pays; its number, by which
+    /// events speak of it.
+    pub fn send_package(&mut self, id: PackageVersion, folder: PathBuf, bases: Vec<Base>) -> Result<u64> {
         let number = self.next_number();
-        self.push(Job::Package { number, id, folder })?;
+        let bases = if self.takes_deltas() { bases } else { Vec::new() };
+        if !bases.is_empty() {
+            let told = Told { id: id.clone(), folder: folder.clone(), made: Vec::new() };
+            self.told.insert(number, told);
+        }
+        self.push(Job::Package { number, id, folder, bases })?;
         Ok(number)
     }
 
@@ -206,12 +253,37 @@ impl Session {
 
     /// What happened next. Fails when nothing moves any more.
     pub async fn event(&mut self) -> Result<Event> {
-        match self.hear().await? {
-            Heard::Packed(packed) => Ok(Event::Packed(packed)),
-            Heard::Said(ToHost::Outcome { number, outcome }) => Ok(Event::Outcome { number, outcome }),
-            Heard::Unreadable { number, failure } => Ok(Event::Unreadable { number, failure }),
-            other => Err(unexpected(&other)),
+        loop {
+            match self.hear().await? {
+                Heard::Packed(packed) => return Ok(Event::Packed(packed)),
+                Heard::Mended(mended) => return Ok(Event::Mended(mended)),
+                Heard::Said(ToHost::Outcome { number, outcome }) => {
+                    self.told.remove(&number);
+                    return Ok(Event::Outcome { number, outcome });
+                }
+                Heard::Unreadable { number, failure } => {
+                    self.told.remove(&number);
+                    return Ok(Event::Unreadable { number, failure });
+                }
+                Heard::Said(said) => self.doubt(said)?,
+                other => return Err(unexpected(&other)),
+            }
         }
+    }
+
+    /// Takes the target's word on files that it could not make, and has them sent in full.
+    fn doubt(&mut self, said: ToHost) -> Result<()> {
+        let (ToHost::Made { number, .. } | ToHost::Doubt { number }) = &said else {
+            return Err(unexpected(&Heard::Said(said)));
+        };
+        let number = *number;
+        let Some(told) = self.told.get_mut(&number) else { return Err(unexpected(&Heard::Said(said))) };
+        if let ToHost::Made { group, digests, .. } = said {
+            told.made.push((group, digests));
+            return Ok(());
+        }
+        let (id, folder, made) = (told.id.clone(), told.folder.clone(), std::mem::take(&mut told.made));
+        self.jobs.push_urgent(Job::Mend { number, id, folder, made }).map_err(over)
     }
 
     /// Ends the session: says how much was sent, and waits for the target's counts.
@@ -230,7 +302,7 @@ impl Session {
     }
 
     fn push(&self, job: Job) -> Result<()> {
-        self.jobs.send(job).map_err(|_| Failure::later(anyhow::anyhow!("the session is over")))
+        self.jobs.push(job).map_err(over)
     }
 
     async fn hear(&mut self) -> Result<Heard> {
@@ -260,6 +332,10 @@ impl Drop for Session {
         self.writer.abort();
         self.reader.abort();
     }
+}
+
+fn over(_: Closed) -> Failure {
+    Failure::later(anyhow::anyhow!("the session is over"))
 }
 
 fn stalled() -> Failure {
@@ -364,9 +440,15 @@ async fn words(mut stderr: ChildStderr) -> String {
     String::from_utf8_lossy(&kept).trim().to_owned()
 }
 
-async fn write(mut stdin: ChildStdin, mut frames: mpsc::Receiver<Vec<u8>>, progress: Progress) {
+async fn write(
+    mut stdin: ChildStdin,
+    mut frames: mpsc::Receiver<Vec<u8>>,
+    mut pace: Pace,
+    progress: Progress,
+) {
     while let Some(frame) = frames.recv().await {
         for piece in frame.chunks(1 << 15) {
+            pace.turn(piece.len(), &progress).await;
             if stdin.write_all(piece).await.is_err() {
                 // The reader learns why the target hung up; nobody waits for this side.
                 return;

@@ -158,6 +158,107 @@ fn a_helper_that_the_machine_cannot_run_is_told_of() {
     assert_done(&world.transfer());
 }
 
+/// A package of some hundred kilobytes that nobody can pack, in versions that have most in common.
+fn publish_large(world: &Loopback, version: &str) -> PathBuf {
+    let folder = world.publish("large", version);
+    set_mode(&folder, 0o755);
+    let noise = |seed: u64| {
+        let mut state = seed;
+        let next = |_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 56) as u8
+        };
+        (0..100_000).map(next).collect::<Vec<_>>()
+    };
+    let (mut changed, number) = (noise(1), version.len() as u8);
+    (0..changed.len()).step_by(997).for_each(|at| changed[at] = changed[at].wrapping_add(number));
+    for (name, content) in [("same", noise(2)), ("changed", changed), (version, noise(3))] {
+        fs::write(folder.join(name), content).unwrap();
+        set_mode(&folder.join(name), 0o444);
+    }
+    seal(&folder);
+    folder
+}
+
+fn told_by(output: &Output, base: &str) -> bool {
+    words(output).contains(&format!("is told by {base}"))
+}
+
+#[test]
+fn a_version_is_told_by_the_one_before() {
+    let world = world();
+    for (version, base) in [("1.0", None), ("1.01", Some("1.0")), ("1.010", Some("1.01"))] {
+        let folder = publish_large(&world, version);
+        world.tag("large", version);
+        let output = world.transfer();
+        assert_done(&output);
+        assert_eq!(base.is_some_and(|base| told_by(&output, base)), base.is_some(), "{}", words(&output));
+        assert!(!words(&output).contains("could not be made"), "{}", words(&output));
+        assert_eq!(tree(&folder), tree(&world.archive().join("large").join(version)));
+    }
+    // Nothing depends on what is remembered.
+    fs::remove_dir_all(world.root().join("var/cache/blat")).unwrap();
+    let folder = publish_large(&world, "1.0100");
+    world.tag("large", "1.0100");
+    assert!(told_by(&world.transfer(), "1.010"));
+    assert_eq!(tree(&folder), tree(&world.archive().join("large/1.0100")));
+}
+
+#[test]
+fn a_synchronisation_tells_versions_by_those_that_the_target_lists() {
+    let world = world();
+    let list = world.root().join("packages.txt");
+    let config = world.root().join("etc/blat/targets/site1.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, format!("{text}[release]\nsource = \"file\"\nfile = {list:?}\n")).unwrap();
+    let helper = PathBuf::from(env!("CARGO_BIN_EXE_blat")).with_file_name("blat-target");
+    for (version, base) in [("1.0", None), ("1.01", Some("1.0"))] {
+        let folder = publish_large(&world, version);
+        fs::write(&list, format!("large {version}\n")).unwrap();
+        let output = world.run(&["sync", loopback::TARGET, "--helper", helper.to_str().unwrap()]);
+        assert_done(&output);
+        assert_eq!(base.is_some_and(|base| told_by(&output, base)), base.is_some(), "{}", words(&output));
+        assert_eq!(tree(&folder), tree(&world.archive().join("large").join(version)));
+    }
+}
+
+#[test]
+fn a_base_that_is_damaged_on_the_target_is_found_told_of_and_does_no_harm() {
+    let damage: [fn(&Path); 4] = [
+        |base| {
+            let mut content = fs::read(base.join("same")).unwrap();
+            content[77] ^= 1;
+            set_mode(&base.join("same"), 0o644);
+            fs::write(base.join("same"), content).unwrap();
+        },
+        |base| {
+            set_mode(&base.join("changed"), 0o644);
+            fs::write(base.join("changed"), "short").unwrap();
+        },
+        |base| fs::remove_file(base.join("1.0")).unwrap(),
+        |base| {
+            fs::remove_file(base.join("same")).unwrap();
+            symlink("/etc/passwd", base.join("same")).unwrap();
+        },
+    ];
+    for damage in damage {
+        let world = world();
+        publish_large(&world, "1.0");
+        world.tag("large", "1.0");
+        assert_done(&world.transfer());
+        let base = world.archive().join("large/1.0");
+        set_mode(&base, 0o755);
+        damage(&base);
+        let folder = publish_large(&world, "1.01");
+        world.tag("large", "1.01");
+        let output = world.transfer();
+        assert_done(&output);
+        assert!(told_by(&output, "1.0"), "{}", words(&output));
+        assert!(words(&output).contains("could not be made of what large/1.0 is"), "{}", words(&output));
+        assert_eq!(tree(&folder), tree(&world.archive().join("large/1.01")));
+    }
+}
+
 fn seal(folder: &Path) {
     set_mode(&folder.join("descpkg"), 0o555);
     set_mode(folder, 0o555);

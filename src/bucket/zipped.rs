@@ -46,7 +46,7 @@ fn add<W: Write>(zip: &mut ZipWriter<StreamWriter<W>>, scan: &Scan, entry: &Entr
         }
         Kind::File { size, .. } => {
             zip.start_file(name, options.large_file(*size >= SMALL)).later("cannot pack")?;
-            scan.copy(entry, *size, zip)
+            scan.copy(entry, zip).map(drop)
         }
     }
 }

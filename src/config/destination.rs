@@ -11,6 +11,7 @@ use super::layer::{Document, Layer};
 use super::name::TargetName;
 use super::problem::{Problem, Problems};
 use super::settings::{built_in, or, path, required};
+use super::size::Size;
 use super::value::{
     BucketName, Calendar, Encryption, Endpoint, Host, OneWord, Prefix, RemoteBin, RemotePath, Uploads, User,
 };
@@ -51,6 +52,8 @@ pub struct Ssh {
     /// The private key on this machine, readable by root alone: the agent gets it as a credential.
     pub identity: PathBuf,
     pub known_hosts: PathBuf,
+    /// At most so much a second goes to the target; none for as fast as the line is.
+    pub bandwidth: Size,
 }
 
 /// What lies where on the target.
@@ -187,6 +190,7 @@ impl Ssh {
             user: or(&own.user, &general.user, || built_in("pkgadmin")),
             identity: path(&own.identity, &general.identity, "/etc/blat/keys/{target}", name),
             known_hosts: path(&own.known_hosts, &general.known_hosts, "/etc/blat/known_hosts", name),
+            bandwidth: own.bandwidth.or(general.bandwidth).unwrap_or(Size::NONE),
         }
     }
 }

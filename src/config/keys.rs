@@ -17,7 +17,7 @@ const CALENDAR: &str = "give a time as systemd's OnCalendar= takes it, such as \
 const QUERY: &str = "give a query in the words of the database";
 
 /// Every key, in the order in which settings are shown.
-pub(super) const KEYS: [Key; 47] = [
+pub(super) const KEYS: [Key; 48] = [
     key("source", LOCAL_PATH),
     key("enabled", "give true or false"),
     key("verbosity", "give \"error\", \"warn\", \"info\", \"debug\" or \"trace\""),
@@ -30,6 +30,7 @@ pub(super) const KEYS: [Key; 47] = [
     key("ssh.user", "give the name of the target's user that owns the archive, such as \"pkgadmin\""),
     key("ssh.identity", LOCAL_PATH),
     key("ssh.known_hosts", LOCAL_PATH),
+    key("ssh.bandwidth", "give a size such as \"10m\", so much a second, or 0 for no limit"),
     key("target.archive", "give a path on the target: absolute, or seen from the user's home"),
     key("target.bin", "give a folder on the target, such as \"bin\", of the characters A-Z a-z 0-9 . _ / -"),
     key("target.index_at", CALENDAR),

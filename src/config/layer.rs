@@ -13,6 +13,7 @@ use super::keys;
 use super::period::Period;
 use super::problem::{Place, Problem};
 use super::release::ReleaseLayer;
+use super::size::Size;
 use super::value::{
     BucketName, Calendar, Encryption, Endpoint, Host, OneWord, PathPattern, Polling, Prefix, RemoteBin,
     RemotePath, Uploads, User, Verbosity,
@@ -49,6 +50,7 @@ pub(super) struct SshLayer {
     pub(super) user: Option<User>,
     pub(super) identity: Option<PathPattern>,
     pub(super) known_hosts: Option<PathPattern>,
+    pub(super) bandwidth: Option<Size>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -209,7 +211,7 @@ mod tests {
         assert_eq!(
             found,
             "f.toml:4:3: key `ssh.prot`: unknown key; \
-             the keys here are ssh.host, ssh.port, ssh.user, ssh.identity, ssh.known_hosts"
+             the keys here are ssh.host, ssh.port, ssh.user, ssh.identity, ssh.known_hosts, ssh.bandwidth"
         );
         assert!(fault("[shh]\nhost = \"h\"\n").starts_with("f.toml:1:2: key `shh`: unknown key; "));
         assert!(fault("ssh.prot = 1").starts_with("f.toml:1:5: key `ssh.prot`: unknown key; "));

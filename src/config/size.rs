@@ -24,6 +24,9 @@ pub enum BadSize {
 }
 
 impl Size {
+    /// No bytes.
+    pub const NONE: Self = Self(0);
+
     /// A size of so many blocks of 1024 bytes.
     ///
     /// # Errors

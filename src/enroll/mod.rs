@@ -18,6 +18,7 @@ use crate::channel::{hello, over_ssh};
 use crate::config::{SshTarget, TargetName};
 use crate::failure::{Failure, Needs, Result};
 use crate::helper::Helper;
+use crate::session::Means;
 use crate::ssh::{Connection, Endpoint, Proof};
 use crate::target_install::look_after_itself;
 
@@ -88,7 +89,7 @@ async fn serves_restricted(target: &SshTarget, wish: &Wish, helper: &Helper) -> 
 
 /// Whether a session serves by which the helper may be replaced.
 async fn may_replace(target: &SshTarget, helper: &Helper, connection: &Connection) -> Result<bool, ()> {
-    let opened = helper.session(connection, &target.there, hello(&target.there)).await;
+    let opened = helper.session(connection, &target.there, hello(&target.there), &Means::none()).await;
     let (mut session, _) = opened.map_err(drop)?;
     let may = helper.may_replace(&mut session).await.map_err(drop)?;
     session.finish().await.map_err(drop)?;
@@ -136,7 +137,8 @@ async fn prepare(
 
 /// Opens a session and ends it; what is old or missing of the helper is put there.
 async fn serves(target: &SshTarget, helper: &Helper, connection: &Connection) -> Result<()> {
-    let (session, old) = helper.session(connection, &target.there, hello(&target.there)).await?;
+    let (session, old) =
+        helper.session(connection, &target.there, hello(&target.there), &Means::none()).await?;
     if let Some(old) = old {
         said(format_args!("the helper on the target is old: {old}"));
     }

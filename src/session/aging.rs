@@ -19,19 +19,25 @@ impl Session {
         self.hello.protocol >= PROTOCOL_WITH_MARKS
     }
 
-    /// Says that these are needed, so that nobody deletes what stands there; what that is.
-    pub async fn need(&mut self, ids: &[PackageVersion]) -> Result<HashMap<PackageVersion, Standing>> {
-        if !self.ages() {
-            return self.query(ids).await;
-        }
-        let mut found = HashMap::new();
+    /// Says that `ids` are needed, so that nobody deletes what stands there; what that is, and what stands
+    /// in the places of `others`, in one round trip.
+    pub async fn need(
+        &mut self,
+        ids: &[PackageVersion],
+        others: &[PackageVersion],
+    ) -> Result<HashMap<PackageVersion, Standing>> {
+        let needed = if self.ages() { ToTarget::Unmark } else { ToTarget::Query };
         for part in ids.chunks(QUERY_MAX) {
-            self.push(Job::Say(ToTarget::Unmark(part.to_vec())))?;
-            match self.hear().await? {
-                Heard::Said(ToHost::Standing(standing)) if standing.len() == part.len() => {
-                    found.extend(part.iter().cloned().zip(standing));
-                }
-                other => return Err(unexpected(&other)),
+            self.push(Job::Say(needed(part.to_vec())))?;
+        }
+        for part in others.chunks(QUERY_MAX) {
+            self.push(Job::Say(ToTarget::Query(part.to_vec())))?;
+        }
+        // Of those that are both, what stood there once they were needed counts.
+        let mut found = HashMap::new();
+        for part in ids.chunks(QUERY_MAX).chain(others.chunks(QUERY_MAX)) {
+            for (id, standing) in part.iter().zip(self.standing(part.len()).await?) {
+                found.entry(id.clone()).or_insert(standing);
             }
         }
         Ok(found)

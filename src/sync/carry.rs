@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use blat_target::listing::Listing;
 use blat_target::message::{Mend, Outcome, Refusal};
 use blat_target::package::PackageVersion;
 
@@ -10,6 +11,7 @@ use super::known::Put;
 use super::plan::Plan;
 use super::show::Show;
 use crate::archive::Archive;
+use crate::bases;
 use crate::channel::Channel;
 use crate::failure::Result;
 use crate::report::{Cause, Parts, Report, Reporter};
@@ -51,6 +53,8 @@ enum Item {
 
 pub(super) struct Carry<'a> {
     pub(super) archive: &'a Archive,
+    /// What the target had before.
+    listing: &'a Listing,
     pub(super) channel: &'a mut Channel,
     pub(super) reporter: &'a mut Reporter,
     pub(super) show: &'a mut Show,
@@ -66,11 +70,12 @@ struct Sent {
 impl<'a> Carry<'a> {
     pub(super) fn new(
         archive: &'a Archive,
+        listing: &'a Listing,
         channel: &'a mut Channel,
         reporter: &'a mut Reporter,
         show: &'a mut Show,
     ) -> Self {
-        Self { archive, channel, reporter, show, sent: HashMap::new(), carried: Carried::default() }
+        Self { archive, listing, channel, reporter, show, sent: HashMap::new(), carried: Carried::default() }
     }
 
     /// Carries `plan` out, and lays `package_list` down if one is given. What was done before an
@@ -93,7 +98,10 @@ impl<'a> Carry<'a> {
     fn send(&mut self, item: Item) -> Result<()> {
         let session = &mut self.channel.session;
         let number = match &item {
-            Item::Package(id, _) => session.send_package(id.clone(), self.archive.path(id))?,
+            Item::Package(id, _) => {
+                let bases = bases::listed(self.archive, self.listing, id);
+                session.send_package(id.clone(), self.archive.path(id), bases)?
+            }
             Item::Link(id, text) => session.send_link(id.clone(), text.clone(), self.archive.path(id))?,
             Item::PackageList(text) => session.send_package_list(text.clone())?,
         };
@@ -106,6 +114,11 @@ impl<'a> Carry<'a> {
             Event::Packed(packed) => {
                 if let Some(sent) = self.sent.get_mut(&packed.number) {
                     sent.bytes = packed.bytes;
+                }
+            }
+            Event::Mended(mended) => {
+                if let Some(Sent { item: Item::Package(id, _), .. }) = self.sent.get(&mended.number) {
+                    self.reporter.tell(Report::mended(id, &mended));
                 }
             }
             Event::Unreadable { number, failure } => {

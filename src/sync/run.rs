@@ -176,7 +176,10 @@ impl Run<'_> {
         refused: u64,
         mode: Mode,
     ) -> Result<Option<(Plan, Carried, Done)>> {
-        let mut channel = Channel::open(self.settings, self.places, self.helper, self.reporter).await?;
+        // Tags go before bulk.
+        let way_for = Some(self.places.transfer_lock());
+        let mut channel =
+            Channel::open(self.settings, self.places, self.helper, self.reporter, way_for).await?;
         let ended = self.over(&mut channel, archive, set, refused, mode).await;
         match ended {
             Ok(_) => channel.close().await,
@@ -272,7 +275,7 @@ impl Run<'_> {
         let text = package_list(set);
         let same = planned.listed.package_list == Some(Digest(*blake3::hash(&text).as_bytes()));
         let mut show = Show::of(&planned.plan);
-        let carry = Carry::new(archive, channel, self.reporter, &mut show);
+        let carry = Carry::new(archive, &planned.listing, channel, self.reporter, &mut show);
         let carried = carry.out(&planned.plan, (!same).then_some(text)).await;
         show.end();
         let carried = carried?;
@@ -337,7 +340,7 @@ impl Run<'_> {
             if unmark.is_empty() {
                 return Ok(planned);
             }
-            let standing = channel.session.need(&unmark).await?;
+            let standing = channel.session.need(&unmark, &[]).await?;
             let is_as_planned = |id: &PackageVersion| {
                 let planned = planned.listing.get(id.package.as_str(), id.version.as_str());
                 standing.get(id).is_some_and(|found| stands_as(found, planned))

@@ -9,15 +9,17 @@ mod bucket;
 mod resolve;
 mod round;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use blat_target::message::{Mend, Outcome, Refusal};
+use blat_target::message::{Mend, Outcome, Refusal, Standing};
+use blat_target::package::PackageVersion;
 
 use crate::archive::Archive;
+use crate::bases::{self, Base};
 use crate::channel::Channel;
 use crate::config::{Destination, Settings};
 use crate::failure::{Failure, Needs, Result};
@@ -32,6 +34,8 @@ use round::{Failed, Round, Settled};
 
 /// The longest time between two tries of what the target refused.
 const TARGET_RETRY: Duration = Duration::from_secs(900);
+/// In larger rounds, nobody looks which other versions the target has.
+const NEAR_MAX: usize = 100;
 /// For how long a run that failed holds back the next where tags could not be claimed.
 const PAUSE: Duration = Duration::from_secs(5);
 
@@ -163,7 +167,7 @@ impl Run<'_> {
         }
         let mut channel = match self.channel.take() {
             Some(channel) => channel,
-            None => Channel::open(self.settings, self.places, self.helper, self.reporter).await?,
+            None => Channel::open(self.settings, self.places, self.helper, self.reporter, None).await?,
         };
         let ended = self.send_over(&mut channel, &mut round).await;
         if ended.is_ok() {
@@ -176,7 +180,9 @@ impl Run<'_> {
 
     async fn send_over(&mut self, channel: &mut Channel, round: &mut Round) -> Result<()> {
         let archive = Archive::open(&self.settings.source).later("cannot read the source archive")?;
-        let standing = channel.session.need(&round.ids()).await?;
+        let near = near(&archive, channel.session.takes_deltas(), round);
+        let more: BTreeSet<_> = near.values().flatten().cloned().collect();
+        let standing = channel.session.need(&round.ids(), &Vec::from_iter(more)).await?;
         let mut sent = HashMap::new();
         for (at, step) in round.steps.clone().into_iter().enumerate() {
             if standing.get(&step.id).is_some_and(|found| step.is_met_by(found)) {
@@ -186,7 +192,10 @@ impl Run<'_> {
                 continue;
             }
             let number = match step.want {
-                Want::Version(_) => channel.session.send_package(step.id.clone(), archive.path(&step.id))?,
+                Want::Version(_) => {
+                    let bases = there(&archive, &step.id, near.get(&step.id), &standing);
+                    channel.session.send_package(step.id.clone(), archive.path(&step.id), bases)?
+                }
                 Want::Link(text) => {
                     channel.session.send_link(step.id.clone(), text, archive.path(&step.id))?
                 }
@@ -197,6 +206,11 @@ impl Run<'_> {
         while round.is_open() {
             match channel.session.event().await? {
                 Event::Packed(packed) => self.packed(round, &mut sent, packed),
+                Event::Mended(mended) => {
+                    if let Some(step) = round.step(mended.number) {
+                        self.reporter.tell(Report::mended(&round.steps[step].id, &mended));
+                    }
+                }
                 Event::Unreadable { number, failure } => {
                     let settled = round.ended(number, Some(&Failed::Unreadable(failure.into())));
                     self.settle(settled)?;
@@ -348,6 +362,32 @@ impl Run<'_> {
         self.reporter.tell(Report::Queue { waiting });
         Ok(())
     }
+}
+
+/// Other versions of packages to be sent, that the target may have.
+type Near = HashMap<PackageVersion, Vec<PackageVersion>>;
+
+/// What the target is asked about besides a round's own places, where the round is small.
+fn near(archive: &Archive, deltas: bool, round: &Round) -> Near {
+    if !deltas || round.steps.len() > NEAR_MAX {
+        return Near::new();
+    }
+    let versions = round.steps.iter().filter(|step| matches!(step.want, Want::Version(_)));
+    versions.map(|step| (step.id.clone(), bases::near_here(archive, &step.id))).collect()
+}
+
+/// The bases that the target has for `id`.
+fn there(
+    archive: &Archive,
+    id: &PackageVersion,
+    near: Option<&Vec<PackageVersion>>,
+    standing: &HashMap<PackageVersion, Standing>,
+) -> Vec<Base> {
+    let versions = near.into_iter().flatten().filter_map(|base| match standing.get(base) {
+        Some(Standing::Version(stamp)) => Some((base.version.clone(), *stamp)),
+        _ => None,
+    });
+    bases::usable(archive, id, versions.collect())
 }
 
 /// What is known of a step that was sent.

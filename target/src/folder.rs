@@ -67,6 +67,12 @@ impl Folder {
         self.resolve(name, flags, Mode::from_bits_truncate(0o600)).map(File::from)
     }
 
+    /// Opens what stands at `path` to read; whether it is a regular file is for the caller to see.
+    pub(crate) fn read(&self, path: &[u8]) -> Result<File> {
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        self.resolve(path, flags, Mode::empty()).map(File::from)
+    }
+
     /// Opens the regular file `name` to read and write.
     pub(crate) fn file(&self, name: &[u8]) -> Result<File> {
         let flags = OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;

@@ -149,6 +149,11 @@ impl<'a> Packed<'a> {
         }
     }
 
+    /// Work goes on that reads nothing.
+    pub(crate) fn moved(&self) {
+        self.stream.borrow().1.pulse.moved();
+    }
+
     /// Reads exactly so many bytes as `buffer` holds; `what` names them.
     pub(crate) fn exactly(&self, buffer: &mut [u8], what: &str) -> Result<(), Stop> {
         self.allow(buffer.len() as u64);

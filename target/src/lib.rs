@@ -2,13 +2,15 @@
 //!
 //! In the order in which a package meets them: its name ([`package`]), the stamp
 //! that tells two builds apart ([`stamp`]), what it consists of ([`manifest`]),
-//! and the words that cross the wire ([`message`], in [`frame`]s). What stands in a whole
+//! what it shares with another version ([`delta`]), and the words that cross the wire
+//! ([`message`], in [`frame`]s). What stands in a whole
 //! archive is a [`listing`], made by [`list`].
 //!
 //! Then what only a target does, [`serve`]: frames are taken from the channel and
 //! inflated, a package is received and staged, and committed; sessions are on record. What left the current
 //! set is marked, and deleted once it may be: by a session, or by [`purge`].
 
+pub mod delta;
 pub mod frame;
 pub mod list;
 pub mod listing;
@@ -26,12 +28,14 @@ pub mod purge;
 pub mod serve;
 
 mod channel;
+mod clone;
 mod commit;
 mod delete;
 mod history;
 mod inflate;
 mod marks;
 mod package_list;
+mod rebuild;
 mod receive;
 mod stage;
 mod update;

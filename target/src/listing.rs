@@ -144,6 +144,13 @@ impl Listing {
         self.rows.iter().map(|row| self.entry(row))
     }
 
+    /// The entries of one package, in order.
+    pub fn of<'a>(&'a self, package: &str) -> impl Iterator<Item = Entry<'a>> {
+        let start = self.rows.partition_point(|row| self.entry(row).package < package);
+        let rows = self.rows[start..].iter().map(|row| self.entry(row));
+        rows.take_while(move |entry| entry.package == package)
+    }
+
     /// What stands in this place, if anything.
     pub fn get(&self, package: &str, version: &str) -> Option<Stands<'_>> {
         let found = self.rows.binary_search_by(|row| self.entry(row).names().cmp(&(package, version)));

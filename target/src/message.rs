@@ -14,12 +14,28 @@
 //!    their paths, and the end-of-archive blocks;
 //! 3. for each regular file whose digest the manifest does not have, in its order, the
 //!    32 bytes of its BLAKE3.
+//!
+//! A package told by another version that stands on the target ([`crate::delta`], protocol 2) is
+//! [`ToTarget::Delta`] in the place of [`ToTarget::Package`], and its frames inflate to
+//! 1. the manifest, without digests;
+//! 2. the recipe, as many bytes as `recipe_length` says;
+//! 3. for each regular file in the manifest's order what its recipe says: all of its bytes, its
+//!    chunks of changes, or nothing;
+//! 4. for each group of files, in their order, the 32 bytes of its seal.
+//!
+//! When a seal is broken (a file of the base is gone, or is not what it was), the package is not
+//! answered yet: the target says what it made ([`ToHost::Made`]) of each such group, and ends with
+//! [`ToHost::Doubt`]. The host then sends [`ToTarget::Mend`] and data frames that inflate to
+//! 1. the numbers of the files that are wrong, in rising order, 32 bits each, little-endian;
+//! 2. for each of them all of its bytes, and the 32 bytes of its BLAKE3;
+//!
+//! and [`ToTarget::PackageEnd`] or [`ToTarget::Abandon`]; that is answered as the package.
 
 use serde::{Deserialize, Serialize};
 
 use crate::manifest::Time;
 use crate::mark::Mark;
-use crate::package::PackageVersion;
+use crate::package::{Name, PackageVersion};
 use crate::stamp::Stamp;
 
 /// The protocol that this build speaks; a session has the older one of its two sides. What is newer
@@ -34,8 +50,8 @@ pub const PACKAGE_LIST_MAX: u64 = 4 << 30;
 /// The zstd window that a target takes, as a power of two, in bytes.
 pub const WINDOW_LOG_MAX: u32 = 24;
 
-/// Which program speaks: the BLAKE3 of its executable.
-#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// A BLAKE3: of a file's content, of an executable.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Digest(pub [u8; 32]);
 
 impl std::fmt::Debug for Digest {
@@ -125,6 +141,14 @@ pub enum ToTarget {
         length: u64,
         digest: Digest,
     },
+    /// A package-version follows, told by another one of its package that stands on the target. Since protocol 2.
+    Delta(DeltaHead),
+    /// The files of package `number` follow that the target could not make, `files` of them.
+    /// Since protocol 2.
+    Mend {
+        number: u64,
+        files: u32,
+    },
 }
 
 impl ToTarget {
@@ -147,7 +171,9 @@ impl ToTarget {
             | Self::Confirm { .. }
             | Self::Hold(_)
             | Self::AskReplace
-            | Self::Replace { .. } => 2,
+            | Self::Replace { .. }
+            | Self::Delta(_)
+            | Self::Mend { .. } => 2,
         }
     }
 }
@@ -174,6 +200,17 @@ pub struct PackageHead {
     pub stamp: Stamp,
     /// In bytes, inflated; at most [`MANIFEST_MAX`](crate::manifest::MANIFEST_MAX).
     pub manifest_length: u32,
+}
+
+/// What is known of a package-version before its bytes, and what it is told by.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DeltaHead {
+    pub head: PackageHead,
+    /// The version of the same package that it is told by, and its stamp on the host.
+    pub base: Name,
+    pub base_stamp: Stamp,
+    /// In bytes, inflated; at most [`MANIFEST_MAX`](crate::manifest::MANIFEST_MAX).
+    pub recipe_length: u32,
 }
 
 /// From the target to the host.
@@ -208,6 +245,17 @@ pub enum ToHost {
     Info(Info),
     /// Whether the host may replace the helper: nothing speaks against it, or this does.
     MayReplace(Option<Refusal>),
+    /// What came of a group of files of package `number` whose seal is broken: the digest of each,
+    /// or none where its base could not be read.
+    Made {
+        number: u64,
+        group: u32,
+        digests: Vec<Option<Digest>>,
+    },
+    /// All such groups of package `number` were told.
+    Doubt {
+        number: u64,
+    },
 }
 
 /// What goes on at a target, and what went on.

@@ -65,14 +65,15 @@ pub(crate) fn manifest(head: &PackageHead, packed: &Packed) -> Result<Manifest, 
     Ok(manifest)
 }
 
-/// The most that can follow an honest package's manifest, in bytes.
+/// The most that can follow an honest package's manifest, in bytes: a tar, or a recipe and changes.
 fn announced(manifest: &Manifest) -> u64 {
     let files = manifest.files().count() as u64;
-    manifest.bytes().saturating_add((files + 2) * HEADERS_MAX)
+    let bytes = manifest.bytes();
+    bytes.saturating_add(bytes >> 14).saturating_add((files + 2) * HEADERS_MAX)
 }
 
 /// The manifest must hold the `descpkg` whose time is the stamp.
-fn check_stamp(head: &PackageHead, manifest: &Manifest) -> Result<(), Stop> {
+pub(crate) fn check_stamp(head: &PackageHead, manifest: &Manifest) -> Result<(), Stop> {
     let is_descpkg = |entry: &&Entry| entry.path == DESCPKG.as_bytes();
     match manifest.entries.iter().find(is_descpkg) {
         Some(Entry { kind: Kind::File { .. }, modified, .. }) if modified.seconds == head.stamp.0 => Ok(()),
@@ -144,7 +145,7 @@ fn check_header<R: Read>(entry: &Entry, size: u64, next: &tar::Entry<R>) -> Resu
 }
 
 /// Writes a file's content, and returns its digest.
-fn write(
+pub(crate) fn write(
     entry: &Entry,
     size: u64,
     mut file: &File,
@@ -187,6 +188,6 @@ fn check_trailers(manifest: &Manifest, found: &[Digest], packed: &Packed) -> Res
     Ok(())
 }
 
-fn lied(entry: &Entry) -> Stop {
+pub(crate) fn lied(entry: &Entry) -> Stop {
     Stop::person(format!("the content of {:?} is not what its digest says", shown(&entry.path)))
 }

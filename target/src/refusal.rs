@@ -29,6 +29,10 @@ impl Stop {
     pub(crate) fn person(reason: impl Into<String>) -> Self {
         Self::Refused(Refusal::person(reason))
     }
+
+    pub(crate) fn later(reason: impl Into<String>) -> Self {
+        Self::Refused(Refusal::later(reason))
+    }
 }
 
 impl End {

@@ -4,6 +4,7 @@
 //! acknowledged stands, and what was staged is cleared: here, or after a kill by a
 //! later session.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
@@ -21,13 +22,14 @@ use crate::commit::{Group, Pending, Unsynced};
 use crate::frame::{Frame, HEADER_LEN, Header, MAGIC};
 use crate::inflate::{Inflate, Intake, Packed};
 use crate::list::{Listed, list};
-use crate::manifest::Time;
+use crate::manifest::{ENTRIES_MAX, Time};
 use crate::message::{
-    self, Digest, HostHello, Mend, Outcome, PROTOCOL, PROTOCOL_OLDEST, PackageHead, QUERY_MAX, Refusal,
-    Standing, TargetHello, ToHost, ToTarget,
+    self, DeltaHead, Digest, HostHello, Mend, Outcome, PROTOCOL, PROTOCOL_OLDEST, PackageHead, QUERY_MAX,
+    Refusal, Standing, TargetHello, ToHost, ToTarget,
 };
 use crate::package::{PackageVersion, link_target};
 use crate::package_list;
+use crate::rebuild::{Doubtful, Rebuilt, rebuild};
 use crate::receive::{manifest, receive};
 use crate::refusal::{End, Stop, refusal, shown};
 use crate::sessions::{Session, clear_dead};
@@ -119,8 +121,9 @@ fn converse(mut input: Input, output: &Arc<Output>, pulse: Arc<Pulse>, allowed: 
     let intake = Intake { input, group, pulse };
     let replace = allowed.replace || !allowed.is_restricted();
     let output = output.clone();
-    let (session, next, came) = (None, 0, 0);
-    let mut talk = Talk { protocol, replace, archive, aging, output, intake, inflate, session, next, came };
+    let (session, doubtful, next, came) = (None, BTreeMap::new(), 0, 0);
+    let mut talk =
+        Talk { protocol, replace, archive, aging, output, intake, inflate, session, doubtful, next, came };
     let done = talk.run();
     talk.leave();
     let _ = clearing.join();
@@ -165,6 +168,10 @@ fn introduction(archive: &Archive, protocol: u16) -> Result<TargetHello, End> {
     Ok(TargetHello { protocol, build, version, clock, free_bytes, free_inodes })
 }
 
+/// How many packages may wait to be mended, and how many entries they may have together.
+const DOUBTFUL_MAX: usize = 64;
+const DOUBTFUL_ENTRIES_MAX: usize = ENTRIES_MAX as usize;
+
 /// zstd's level for listings: names that were shortened already.
 const LISTING_LEVEL: i32 = 1;
 
@@ -181,6 +188,8 @@ struct Talk {
     inflate: Inflate,
     /// Made when something is first staged.
     session: Option<Arc<Session>>,
+    /// Packages that wait for files to be mended.
+    doubtful: BTreeMap<u64, Doubtful>,
     /// The least number that the next package or link may have.
     next: u64,
     /// How many packages and links came.
@@ -199,6 +208,8 @@ impl Talk {
                 ToTarget::Replace { number, length, digest } => self.replace(number, length, digest)?,
                 ToTarget::Query(places) => self.query(&places)?,
                 ToTarget::Package(head) => self.package(head)?,
+                ToTarget::Delta(delta) => self.delta(delta)?,
+                ToTarget::Mend { number, files } => self.mend(number, files)?,
                 ToTarget::Link { number, id, text, modified } => self.link(number, id, text, modified)?,
                 ToTarget::List { known } => self.list(known)?,
                 ToTarget::PackageList { number, length, digest } => {
@@ -227,6 +238,7 @@ impl Talk {
 
     /// Clears what is staged and takes the session off record.
     fn leave(&mut self) {
+        self.doubtful.clear();
         self.intake.group.end();
         if let Some(session) = self.session.take() {
             session.end();
@@ -257,6 +269,72 @@ impl Talk {
             }
             Err(Stop::Refused(refusal)) => {
                 self.output.answer(head.number, Outcome::Refused(named(&head.id, refusal)))?;
+                packed.drop_rest()
+            }
+            Err(Stop::End(end)) => Err(end),
+        }
+    }
+
+    /// A package that is told by another one.
+    fn delta(&mut self, delta: DeltaHead) -> Result<(), End> {
+        let head = &delta.head;
+        self.count(head.number)?;
+        if self.archive.standing(&head.id) == Ok(Standing::Version(head.stamp)) {
+            return self.unchanged(head);
+        }
+        let session = self.session()?;
+        let packed = Packed::new(&mut self.inflate, &mut self.intake);
+        match rebuild(&delta, &self.archive, &session, &packed) {
+            Ok(Rebuilt::Complete(built)) => {
+                drop(packed);
+                let (pending, unsynced) = *built;
+                self.intake.group.add(pending, unsynced);
+                Ok(())
+            }
+            Ok(Rebuilt::Doubtful(doubtful)) => {
+                drop(packed);
+                self.doubt(*doubtful)
+            }
+            Err(Stop::Refused(refusal)) => {
+                self.output.answer(head.number, Outcome::Refused(named(&head.id, refusal)))?;
+                packed.drop_rest()
+            }
+            Err(Stop::End(end)) => Err(end),
+        }
+    }
+
+    /// Tells what was made of files that are wrong, and keeps the package until they come.
+    fn doubt(&mut self, doubtful: Doubtful) -> Result<(), End> {
+        let head = doubtful.head();
+        let number = head.number;
+        let held: usize = self.doubtful.values().map(Doubtful::entries).sum();
+        if self.doubtful.len() == DOUBTFUL_MAX || held + doubtful.entries() > DOUBTFUL_ENTRIES_MAX {
+            let why = Refusal::later("what it was told by is damaged on the target, as is too much else");
+            return self.output.answer(number, Outcome::Refused(named(&head.id, why)));
+        }
+        for broken in doubtful.broken() {
+            let (group, digests) = (broken.group, broken.digests.clone());
+            self.output.say(&ToHost::Made { number, group, digests })?;
+        }
+        self.output.say(&ToHost::Doubt { number })?;
+        self.doubtful.insert(number, doubtful);
+        Ok(())
+    }
+
+    fn mend(&mut self, number: u64, files: u32) -> Result<(), End> {
+        let Some(doubtful) = self.doubtful.remove(&number) else {
+            return Err(End::broken("the host mends a package that is not in doubt"));
+        };
+        let id = doubtful.head().id.clone();
+        let packed = Packed::new(&mut self.inflate, &mut self.intake);
+        match doubtful.mend(files, &packed) {
+            Ok((pending, unsynced)) => {
+                drop(packed);
+                self.intake.group.add(pending, unsynced);
+                Ok(())
+            }
+            Err(Stop::Refused(refusal)) => {
+                self.output.answer(number, Outcome::Refused(named(&id, refusal)))?;
                 packed.drop_rest()
             }
             Err(Stop::End(end)) => Err(end),

@@ -179,6 +179,14 @@ impl Staging {
             .map_err(|why| self.refusal("make", entry, why))
     }
 
+    /// Takes back a file that was made.
+    pub(crate) fn discard(&self, entry: &Entry) -> Result<(), Refusal> {
+        let (parent, name) = entry.split();
+        self.parent(parent)
+            .and_then(|parent| parent.unlink(name))
+            .map_err(|why| self.refusal("remove", entry, why))
+    }
+
     /// Gives a written file its mode and time.
     pub(crate) fn finish(&self, entry: &Entry, file: File, size: u64) -> Result<(), Refusal> {
         finish(&file, entry.mode, entry.modified)

@@ -5,6 +5,7 @@
 //! Ratios count; absolute times are those of a noisy machine.
 
 mod builds;
+mod deltas;
 mod field;
 mod fill;
 mod idle;
@@ -15,8 +16,12 @@ mod usage;
 fn main() {
     println!("{:<48} {:>12} {:>12} {:>7}", "measure", "blat", "rsync", "ratio");
     let only: Vec<String> = std::env::args().skip(1).collect();
-    let measures: [(&str, fn()); 3] =
-        [("latency", latency::measure), ("fill", fill::measure), ("idle", idle::measure)];
+    let measures: [(&str, fn()); 4] = [
+        ("latency", latency::measure),
+        ("deltas", deltas::measure),
+        ("fill", fill::measure),
+        ("idle", idle::measure),
+    ];
     for (_, measure) in
         measures.iter().filter(|(name, _)| only.is_empty() || only.iter().any(|it| it == name))
     {

@@ -23,14 +23,14 @@ const SMALL_BYTES: usize = 8 << 10;
 const ZSTD: &str = "-z --compress-choice=zstd";
 
 /// What a fill took.
-struct Took {
-    seconds: f64,
+pub(crate) struct Took {
+    pub(crate) seconds: f64,
     /// Both ways, where the line counts them.
-    wire_bytes: f64,
-    master_cpu: f64,
-    master_peak: f64,
-    site_cpu: f64,
-    site_peak: f64,
+    pub(crate) wire_bytes: f64,
+    pub(crate) master_cpu: f64,
+    pub(crate) master_peak: f64,
+    pub(crate) site_cpu: f64,
+    pub(crate) site_peak: f64,
 }
 
 pub(crate) fn measure() {
@@ -125,7 +125,7 @@ fn rsync(field: &Field, options: &str, folder: &str, link: Option<&Link>) -> Too
     })
 }
 
-fn measured(
+pub(crate) fn measured(
     field: &Field,
     link: Option<&Link>,
     on_master: [&str; 2],

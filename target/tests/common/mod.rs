@@ -2,6 +2,7 @@
 //! helper over pipes. The helper runs as a user without privileges, whoever tests.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod delta;
 pub mod pack;
 pub mod tree;
 

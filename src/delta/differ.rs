@@ -1,0 +1,276 @@
+//! What a piece of a new file has in common with an old one.
+//!
+//! The old bytes are indexed at every [`STEP`]th place by the [`ANCHOR`] bytes that stand there. A
+//! look through the new ones follows what the two have in common, byte for byte, until that ends,
+//! and moves on to another place of the old where an anchor promises clearly more. Between two
+//! such places each side is stretched as long as more bytes agree than differ (after Percival's
+//! bsdiff, whose suffix array takes ten times as long and many times the memory).
+
+use blat_target::delta::{Streams, put, step};
+
+/// How many bytes have to be the same for a place to be found.
+const ANCHOR: usize = 16;
+/// Every so many bytes of the old a place is indexed.
+const STEP: usize = 4;
+/// How many places with the same hash are remembered.
+const WAYS: usize = 4;
+/// The largest index has so many rows, as a power of two: 32 MiB.
+const ROWS_LOG_MAX: u32 = 21;
+/// By how many bytes another place must be better for the move there to be worth its operation.
+const MARGIN: usize = 8;
+
+/// A part of an old file, indexed.
+pub(super) struct Old {
+    bytes: Vec<u8>,
+    /// Where in the file the part starts.
+    start: u64,
+    rows: Vec<[u32; WAYS]>,
+    shift: u32,
+}
+
+/// Copy `copied` bytes from `old`, then take `new` ones.
+struct Operation {
+    copied: usize,
+    new: usize,
+    old: usize,
+}
+
+impl Old {
+    /// Indexes a part of an old file, less than 4 GiB, that starts at `start` in it.
+    pub(super) fn new(bytes: Vec<u8>, start: u64) -> Self {
+        let rows_log = (bytes.len() / STEP / WAYS).max(1).ilog2().clamp(6, ROWS_LOG_MAX);
+        let (rows, shift) = (vec![[u32::MAX; WAYS]; 1 << rows_log], u64::BITS - rows_log);
+        let mut old = Self { bytes, start, rows, shift };
+        old.index();
+        old
+    }
+
+    fn index(&mut self) {
+        let last = self.bytes.len().saturating_sub(ANCHOR);
+        let mut before = None;
+        for at in (0..last).step_by(STEP) {
+            let row = row(&self.bytes[at..], self.shift);
+            // A long run of one byte would push all else out.
+            if before != Some(row) {
+                let ways = &mut self.rows[row];
+                ways.copy_within(..WAYS - 1, 1);
+                ways[0] = at as u32;
+            }
+            before = Some(row);
+        }
+    }
+
+    /// The place of the longest match with the start of `new`, and its length.
+    fn longest(&self, new: &[u8]) -> (usize, usize) {
+        let places = self.rows[row(new, self.shift)].iter().take_while(|place| **place != u32::MAX);
+        let matches = places.map(|place| (*place as usize, same(new, &self.bytes[*place as usize..])));
+        matches.max_by_key(|(_, length)| *length).unwrap_or((0, 0))
+    }
+
+    /// What makes `new`, which stands at `at` in its file, out of the old.
+    pub(super) fn changes(&self, new: &[u8], at: u64) -> Streams {
+        let guess = at.saturating_sub(self.start).min(self.bytes.len() as u64) as usize;
+        self.streams(&self.operations(new, guess), new, at)
+    }
+
+    fn operations(&self, new: &[u8], guess: usize) -> Vec<Operation> {
+        let old = &self.bytes;
+        let mut operations = Vec::new();
+        // From `from` on, `new` is followed beside `old` from `beside` on.
+        let (mut from, mut beside, mut at) = (0, guess, 0);
+        while at + ANCHOR <= new.len() {
+            let here = beside + (at - from);
+            let rest = old.get(here..).unwrap_or_default();
+            let followed = same(&new[at..], rest);
+            if followed >= ANCHOR {
+                at += followed;
+                continue;
+            }
+            let (place, length) = self.longest(&new[at..]);
+            let agreeing = new[at..at + length].iter().zip(rest).filter(|(a, b)| a == b).count();
+            if length < ANCHOR || length <= agreeing + MARGIN {
+                at += 1;
+                continue;
+            }
+            let (forward, backward) = self.border(&new[from..at], beside, place);
+            operations.push(Operation { copied: forward, new: at - from - forward - backward, old: beside });
+            (from, beside) = (at - backward, place - backward);
+            at += length;
+        }
+        let last = &new[from..];
+        let forward = stretch(last.iter().zip(old.get(beside..).unwrap_or_default()));
+        operations.push(Operation { copied: forward, new: last.len() - forward, old: beside });
+        operations
+    }
+
+    /// How far the copy from `beside` goes into `between`, and how far back the one that comes to
+    /// `place` behind it.
+    fn border(&self, between: &[u8], beside: usize, place: usize) -> (usize, usize) {
+        let old = &self.bytes;
+        let forward = stretch(between.iter().zip(old.get(beside..).unwrap_or_default()));
+        let backward = stretch(between.iter().rev().zip(old[..place].iter().rev()));
+        let overlap = (forward + backward).saturating_sub(between.len());
+        if overlap == 0 {
+            return (forward, backward);
+        }
+        // Each byte of the overlap goes to whom it agrees with, with one cut.
+        let (start, first, second) = (forward - overlap, beside + forward - overlap, place - backward);
+        let (mut score, mut best, mut cut) = (0i64, 0, 0);
+        for nth in 0..overlap {
+            let byte = between[start + nth];
+            score += i64::from(byte == old[first + nth]) - i64::from(byte == old[second + nth]);
+            if score > best {
+                (best, cut) = (score, nth + 1);
+            }
+        }
+        (start + cut, backward - cut)
+    }
+
+    fn streams(&self, operations: &[Operation], new: &[u8], at: u64) -> Streams {
+        let mut streams = Streams::default();
+        let (mut done, mut place, mut runs) = (0, at, Runs::default());
+        for operation in operations.iter().filter(|it| it.copied + it.new > 0) {
+            let old = self.start + operation.old as u64;
+            let numbers = [operation.copied as u64, operation.new as u64, step(place, old)];
+            numbers.iter().for_each(|number| put(&mut streams.operations, *number));
+            let copied = &new[done..done + operation.copied];
+            runs.add(copied, &self.bytes[operation.old..], &mut streams);
+            done += operation.copied;
+            streams.new.extend_from_slice(&new[done..done + operation.new]);
+            done += operation.new;
+            place = old + operation.copied as u64;
+        }
+        runs.end(&mut streams);
+        streams
+    }
+}
+
+/// The run that is being counted.
+#[derive(Default)]
+struct Runs {
+    same: u64,
+    differ: u64,
+}
+
+impl Runs {
+    fn add(&mut self, mut new: &[u8], mut old: &[u8], to: &mut Streams) {
+        while !new.is_empty() {
+            let agreeing = same(new, old);
+            if agreeing > 0 && self.differ > 0 {
+                self.end(to);
+            }
+            self.same += agreeing as u64;
+            (new, old) = (&new[agreeing..], &old[agreeing..]);
+            let differing = new.iter().zip(old).take_while(|(a, b)| a != b).count();
+            let differences = new.iter().zip(old).take(differing).map(|(new, old)| new.wrapping_sub(*old));
+            to.differences.extend(differences);
+            self.differ += differing as u64;
+            (new, old) = (&new[differing..], &old[differing..]);
+        }
+    }
+
+    fn end(&mut self, to: &mut Streams) {
+        if self.differ > 0 {
+            put(&mut to.runs, self.same);
+            put(&mut to.runs, self.differ);
+        }
+        *self = Self::default();
+    }
+}
+
+/// How many bytes to take so that most more agree than differ.
+fn stretch<'a>(pairs: impl Iterator<Item = (&'a u8, &'a u8)>) -> usize {
+    let (mut score, mut best, mut length) = (0i64, 0, 0);
+    for (nth, (a, b)) in pairs.enumerate() {
+        score += if a == b { 1 } else { -1 };
+        if score > best {
+            (best, length) = (score, nth + 1);
+        }
+    }
+    length
+}
+
+/// How many bytes are the same from the start.
+fn same(a: &[u8], b: &[u8]) -> usize {
+    let words = a.chunks_exact(8).zip(b.chunks_exact(8)).take_while(|(a, b)| a == b).count() * 8;
+    words + a[words..].iter().zip(&b[words..]).take_while(|(a, b)| a == b).count()
+}
+
+fn row(bytes: &[u8], shift: u32) -> usize {
+    let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
+    let (low, high) =
+        (word(0).wrapping_mul(0x9E37_79B9_7F4A_7C15), word(8).wrapping_mul(0xC2B2_AE3D_27D4_EB4F));
+    ((low ^ high.rotate_left(29)).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> shift) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    fn made(old: &[u8], start: usize, new: &[u8], at: u64) -> (Vec<u8>, usize) {
+        let streams = Old::new(old[start..].to_vec(), start as u64).changes(new, at);
+        let read = |place: u64, buffer: &mut [u8]| {
+            buffer.copy_from_slice(&old[place as usize..place as usize + buffer.len()]);
+        };
+        (streams.make(at, new.len(), read).unwrap(), streams.length())
+    }
+
+    fn noise(length: usize, mut seed: u64) -> Vec<u8> {
+        let mut next = || {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            (seed >> 32) as u8
+        };
+        (0..length).map(|_| next()).collect()
+    }
+
+    #[test]
+    fn a_file_with_shifted_addresses_costs_their_differences() {
+        let old = noise(200_000, 7);
+        let mut new = [&noise(100, 3)[..], &old].concat();
+        (200..new.len()).step_by(40).for_each(|at| new[at] = new[at].wrapping_add(16));
+        let (back, length) = made(&old, 0, &new, 0);
+        assert!(back == new);
+        assert!(length < 100 + 4 * new.len() / 40, "{length}");
+    }
+
+    #[test]
+    fn parts_that_change_places_are_found() {
+        let (a, b) = (noise(50_000, 1), noise(50_000, 2));
+        let (back, length) = made(&[&a[..], &b].concat(), 0, &[&b[..], &a].concat(), 0);
+        assert!(back == [&b[..], &a].concat());
+        assert!(length < 100, "{length}");
+    }
+
+    #[test]
+    fn what_has_nothing_in_common_is_a_little_longer_at_most() {
+        let new = noise(10_000, 5);
+        let (back, length) = made(&noise(10_000, 9), 0, &new, 0);
+        assert!(back == new && length < new.len() + 64, "{length}");
+    }
+
+    fn pieces() -> impl Strategy<Value = Vec<(usize, usize, u8)>> {
+        vec((0usize..900, 0usize..200, any::<u8>()), 0..12)
+    }
+
+    proptest! {
+        #[test]
+        fn any_new_file_is_made_of_any_old_one(pieces in pieces(), start in 0usize..300, at in 0u64..2000) {
+            let old = noise(1000, 11);
+            let mut new = Vec::new();
+            for (from, length, byte) in pieces {
+                new.extend_from_slice(&old[from..(from + length).min(old.len())]);
+                new.push(byte);
+            }
+            prop_assert_eq!(made(&old, start, &new, at).0, new);
+        }
+
+        #[test]
+        fn files_of_few_letters_too(old in vec(0u8..2, 0..400), new in vec(0u8..2, 0..400)) {
+            prop_assert_eq!(made(&old, 0, &new, 0).0, new);
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Telling a package by another version of it that stands on the target: both builds are here, so
+//! what is new is known before a word is said to the target.
+//!
+//! Files that are the same by digest are named; a changed file is made of the one with its path, or
+//! where that is gone, of one with a similar name and size that is gone from the new version, too.
+//! Each chunk goes as changes or as it is, whichever is smaller. See [`blat_target::delta`] for the
+//! form, and for why the target needs not be trusted to hold what it says.
+
+mod differ;
+mod digests;
+mod in_order;
+mod mend;
+mod origins;
+mod segment;
+
+use std::io::Write;
+
+use blat_target::delta::{GROUP, Recipe, Source, Streams, seal};
+use blat_target::message::Digest;
+use blat_target::package::{Name, PackageVersion};
+use blat_target::stamp::Stamp;
+
+pub use digests::{CACHE, Cache};
+pub(crate) use mend::{Made, Mend};
+
+use crate::bases::Base;
+use crate::failure::{Failure, Needs, Result};
+use crate::pack::Scan;
+use crate::progress::Progress;
+use in_order::in_order;
+use segment::{Chunk, chunks};
+
+/// Packages with fewer bytes are not worth the thought.
+const BYTES_MIN: u64 = 32 << 10;
+/// A chunk of changes of less than one in so many bytes is taken as it is; others are packed, for a
+/// try, beside the chunk as a whole.
+const PLAINLY_SMALL: usize = 16;
+/// zstd's level for such a try.
+const TRY_LEVEL: i32 = 1;
+
+/// How a package is told by a base.
+pub(crate) struct Delta<'a> {
+    new: &'a Scan,
+    old: Scan,
+    pub(crate) base: Name,
+    pub(crate) base_stamp: Stamp,
+    recipe: Recipe,
+    digests: Vec<Digest>,
+}
+
+impl<'a> Delta<'a> {
+    /// Works out how `new` is told by the best of `bases`; none if it has little in common with any.
+    pub(crate) fn of(
+        id: &PackageVersion,
+        new: &'a Scan,
+        bases: &[Base],
+        cache: &Cache,
+        progress: &Progress,
+    ) -> Result<Option<Self>> {
+        if bases.is_empty() || new.manifest.bytes() < BYTES_MIN {
+            return Ok(None);
+        }
+        let Some((base, old)) = origins::best(new, bases, progress) else { return Ok(None) };
+        let digests = cache.digests(id, new, progress)?;
+        let old_digests = cache.digests(&id.with_version(base.version.clone()), &old, progress)?;
+        let files = origins::sources(&new.manifest, &digests, &old.manifest, &old_digests);
+        if files.iter().all(|source| *source == Source::Whole) {
+            return Ok(None);
+        }
+        let recipe = Recipe { files };
+        let (base, base_stamp) = (base.version.clone(), base.stamp);
+        Ok(Some(Self { new, old, base, base_stamp, recipe, digests }))
+    }
+
+    pub(crate) fn recipe(&self) -> Vec<u8> {
+        self.recipe.encode()
+    }
+
+    /// Writes the package's part of the packed stream: manifest, recipe, files, seals.
+    pub(crate) fn write(
+        &self,
+        manifest: &[u8],
+        recipe: &[u8],
+        progress: &Progress,
+        out: &mut impl Write,
+    ) -> Result<()> {
+        out.write_all(manifest).and_then(|()| out.write_all(recipe)).later("cannot send")?;
+        let chunks = chunks(self.new, &self.old, &self.recipe);
+        let work = |number: usize| {
+            progress.moved();
+            match &chunks[number] {
+                Chunk::Whole(_) => Ok(None),
+                Chunk::Changed(changed) => changed.make().map(Some),
+            }
+        };
+        let mut number = 0;
+        in_order(chunks.len(), work, |made: Result<Option<Streams>>| {
+            let chunk = &chunks[number];
+            number += 1;
+            match (made?, chunk) {
+                (Some(streams), _) => write_streams(&streams, out),
+                (None, Chunk::Whole(entry)) => self.new.copy(entry, out).map(drop),
+                (None, Chunk::Changed(_)) => unreachable!("changes were made of it"),
+            }
+        })?;
+        for group in self.digests.chunks(GROUP) {
+            out.write_all(&seal(group.iter().copied()).0).later("cannot send")?;
+        }
+        Ok::<(), Failure>(())
+    }
+}
+
+fn write_streams(streams: &Streams, out: &mut impl Write) -> Result<()> {
+    out.write_all(&streams.header()).later("cannot send")?;
+    streams.parts().iter().try_for_each(|part| out.write_all(part)).later("cannot send")
+}
+
+/// The smaller of a chunk's changes and the chunk as it is, packed.
+fn smaller(changes: Streams, chunk: &[u8]) -> Result<Streams> {
+    let length = changes.length();
+    if length * PLAINLY_SMALL <= chunk.len() {
+        return Ok(changes);
+    }
+    let packed = |plain: &[u8]| zstd::bulk::compress(plain, TRY_LEVEL).map(|packed| packed.len());
+    let whole = packed(chunk).later("cannot pack")?;
+    let told = packed(&changes.parts().concat()).later("cannot pack")?;
+    Ok(if length < chunk.len() && told < whole { changes } else { Streams::whole(chunk) })
+}

@@ -1,0 +1,134 @@
+//! Changed files in chunks. A large file is cut into segments, each told by the part of the old
+//! file around its place, so that memory stays bounded whatever the file's size.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use blat_target::delta::{CHUNK, Recipe, Source, Streams};
+use blat_target::manifest::{Entry, Time};
+
+use super::differ::Old;
+use super::smaller;
+use crate::failure::{Failure, Needs, Result};
+use crate::pack::{Scan, time};
+
+/// How many bytes of a new file share one indexed part of the old one,
+const SEGMENT: u64 = 32 << 20;
+/// and the most that this part has.
+const WINDOW: u64 = 64 << 20;
+
+/// What is sent next of a package's files.
+pub(super) enum Chunk<'a> {
+    Whole(&'a Entry),
+    Changed(Changed),
+}
+
+/// A chunk of a changed file.
+pub(super) struct Changed {
+    segment: Arc<Segment>,
+    new: PathBuf,
+    modified: Time,
+    at: u64,
+    length: usize,
+}
+
+/// A part of an old file that some chunks need: read when the first does, let go with the last.
+struct Segment {
+    old: PathBuf,
+    start: u64,
+    length: u64,
+    needed: AtomicUsize,
+    indexed: Mutex<Option<Arc<Old>>>,
+}
+
+/// All that follows the recipe, in order.
+pub(super) fn chunks<'a>(new: &'a Scan, old: &Scan, recipe: &Recipe) -> Vec<Chunk<'a>> {
+    let sizes: std::collections::HashMap<&[u8], (&Entry, u64)> =
+        old.manifest.files().map(|(entry, size, _)| (&entry.path[..], (entry, size))).collect();
+    let mut all = Vec::new();
+    for ((entry, size, _), source) in new.manifest.files().zip(&recipe.files) {
+        match (source, source.origin(&entry.path).and_then(|path| sizes.get(path))) {
+            (Source::Same(_), _) => {}
+            (Source::Changed(_), Some((origin, old_size))) => {
+                let paths = (new.path(entry), old.path(origin));
+                all.extend(changed(entry.modified, paths, size, *old_size).map(Chunk::Changed));
+            }
+            _ => all.push(Chunk::Whole(entry)),
+        }
+    }
+    all
+}
+
+fn changed(
+    modified: Time,
+    (new, old): (PathBuf, PathBuf),
+    size: u64,
+    old_size: u64,
+) -> impl Iterator<Item = Changed> {
+    (0..size).step_by(SEGMENT as usize).flat_map(move |first| {
+        let end = size.min(first + SEGMENT);
+        let places = (first..end).step_by(CHUNK);
+        let segment = Arc::new(Segment::new(old.clone(), old_size, first, places.clone().count()));
+        let new = new.clone();
+        places.map(move |at| {
+            let length = (end - at).min(CHUNK as u64) as usize;
+            Changed { segment: segment.clone(), new: new.clone(), modified, at, length }
+        })
+    })
+}
+
+impl Changed {
+    /// Makes the chunk's changes.
+    pub(super) fn make(&self) -> Result<Streams> {
+        let made = self.try_make();
+        self.segment.done();
+        made
+    }
+
+    fn try_make(&self) -> Result<Streams> {
+        let cannot = || format!("cannot read {}", self.new.display());
+        let file = File::open(&self.new).later(cannot())?;
+        let mut chunk = vec![0; self.length];
+        file.read_exact_at(&mut chunk, self.at).later(cannot())?;
+        if time(&file.metadata().later(cannot())?) != self.modified {
+            return Err(Failure::later(anyhow::anyhow!("{} changed while it was read", self.new.display())));
+        }
+        let old = self.segment.indexed()?;
+        smaller(old.changes(&chunk, self.at), &chunk)
+    }
+}
+
+impl Segment {
+    fn new(old: PathBuf, old_size: u64, first: u64, needed: usize) -> Self {
+        let middle = first + SEGMENT / 2;
+        let start = middle.saturating_sub(WINDOW / 2).min(old_size.saturating_sub(WINDOW));
+        let length = WINDOW.min(old_size - start);
+        Self { old, start, length, needed: AtomicUsize::new(needed), indexed: Mutex::new(None) }
+    }
+
+    fn indexed(&self) -> Result<Arc<Old>> {
+        let mut indexed = self.indexed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(old) = &*indexed {
+            return Ok(old.clone());
+        }
+        let old = Arc::new(Old::new(read(&self.old, self.start, self.length)?, self.start));
+        Ok(indexed.insert(old).clone())
+    }
+
+    fn done(&self) {
+        if self.needed.fetch_sub(1, Relaxed) == 1 {
+            *self.indexed.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
+    }
+}
+
+fn read(path: &Path, start: u64, length: u64) -> Result<Vec<u8>> {
+    let cannot = || format!("cannot read {}", path.display());
+    let mut bytes = vec![0; length as usize];
+    let file = File::open(path).later(cannot())?;
+    file.read_exact_at(&mut bytes, start).later(cannot())?;
+    Ok(bytes)
+}

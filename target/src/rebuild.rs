@@ -1,0 +1,298 @@
+//! Rebuilding a package from a base: files are cloned, or made of old ones and their changes.
+//!
+//! The base is advice. Nothing is taken from it but through held folders, and what was made of it
+//! counts only under a seal: a group of files whose seal is broken is told to the host file by
+//! file, and waits ([`Doubtful`]), staged, for those that are wrong to come in full.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use nix::sys::stat::{SFlag, fstat};
+
+use crate::archive::Archive;
+use crate::clone::clone;
+use crate::commit::{Pending, Unsynced};
+use crate::delta::{CHUNK, GROUP, HEADER_LEN, Recipe, Source, Streams, seal};
+use crate::folder::{Folder, kind};
+use crate::inflate::Packed;
+use crate::manifest::{Entry, MANIFEST_MAX, Manifest};
+use crate::message::{DeltaHead, Digest, PackageHead, Standing};
+use crate::receive::{check_stamp, lied, manifest, write};
+use crate::refusal::{Stop, errno};
+use crate::sessions::Session;
+use crate::stage::Staging;
+
+/// Files are read and written in pieces of so many bytes.
+const PIECE: usize = 128 << 10;
+
+/// What came of a package.
+pub(crate) enum Rebuilt {
+    Complete(Box<(Pending, Unsynced)>),
+    Doubtful(Box<Doubtful>),
+}
+
+/// A package that is staged but for files that are wrong.
+pub(crate) struct Doubtful {
+    head: PackageHead,
+    manifest: Manifest,
+    staging: Staging,
+    broken: Vec<Broken>,
+}
+
+/// A group whose seal is broken, and what was made of it.
+pub(crate) struct Broken {
+    pub(crate) group: u32,
+    pub(crate) digests: Vec<Option<Digest>>,
+    due: Digest,
+}
+
+/// Receives and stages a package that is told by another one, up to its end.
+pub(crate) fn rebuild(
+    delta: &DeltaHead,
+    archive: &Arc<Archive>,
+    session: &Arc<Session>,
+    packed: &Packed,
+) -> Result<Rebuilt, Stop> {
+    let head = &delta.head;
+    let manifest = manifest(head, packed)?;
+    check_stamp(head, &manifest)?;
+    let recipe = recipe(delta, &manifest, packed)?;
+    let staging = Staging::begin(archive, session, &head.id)?;
+    staging.lay_out(&manifest)?;
+    let base = Base::open(archive, delta);
+    let making = Making { staging: &staging, base, packed, buffer: vec![0; PIECE] };
+    let made = making.files(&manifest, &recipe)?;
+    let broken = check_seals(&made, packed)?;
+    packed.finish()?;
+    if broken.is_empty() {
+        return complete(head, &manifest, staging);
+    }
+    Ok(Rebuilt::Doubtful(Box::new(Doubtful { head: head.clone(), manifest, staging, broken })))
+}
+
+fn complete(head: &PackageHead, manifest: &Manifest, staging: Staging) -> Result<Rebuilt, Stop> {
+    let (hidden, unsynced) = staging.seal(manifest)?;
+    Ok(Rebuilt::Complete(Box::new((Pending::version(head, hidden), unsynced))))
+}
+
+fn recipe(delta: &DeltaHead, manifest: &Manifest, packed: &Packed) -> Result<Recipe, Stop> {
+    let length = delta.recipe_length;
+    if length > MANIFEST_MAX {
+        return Err(Stop::person(format!(
+            "its recipe of {length} bytes is longer than the {MANIFEST_MAX} allowed"
+        )));
+    }
+    packed.allow(length.into());
+    let mut bytes = Vec::new();
+    packed
+        .take(length.into())
+        .read_to_end(&mut bytes)
+        .map_err(|_| packed.stop("its recipe cannot be read"))?;
+    if bytes.len() != length as usize {
+        return Err(packed.stop("it ends in the middle of its recipe"));
+    }
+    Recipe::decode(&bytes, manifest.files().count()).map_err(|why| Stop::person(why.to_string()))
+}
+
+/// Reads the seals, and returns the groups that do not keep theirs.
+fn check_seals(made: &[Option<Digest>], packed: &Packed) -> Result<Vec<Broken>, Stop> {
+    let mut broken = Vec::new();
+    for (group, digests) in made.chunks(GROUP).enumerate() {
+        let mut told = [0; 32];
+        packed.exactly(&mut told, "its seals")?;
+        let due = Digest(told);
+        if !keeps(digests, due) {
+            broken.push(Broken { group: group as u32, digests: digests.to_vec(), due });
+        }
+    }
+    Ok(broken)
+}
+
+fn keeps(digests: &[Option<Digest>], due: Digest) -> bool {
+    let all: Option<Vec<Digest>> = digests.iter().copied().collect();
+    all.is_some_and(|all| seal(all) == due)
+}
+
+/// The base's folder; none if it is not there as the host knows it.
+struct Base(Option<Folder>);
+
+impl Base {
+    fn open(archive: &Archive, delta: &DeltaHead) -> Self {
+        let id = delta.head.id.with_version(delta.base.clone());
+        let stands = archive.standing(&id) == Ok(Standing::Version(delta.base_stamp));
+        Self(stands.then(|| archive.root.place(id.to_string().as_bytes()).ok()).flatten())
+    }
+
+    /// A regular file of it, with its size, if there is one that can be read.
+    fn file(&self, path: &[u8]) -> Option<(File, u64)> {
+        let file = self.0.as_ref()?.read(path).ok()?;
+        let found = fstat(&file).ok()?;
+        (kind(&found) == SFlag::S_IFREG).then_some((file, found.st_size as u64))
+    }
+}
+
+/// All that is at hand while files are made.
+struct Making<'a, 'p> {
+    staging: &'a Staging,
+    base: Base,
+    packed: &'a Packed<'p>,
+    buffer: Vec<u8>,
+}
+
+impl Making<'_, '_> {
+    /// Makes all regular files; returns the digest of each that could be made.
+    fn files(mut self, manifest: &Manifest, recipe: &Recipe) -> Result<Vec<Option<Digest>>, Stop> {
+        let mut made = Vec::with_capacity(recipe.files.len());
+        for ((entry, size, _), source) in manifest.files().zip(&recipe.files) {
+            let file = self.staging.create(entry)?;
+            let old = source.origin(&entry.path).and_then(|path| self.base.file(path));
+            let digest = match source {
+                Source::Whole => Some(self.whole(entry, size, &file)?),
+                Source::Same(_) => self.same(entry, size, &file, old)?,
+                Source::Changed(_) => self.changed(entry, size, &file, old.map(|(old, _)| old))?,
+            };
+            self.staging.finish(entry, file, size)?;
+            made.push(digest);
+        }
+        Ok(made)
+    }
+
+    fn whole(&mut self, entry: &Entry, size: u64, file: &File) -> Result<Digest, Stop> {
+        self.packed.allow(size);
+        let mut from = self.packed;
+        write(entry, size, file, &mut from, self.staging, self.packed, &mut self.buffer)
+    }
+
+    fn same(
+        &mut self,
+        entry: &Entry,
+        size: u64,
+        mut file: &File,
+        old: Option<(File, u64)>,
+    ) -> Result<Option<Digest>, Stop> {
+        let Some((old, _)) = old.filter(|(_, old_size)| *old_size == size) else { return Ok(None) };
+        let cloned = clone(&old, file);
+        let mut hasher = blake3::Hasher::new();
+        let (mut from, mut left) = (&old, size);
+        while left > 0 {
+            let most = self.buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            let Ok(got @ 1..) = from.read(&mut self.buffer[..most]) else { return Ok(None) };
+            hasher.update(&self.buffer[..got]);
+            if !cloned {
+                let written = file.write_all(&self.buffer[..got]);
+                written.map_err(|why| self.staging.refusal("write", entry, errno(&why)))?;
+            }
+            left -= got as u64;
+            self.packed.moved();
+        }
+        Ok(Some(Digest(*hasher.finalize().as_bytes())))
+    }
+
+    /// Takes a file's changes; makes nothing of them where there is no old file.
+    fn changed(
+        &mut self,
+        entry: &Entry,
+        size: u64,
+        mut file: &File,
+        old: Option<File>,
+    ) -> Result<Option<Digest>, Stop> {
+        let mut hasher = blake3::Hasher::new();
+        let mut good = old.is_some();
+        let mut at = 0;
+        while at < size {
+            let makes = usize::try_from(size - at).unwrap_or(usize::MAX).min(CHUNK);
+            let streams = self.streams(makes)?;
+            let read = |place: u64, buffer: &mut [u8]| {
+                good = good && old.as_ref().is_some_and(|old| old.read_exact_at(buffer, place).is_ok());
+            };
+            let made = streams.make(at, makes, read).map_err(|why| Stop::person(why.to_string()))?;
+            if good {
+                hasher.update(&made);
+                let written = file.write_all(&made);
+                written.map_err(|why| self.staging.refusal("write", entry, errno(&why)))?;
+            }
+            at += makes as u64;
+        }
+        Ok(good.then(|| Digest(*hasher.finalize().as_bytes())))
+    }
+
+    fn streams(&self, makes: usize) -> Result<Streams, Stop> {
+        let mut header = [0; HEADER_LEN];
+        self.packed.exactly(&mut header, "its changes")?;
+        let lengths = Streams::lengths(header, makes).map_err(|why| Stop::person(why.to_string()))?;
+        let mut parts = lengths.map(|length| vec![0; length]);
+        for part in &mut parts {
+            self.packed.exactly(part, "its changes")?;
+        }
+        let [operations, runs, differences, new] = parts;
+        Ok(Streams { operations, runs, differences, new })
+    }
+}
+
+impl Doubtful {
+    pub(crate) fn head(&self) -> &PackageHead {
+        &self.head
+    }
+
+    /// How much of a session's memory it takes, in entries of its manifest.
+    pub(crate) fn entries(&self) -> usize {
+        self.manifest.entries.len()
+    }
+
+    pub(crate) fn broken(&self) -> &[Broken] {
+        &self.broken
+    }
+
+    /// Takes `count` files that come in full, and makes sure that every seal is kept then.
+    pub(crate) fn mend(mut self, count: u32, packed: &Packed) -> Result<(Pending, Unsynced), Stop> {
+        let wrong = self.numbers(count, packed)?;
+        let files: Vec<_> = self.manifest.files().map(|(entry, size, _)| (entry, size)).collect();
+        let mut buffer = vec![0; PIECE];
+        for number in wrong {
+            let (entry, size) = files[number];
+            self.staging.discard(entry)?;
+            let file = self.staging.create(entry)?;
+            packed.allow(size);
+            let mut from = packed;
+            let came = write(entry, size, &file, &mut from, &self.staging, packed, &mut buffer)?;
+            let mut told = [0; 32];
+            packed.exactly(&mut told, "a digest")?;
+            if told != came.0 {
+                return Err(lied(entry));
+            }
+            self.staging.finish(entry, file, size)?;
+            let group = self.broken.iter_mut().find(|broken| broken.group as usize == number / GROUP);
+            group.expect("numbers are of broken groups").digests[number % GROUP] = Some(came);
+        }
+        packed.finish()?;
+        if self.broken.iter().any(|broken| !keeps(&broken.digests, broken.due)) {
+            return Err(Stop::later("its files are not what they were when their seals were made"));
+        }
+        let (hidden, unsynced) = self.staging.seal(&self.manifest)?;
+        Ok((Pending::version(&self.head, hidden), unsynced))
+    }
+
+    /// Reads which files come: of broken groups only, in rising order.
+    fn numbers(&self, count: u32, packed: &Packed) -> Result<Vec<usize>, Stop> {
+        let count = count as usize;
+        let most: usize = self.broken.iter().map(|broken| broken.digests.len()).sum();
+        if count > most {
+            return Err(Stop::person(format!("{count} files are to be mended, but {most} are in doubt")));
+        }
+        packed.announce(self.manifest.bytes().saturating_add(36 * count as u64));
+        let mut bytes = vec![0; 4 * count];
+        packed.exactly(&mut bytes, "the numbers of its files")?;
+        let all = bytes.chunks_exact(4).map(|number| u32::from_le_bytes(number.try_into().expect("four")));
+        let numbers: Vec<usize> = all.map(|number| number as usize).collect();
+        let doubtful = |number: &usize| {
+            let mut broken = self.broken.iter();
+            broken.any(|it| it.group as usize == number / GROUP && number % GROUP < it.digests.len())
+        };
+        if !numbers.is_sorted_by(|a, b| a < b) || !numbers.iter().all(doubtful) {
+            return Err(Stop::person("files are to be mended that are not in doubt, or not in their order"));
+        }
+        Ok(numbers)
+    }
+}
