@@ -101,6 +101,6 @@ fn a_tag_directory_that_cannot_be_used_starts_few_transfers() {
         "a directory of root's: {starts} starts, {lines} lines in 12 s; sent {:?} after",
         begin.elapsed()
     );
-    assert!(starts <= 5 && lines <= 30, "{starts} starts, {lines} lines:\n{}", field.all_lines());
+    assert!(starts <= 5 && lines <= 50, "{starts} starts, {lines} lines:\n{}", field.all_lines());
     field.assert_no_failed_unit();
 }
