@@ -17,7 +17,10 @@ DEBIAN_PACKAGES := gcc libc6-dev unixodbc-dev dpkg-dev lintian rpm rpmlint \
 	libsqliteodbc mariadb-client-core mariadb-server-core odbc-mariadb odbc-postgresql postgresql \
 	python3 python3-venv unzip zip
 
-.PHONY: help setup build check unit databases buckets lab lab-possible oldest-helper test demo bench soak deb rpm install clean
+# What the tests of the web pages need besides, with node and npm: only `make browser` installs it.
+BROWSER_PACKAGES := chromium fonts-dejavu-core prometheus
+
+.PHONY: help setup build check unit browser databases buckets lab lab-possible oldest-helper test demo bench soak deb rpm install clean
 
 help: ## says what can be made (this list)
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 10
@@ -43,10 +46,26 @@ build: ## builds the host's programs (build/release) and the targets' (build/dis
 check: ## looks at format and lints
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked $(OUT) -- -D warnings
-	$(CARGO) clippy --test lab --test bench --test buckets --test databases --test measures --locked $(OUT) -- -D warnings
+	$(CARGO) clippy --test lab --test bench --test buckets --test databases --test measures --test web --locked $(OUT) -- -D warnings
 
 unit: ## runs the tests that need neither root nor network
 	$(CARGO) test --workspace --locked $(OUT)
+
+browser: build/browser/node_modules ## tests the web pages in headless Chromium (screenshots: build/screenshots)
+	$(CARGO) test --test web --locked $(OUT) -- --test-threads=1
+
+# What only the browser tests need: a browser and promtool from Debian, axe and a driver from npm.
+build/browser/node_modules: tests/web/package.json tests/web/package-lock.json
+	@missing=; for package in $(BROWSER_PACKAGES); do \
+		state=$$(dpkg-query -W -f '$${db:Status-Status}' $$package 2>/dev/null); \
+		[ "$$state" = installed ] || missing="$$missing $$package"; \
+	done; \
+	command -v npm >/dev/null || missing="$$missing nodejs npm"; \
+	[ -z "$$missing" ] || { apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; }
+	mkdir -p build/browser && cp tests/web/package.json tests/web/package-lock.json build/browser/
+	npm --prefix build/browser ci --no-audit --no-fund --silent
+	touch $@
 
 # One at a time: not every driver takes two logins of one process at once, and blat makes one.
 databases: ## runs the tests that need databases: SQLite, and a private PostgreSQL and MariaDB
@@ -78,13 +97,13 @@ lab-possible:
 			"\`make test LAB=0\` runs everything but the lab." >&2; exit 1; }
 
 ifeq ($(LAB),0)
-test: setup check unit databases buckets ## all of the above; LAB=0 leaves the machines out
+test: setup check unit databases buckets browser ## all of the above; LAB=0 leaves the machines out
 	@echo
-	@echo "Passed: check, unit, databases, buckets. THE LAB DID NOT RUN (LAB=0): nothing was tried on real machines."
+	@echo "Passed: check, unit, databases, buckets, browser. THE LAB DID NOT RUN (LAB=0): nothing was tried on real machines."
 else
-test: setup lab-possible check unit databases buckets lab
+test: setup lab-possible check unit databases buckets browser lab
 	@echo
-	@echo "Passed: check, unit, databases, buckets, lab."
+	@echo "Passed: check, unit, databases, buckets, browser, lab."
 endif
 
 demo: setup build ## shows blat at work on machines of its own (KEEP=1: leaves them up until Enter)

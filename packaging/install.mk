@@ -12,19 +12,20 @@ INSTALL_PROGRAM = install -D -m 0755
 INSTALL_FILE = install -D -m 0644
 UNIT_DIR = $(DESTDIR)$(PREFIX)/lib/systemd/system
 
-.PHONY: install install-programs install-units install-examples install-words install-target
+.PHONY: install install-programs install-units install-catalog install-examples install-words install-target
 
-install: install-programs install-units install-examples install-words
+install: install-programs install-units install-catalog install-examples install-words
 
 install-programs:
 	$(INSTALL_PROGRAM) $(HOST_BUILD)/blat $(DESTDIR)$(PREFIX)/bin/blat
 	$(INSTALL_PROGRAM) $(HOST_BUILD)/blat-agent $(DESTDIR)$(PREFIX)/lib/blat/blat-agent
+	$(INSTALL_PROGRAM) $(HOST_BUILD)/blat-web $(DESTDIR)$(PREFIX)/lib/blat/blat-web
 	$(INSTALL_PROGRAM) $(HOST_BUILD)/blat-generator $(DESTDIR)$(PREFIX)/lib/systemd/system-generators/blat-generator
 	$(INSTALL_PROGRAM) $(HELPER) $(DESTDIR)$(PREFIX)/lib/blat/blat-target
 
 # The units call the program where it was put. After a first install on a running system:
 # systemd-sysusers; systemd-tmpfiles --create; systemctl daemon-reload; systemctl preset blat.target
-# blat-config.path (the preset file names them).
+# blat-config.path blat-tag.socket blat-web.socket (the preset file names them).
 install-units:
 	for unit in units/*; do \
 		$(INSTALL_FILE) "$$unit" "$(UNIT_DIR)/$${unit##*/}" || exit 1; \
@@ -33,6 +34,10 @@ install-units:
 	$(INSTALL_FILE) packaging/preset/50-blat.preset $(DESTDIR)$(PREFIX)/lib/systemd/system-preset/50-blat.preset
 	$(INSTALL_FILE) packaging/sysusers/blat.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/blat.conf
 	$(INSTALL_FILE) packaging/tmpfiles/blat.conf $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/blat.conf
+
+# What `journalctl -x` says beside the entries; afterwards: journalctl --update-catalog.
+install-catalog:
+	$(INSTALL_FILE) packaging/catalog/blat.catalog $(DESTDIR)$(PREFIX)/lib/systemd/catalog/blat.catalog
 
 # For a target machine that an administrator manages: the helper, which its user's path finds (the
 # master's configuration says `target.bin = "/usr/bin"`), and its units for the system.
@@ -48,6 +53,7 @@ install-target:
 install-examples:
 	install -d -m 0755 $(DESTDIR)/etc/blat/targets
 	$(INSTALL_FILE) config/blat.toml $(DESTDIR)$(PREFIX)/share/doc/blat/blat.toml
+	$(INSTALL_FILE) config/prometheus/blat.rules.yml $(DESTDIR)$(PREFIX)/share/doc/blat/prometheus/blat.rules.yml
 	$(INSTALL_FILE) config/targets/example.toml $(DESTDIR)$(PREFIX)/share/doc/blat/targets/example.toml
 	$(INSTALL_FILE) config/targets/bucket.toml $(DESTDIR)$(PREFIX)/share/doc/blat/targets/bucket.toml
 	$(INSTALL_FILE) config/release_manager.sql $(DESTDIR)$(PREFIX)/share/doc/blat/release_manager.sql

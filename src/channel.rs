@@ -17,6 +17,7 @@ use crate::places::Places;
 use crate::report::{Report, Reporter};
 use crate::session::{Means, Session};
 use crate::ssh::{Connection, Endpoint, Proof};
+use crate::state;
 use crate::sync::upkeep::skew;
 
 /// An open way to a target.
@@ -50,7 +51,9 @@ impl Channel {
             Ok((session, old)) => {
                 tell_skew(&session, reporter);
                 reporter.tell(Report::Helper { old });
-                Ok(Self { session, connection, attached: SystemTime::now() })
+                let attached = SystemTime::now();
+                state::keep(&places.facts(), &state::Facts::of(&session.hello, attached));
+                Ok(Self { session, connection, attached })
             }
             Err(failure) => {
                 connection.close().await;

@@ -83,6 +83,42 @@ pub enum Command {
         #[command(subcommand)]
         command: ReleaseCommand,
     },
+    /// Say how the targets stand; the exit code is 0 when all is well, 1 to 3 otherwise
+    Status {
+        /// One target only, with everything that is known of it
+        name: Option<TargetName>,
+        /// Print it as JSON
+        #[arg(long)]
+        json: bool,
+        /// Say it again every two seconds, until stopped
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Say why a package-version is, or is not, on the targets
+    Explain {
+        package: String,
+        /// One version only, not all that are known
+        version: Option<String>,
+        /// One target only
+        name: Option<TargetName>,
+        /// Print it as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print what happened to a target, out of the journal: every commit, synchronisation and failure
+    History {
+        /// The target, as its file below /etc/blat/targets is called
+        name: TargetName,
+        /// From when on, as journalctl takes it: "2026-11-23", "-2h", "yesterday"
+        #[arg(long, allow_hyphen_values = true, value_name = "TIME")]
+        since: Option<String>,
+        /// Only what is about this package
+        #[arg(long)]
+        package: Option<String>,
+        /// Print the journal's own entries, each a line of JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Ask for one package-version to be sent to a target now
     Tag {
         /// The target, as its file below /etc/blat/targets is called
@@ -90,6 +126,13 @@ pub enum Command {
         package: String,
         version: String,
     },
+    /// Say in the journal that a unit or target needs a person; `blat-notify@.service` runs it
+    Notify {
+        /// The unit that failed, or the target
+        about: String,
+    },
+    /// Take lines `PACKAGE VERSION [TARGET…]` as tags, and answer each; `blat-tag@.service` runs it
+    TakeTags,
     /// Make a target: key, host key, archive, helper and, last, its file; what failed can be run again
     Enroll(Enroll),
     /// Look at all that targets need, and say what mends what is wrong

@@ -35,7 +35,11 @@ pub type Output = BTreeMap<PathBuf, Entry>;
 pub fn plan(root: &Path) -> (Output, Vec<Problem>) {
     let (targets, problems) = in_force(root);
     let mounts = Mounts::read(root);
-    (targets.iter().flat_map(|settings| of_target(settings, &mounts)).collect(), problems)
+    let mut output: Output = targets.iter().flat_map(|settings| of_target(settings, &mounts)).collect();
+    if let Some(text) = drop_in::tag_lines(&targets).text() {
+        output.insert(PathBuf::from("blat-tag@.service.d/50-blat.conf"), Entry::File(text));
+    }
+    (output, problems)
 }
 
 /// The entries of one target.

@@ -13,7 +13,7 @@ use crate::channel::Channel;
 use crate::config::Settings;
 use crate::failure::{Failure, Needs, Result};
 use crate::places::{Places, replace};
-use crate::report::Reporter;
+use crate::report::{Report, Reporter};
 
 /// Holds deletion back, for this reason.
 ///
@@ -23,6 +23,7 @@ pub async fn hold(settings: &Settings, places: &Places, helper: &Path, reason: &
     let path = places.hold();
     replace(&path, format!("{reason}\n").as_bytes())
         .person(format!("cannot write {}: run as root or as the user blat", path.display()))?;
+    say(settings, places, Some(reason.to_owned()));
     let name = &settings.name;
     if settings.destination.bucket().is_some() {
         println!("this master deletes nothing in {name} any more, until `blat release-hold {name}`");
@@ -54,6 +55,7 @@ pub async fn release(settings: &Settings, places: &Places, helper: &Path) -> Res
     }
     let name = &settings.name;
     if settings.destination.bucket().is_some() {
+        say(settings, places, None);
         println!("deletion in {name} is not held back any more");
         return Ok(());
     }
@@ -61,8 +63,14 @@ pub async fn release(settings: &Settings, places: &Places, helper: &Path) -> Res
     told.map_err(|failure| {
         failure.context(format!("deletion at {name} is still held back, for the target could not be told"))
     })?;
+    say(settings, places, None);
     println!("deletion at {name} is not held back any more");
     Ok(())
+}
+
+/// For the ledger.
+fn say(settings: &Settings, places: &Places, reason: Option<String>) {
+    Reporter::new(settings.name.as_str(), &places.report).tell(Report::Held { reason });
 }
 
 async fn tell(settings: &Settings, places: &Places, helper: &Path, reason: Option<String>) -> Result<Info> {

@@ -3,7 +3,7 @@
 //! ([`archive`]), what a target should have ([`release`],
 //! [`sync`]), how it is packed
 //! ([`pack`]) and sent ([`ssh`], [`session`]), the run that does so ([`transfer`]), and the agent that holds the connection and tells what
-//! happened ([`agent`], [`report`]).
+//! happened ([`agent`], [`report`], [`ledger`], [`history`]), and how it stands ([`state`], [`status`], [`explain`], [`web`]).
 
 pub mod config;
 pub mod generator;
@@ -37,8 +37,15 @@ pub mod hold;
 pub mod target_install;
 
 pub mod agent;
+pub mod explain;
+pub mod history;
+pub mod ledger;
+pub mod notify;
 pub mod report;
+pub mod state;
+pub mod status;
 pub mod trigger;
+pub mod web;
 
 pub mod doctor;
 pub mod enroll;

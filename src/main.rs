@@ -1,30 +1,60 @@
 //! Carries out what the command line asks for.
 
+use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use blat::command_line::{Arguments, Command, ConfigCommand, ReleaseCommand, TargetCommand};
 use blat::config::{self, TargetName, Verbosity};
 use blat::failure::{Failure, Needs, Result};
+use blat::notify::Call;
 use blat::places::Places;
 use blat::release::import::{Import, import_built_in};
 use blat::start::{block_on, settings, settings_and_log};
+use blat::status::{Fleet, Level};
 use blat::sync::run::Mode;
-use blat::tags::Tag;
-use blat::{doctor, enroll, hold, log, release, shell, sync, target_install, transfer};
+use blat::tags::{Tag, lines};
+use blat::{doctor, enroll, explain, history, hold, log, release, shell, sync, target_install, transfer};
 use blat_target::package::PackageVersion;
 use clap::{CommandFactory, Parser};
+use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::time::TimeVal;
+use nix::sys::time::TimeValLike;
 
 fn main() -> ExitCode {
     let started = SystemTime::now();
     let arguments = Arguments::parse();
+    if let Command::Status { name, json, watch } = &arguments.command {
+        return status(&arguments.root, name.as_ref(), *json, *watch);
+    }
     match run(arguments, started) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("blat: {failure}");
             failure.into()
         }
+    }
+}
+
+/// Says how the targets stand. The exit code is for monitoring: see [`Level`].
+fn status(root: &Path, name: Option<&TargetName>, json: bool, watch: bool) -> ExitCode {
+    let clear = watch && !json && std::io::stdout().is_terminal();
+    loop {
+        let now = SystemTime::now();
+        let Some(fleet) = Fleet::gather(root, name, now) else {
+            eprintln!("blat: there is no target `{}`", name.map_or("", TargetName::as_str));
+            return (Level::Unknown as u8).into();
+        };
+        let shown = if json { blat::status::text::json(&fleet) } else { fleet.text(name.is_some()) };
+        let clear = if clear { "\x1b[H\x1b[2J" } else { "" };
+        let mut out = std::io::stdout().lock();
+        let told = out.write_all(format!("{clear}{shown}").as_bytes()).and_then(|()| out.flush());
+        if told.is_err() || !watch {
+            return (fleet.level as u8).into();
+        }
+        drop(out);
+        std::thread::sleep(Duration::from_secs(2));
     }
 }
 
@@ -55,6 +85,25 @@ fn run(arguments: Arguments, started: SystemTime) -> Result<()> {
         Command::Config { command: ConfigCommand::Check { name } } => check(&root, name.as_ref()),
         Command::Config { command: ConfigCommand::Apply } => apply(&root),
         Command::Release { command } => release_command(&root, command),
+        Command::Explain { package, version, name, json } => {
+            let asked =
+                explain::Asked { package: &package, version: version.as_deref(), target: name.as_ref() };
+            let explained = explain::explain(&root, &asked)?;
+            print!("{}", if json { explain::json(&explained) } else { explain::text(&explained) });
+            Ok(())
+        }
+        Command::Notify { about } => {
+            log::start(Verbosity::Info);
+            Call::of(&root, &about, |name| std::env::var(name).ok()).log();
+            Ok(())
+        }
+        Command::TakeTags => take_tags(&root),
+        Command::Status { .. } => unreachable!("it has exit codes of its own"),
+        Command::History { name, since, package, json } => {
+            let (since, package) = (since.as_deref(), package.as_deref());
+            let asked = history::Asked { target: &name, since, package, json };
+            history::print(&asked, &mut std::io::stdout().lock())
+        }
         Command::Tag { name, package, version } => {
             let settings = settings(&root, &name)?;
             let id = PackageVersion::new(&package, &version).person("that cannot be a package-version")?;
@@ -82,6 +131,19 @@ fn run(arguments: Arguments, started: SystemTime) -> Result<()> {
             Ok(())
         }
     }
+}
+
+/// How long a writer of tags may be silent, or not read its answers.
+const SILENCE: i64 = 60;
+
+fn take_tags(root: &Path) -> Result<()> {
+    let targets: Vec<_> = config::Overview::read(root).targets.into_values().flatten().collect();
+    let (input, output) = (std::io::stdin(), std::io::stdout());
+    // By hand, from a file or a terminal, there is nobody to be given up.
+    let limit = TimeVal::seconds(SILENCE);
+    let _ = setsockopt(&input, sockopt::ReceiveTimeout, &limit);
+    let _ = setsockopt(&output, sockopt::SendTimeout, &limit);
+    lines::take(&targets, input.lock(), output).later("cannot answer the writer").map(drop)
 }
 
 fn release_command(root: &Path, command: ReleaseCommand) -> Result<()> {

@@ -88,6 +88,66 @@ impl Places {
         self.state.join("uploads.transfer")
     }
 
+    /// What the last synchronisations came to.
+    pub fn syncs(&self) -> PathBuf {
+        self.state.join("sync.json")
+    }
+
+    /// What the last transfers came to.
+    pub fn transfers(&self) -> PathBuf {
+        self.state.join("transfer.json")
+    }
+
+    /// What the target said of itself.
+    pub fn facts(&self) -> PathBuf {
+        self.state.join("target.json")
+    }
+
+    /// What the target has and nothing asks for.
+    pub fn excess(&self) -> PathBuf {
+        self.state.join("excess.json")
+    }
+
+    /// What the target should have and has not.
+    pub fn missing(&self) -> PathBuf {
+        self.state.join("missing.json")
+    }
+
+    /// What the target should have, and who asks for it.
+    pub fn wanted(&self) -> PathBuf {
+        self.state.join("wanted")
+    }
+
+    /// The results of synchronisations over time.
+    pub fn sync_series(&self) -> PathBuf {
+        self.state.join("sync.series")
+    }
+
+    /// The results of transfers over time.
+    pub fn transfer_series(&self) -> PathBuf {
+        self.state.join("transfer.series")
+    }
+
+    /// What the agent knows.
+    pub fn agent(&self) -> PathBuf {
+        self.runtime.join("agent.json")
+    }
+
+    /// Written to have a person told what is needed.
+    pub fn person(&self) -> PathBuf {
+        self.runtime.join("person")
+    }
+
+    /// Held by the agent that runs.
+    pub fn agent_lock(&self) -> PathBuf {
+        self.runtime.join("agent.lock")
+    }
+
+    /// How far the synchronisation is that runs.
+    pub fn progress(&self) -> PathBuf {
+        self.runtime.join("progress.json")
+    }
+
     /// Held by the one transfer that runs.
     pub fn transfer_lock(&self) -> PathBuf {
         self.state.join("transfer.lock")

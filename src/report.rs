@@ -4,6 +4,8 @@
 //! One datagram of JSON for each. A report that cannot be delivered (no agent, run by
 //! hand) is logged by the program itself: either way it is logged once.
 
+mod words;
+
 use std::io;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
@@ -33,6 +35,9 @@ pub enum Report {
         /// Whether another build, or link, stood there before.
         replaced: bool,
         cause: Cause,
+        /// From its first byte's turn to its acknowledgement, in microseconds.
+        #[serde(default)]
+        micros: u64,
         parts: Parts,
     },
     /// A synchronisation ended. `bytes` is the sum of the sizes of the files that were sent.
@@ -55,14 +60,38 @@ pub enum Report {
     /// Something in excess was deleted: by the synchronisation, or, at that time (in seconds since 1970),
     /// by the target's own purge.
     Deleted { package: String, version: String, at: Option<i64> },
+    /// Something in excess was marked: it goes when the mark is old enough.
+    Marked { package: String, version: String },
     /// Something in excess was not marked or deleted, for that is not safe until a person says so.
     Guarded { reason: String },
+    /// A person holds all deletion at the target back, for this reason, or does not any more.
+    Held { reason: Option<String> },
+    /// The target told that its own index or purge ran, at that time (in seconds since 1970).
+    Upkeep {
+        what: Upkeep,
+        at: i64,
+        /// How many files the index has, or what the purge deleted.
+        count: u64,
+        failed: u64,
+        /// One of the failures.
+        trouble: Option<String>,
+    },
     /// A synchronisation could not do its work.
-    SyncFailed { reason: String },
+    SyncFailed {
+        reason: String,
+        /// Whether only a person mends it.
+        #[serde(default)]
+        person: bool,
+    },
     /// A person stopped a synchronisation.
     SyncStopped,
     /// Something that keeps a synchronisation from being complete, though the rest goes on.
-    Problem { reason: String },
+    Problem {
+        reason: String,
+        /// What it is about, where that is one package-version.
+        #[serde(default)]
+        about: Option<PackageVersion>,
+    },
     /// A tag was given up.
     Rejected { tag: String, reason: String },
     /// A tag waits, and why; said when the reason is new.
@@ -70,7 +99,12 @@ pub enum Report {
     /// Something that a person may want to know of a package that was sent.
     Notice { reason: String },
     /// A run failed.
-    Trouble { reason: String },
+    Trouble {
+        reason: String,
+        /// Whether only a person mends it.
+        #[serde(default)]
+        person: bool,
+    },
     /// A run ended, and so many tags wait. It is a run's last word; one that failed has said so before.
     Queue { waiting: usize },
     /// A session was opened with the helper that belongs to this build, or with an old one: which, and
@@ -80,12 +114,30 @@ pub enum Report {
     Wanted,
 }
 
+/// What a target does by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Upkeep {
+    Index,
+    Purge,
+}
+
 /// What a package was sent for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Cause {
     Tag,
     Sync,
+}
+
+impl Cause {
+    /// As the journal has it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Tag => "tag",
+            Self::Sync => "sync",
+        }
+    }
 }
 
 /// How long each step took from the tag to the commit, in microseconds.
@@ -101,6 +153,13 @@ pub struct Parts {
     pub send: u64,
     /// Until the target had acknowledged the commit.
     pub commit: u64,
+}
+
+impl Parts {
+    /// The whole time.
+    pub fn sum(&self) -> u64 {
+        self.trigger + self.claim + self.attach + self.send + self.commit
+    }
 }
 
 impl Report {
@@ -121,91 +180,31 @@ impl Report {
         Self::Notice { reason }
     }
 
-    /// Logs it under the name of `target`.
-    pub fn log(&self, target: &str) {
+    /// Something in excess was marked.
+    pub fn marked(id: &PackageVersion) -> Self {
+        Self::Marked { package: id.package.to_string(), version: id.version.to_string() }
+    }
+
+    /// What a person is needed for, if one is.
+    pub fn needs_person(&self) -> Option<&str> {
         match self {
-            Self::Committed { package, version, bytes, replaced, cause: Cause::Sync, .. } => tracing::info!(
-                blat_target = target,
-                blat_package = package,
-                blat_version = version,
-                blat_bytes = bytes,
-                "committed {package}/{version} ({bytes} bytes{})",
-                if *replaced { ", another build before" } else { "" }
-            ),
-            Self::Synced {
-                members,
-                packages,
-                links,
-                bytes,
-                waiting,
-                problems,
-                failed,
-                excess,
-                marked,
-                deleted,
-                millis,
-            } => {
-                tracing::info!(
-                    blat_target = target,
-                    blat_packages = packages,
-                    blat_bytes = bytes,
-                    blat_millis = millis,
-                    "synchronised: {packages} packages sent ({bytes} bytes), {links} links made, {waiting} wait, \
-                     {problems} have problems, {failed} failed, {excess} in excess ({marked} marked, {deleted} deleted); {members} should be there; {millis} ms"
-                );
-            }
-            Self::Deleted { package, version, at } => tracing::info!(
-                blat_target = target,
-                blat_package = package,
-                blat_version = version,
-                "deleted {package}/{version}, which was in excess{}",
-                at.map_or_else(String::new, |at| format!(": the target's own purge did, at {}", time(at)))
-            ),
-            Self::Guarded { reason } => tracing::error!(blat_target = target, "{reason}"),
-            Self::SyncFailed { reason } => {
-                tracing::error!(blat_target = target, "not synchronised: {reason}");
-            }
-            Self::Committed { package, version, bytes, replaced, parts, .. } => tracing::info!(
-                blat_target = target,
-                blat_package = package,
-                blat_version = version,
-                blat_bytes = bytes,
-                blat_usec_trigger = parts.trigger,
-                blat_usec_claim = parts.claim,
-                blat_usec_attach = parts.attach,
-                blat_usec_send = parts.send,
-                blat_usec_commit = parts.commit,
-                "committed {package}/{version} ({bytes} bytes{})",
-                if *replaced { ", another build before" } else { "" }
-            ),
-            Self::Rejected { tag, reason } => {
-                tracing::error!(blat_target = target, blat_tag = tag, "rejected the tag {tag}: {reason}");
-            }
-            Self::Waits { tag, reason } => {
-                tracing::warn!(blat_target = target, blat_tag = tag, "the tag {tag} waits: {reason}");
-            }
-            Self::SyncStopped => tracing::warn!(
-                blat_target = target,
-                "the synchronisation was stopped; it goes on at its next start, by its timer or by hand"
-            ),
-            Self::Notice { reason } | Self::Problem { reason } => {
-                tracing::warn!(blat_target = target, "{reason}")
-            }
-            Self::Trouble { reason } => tracing::error!(blat_target = target, "{reason}"),
-            Self::Helper { old: Some(old) } => {
-                tracing::warn!(blat_target = target, "the helper on the target is old: {old}");
-            }
-            Self::Queue { .. } | Self::Wanted | Self::Helper { old: None } => {}
+            Self::SyncFailed { reason, person: true }
+            | Self::Trouble { reason, person: true }
+            | Self::Guarded { reason }
+            | Self::Rejected { reason, .. } => Some(reason),
+            _ => None,
         }
     }
 
     fn shortened(mut self) -> Self {
         if let Self::Rejected { reason, .. }
         | Self::Waits { reason, .. }
-        | Self::Trouble { reason }
-        | Self::SyncFailed { reason }
+        | Self::Trouble { reason, .. }
+        | Self::SyncFailed { reason, .. }
         | Self::Guarded { reason }
-        | Self::Problem { reason }
+        | Self::Held { reason: Some(reason) }
+        | Self::Upkeep { trouble: Some(reason), .. }
+        | Self::Problem { reason, .. }
         | Self::Notice { reason } = &mut self
         {
             while reason.len() > REASON_MAX || !reason.is_char_boundary(reason.len()) {
@@ -214,11 +213,6 @@ impl Report {
         }
         self
     }
-}
-
-/// In UTC.
-fn time(seconds: i64) -> String {
-    jiff::Timestamp::from_second(seconds).map_or_else(|_| seconds.to_string(), |time| time.to_string())
 }
 
 /// The way to the agent, as long as there is one.

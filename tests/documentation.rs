@@ -188,7 +188,9 @@ fn every_folder_stands_in_blat_1() {
 #[test]
 fn every_journal_field_and_variable_stands_in_blat_1() {
     let mut fields = BTreeSet::new();
-    for file in sources(&Path::new(SOURCE).join("src")) {
+    // Metrics are no fields: they stand in blat-web.8.
+    let is_metrics = |file: &PathBuf| file.ends_with("web/metrics.rs");
+    for file in sources(&Path::new(SOURCE).join("src")).into_iter().filter(|file| !is_metrics(file)) {
         let text = fs::read_to_string(&file).unwrap();
         for word in text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
             let name = word.strip_prefix("blat_").or_else(|| word.strip_prefix("BLAT_"));
@@ -224,6 +226,28 @@ fn every_message_stands_in_the_description_of_the_protocol() {
         let missing: Vec<_> = names.iter().filter(|name| !told.contains(**name)).collect();
         assert!(missing.is_empty(), "doc/protocol.md does not tell of {missing:?}");
     }
+}
+
+#[test]
+fn every_metric_and_option_stands_in_blat_web_8() {
+    let code = fs::read_to_string(Path::new(SOURCE).join("src/web/metrics.rs")).unwrap();
+    let metrics: BTreeSet<String> = code
+        .split('"')
+        .filter(|text| {
+            text.starts_with("blat_") && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+        })
+        .map(str::to_owned)
+        .collect();
+    assert!(metrics.len() > 15, "{metrics:?}");
+    let text = page("blat-web.8");
+    assert_has("blat-web.8", section(&text, "METRICS").expect("metrics"), metrics);
+    let said = Command::new(env!("CARGO_BIN_EXE_blat-web")).arg("--help").output().unwrap();
+    let help = String::from_utf8(said.stdout).unwrap();
+    let options: Vec<_> =
+        words(&help).into_iter().filter(|word| word.starts_with("--")).map(str::to_owned).collect();
+    let general = ["--help", "--version"];
+    let own = options.into_iter().filter(|option| !general.contains(&option.as_str()));
+    assert_has("blat-web.8", section(&text, "OPTIONS").expect("options"), own);
 }
 
 fn sources(folder: &Path) -> Vec<PathBuf> {

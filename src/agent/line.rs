@@ -9,10 +9,12 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use anyhow::anyhow;
+use blat_target::message::Mend;
 use tokio::time::{Instant, sleep_until};
 
 use crate::failure::{Failure, Result};
 use crate::ssh::{Endpoint, Master, Proof};
+use crate::state::{self, LineState, seconds};
 
 const FIRST_DELAY: Duration = Duration::from_secs(1);
 const LONGEST_DELAY: Duration = Duration::from_secs(60);
@@ -65,8 +67,15 @@ impl Key {
 #[derive(Debug)]
 pub(super) enum Change {
     Up,
-    Down { reason: String },
-    StillDown { reason: String, since: SystemTime },
+    Down {
+        reason: String,
+        /// Whether only a person mends it.
+        person: bool,
+    },
+    StillDown {
+        reason: String,
+        since: SystemTime,
+    },
     Quiet,
 }
 
@@ -93,6 +102,8 @@ enum State {
 struct Outage {
     since: SystemTime,
     reason: String,
+    /// Whether only a person mends it.
+    person: bool,
     told: Instant,
 }
 
@@ -168,7 +179,7 @@ impl Line {
     /// The line is down, or stays so. The old ssh, if any, dies with its state.
     fn failed(&mut self, failure: Failure) -> Change {
         let now = Instant::now();
-        let reason = failure.to_string();
+        let (reason, person) = (failure.to_string(), failure.mend == Mend::Person);
         if matches!(self.state, State::Up { good, .. } if good <= now) {
             self.tries = 0;
         }
@@ -177,11 +188,13 @@ impl Line {
         self.state = State::Waiting { until: now + delay, last: now };
         match &mut self.outage {
             None => {
-                self.outage = Some(Outage { since: SystemTime::now(), reason: reason.clone(), told: now });
-                Change::Down { reason }
+                let (since, reason_now) = (SystemTime::now(), reason.clone());
+                self.outage = Some(Outage { since, reason: reason_now, person, told: now });
+                Change::Down { reason, person }
             }
             Some(outage) => {
                 outage.reason.clone_from(&reason);
+                outage.person = person;
                 if now - outage.told < TELL_AGAIN {
                     return Change::Quiet;
                 }
@@ -220,6 +233,27 @@ impl Line {
     /// only for a new process.
     pub(super) fn needs_new_key(&self, started: SystemTime) -> bool {
         self.outage.is_some() && self.key.credential.is_some() && self.key.changed_since(started)
+    }
+
+    /// The state, for whoever reads the agent's file.
+    pub(super) fn shown(&self) -> state::Line {
+        let outage = self.outage.as_ref();
+        let next = match &self.state {
+            // To five seconds, or the file would be another at each look.
+            State::Waiting { until, .. } if outage.is_some() => {
+                let next = SystemTime::now() + until.saturating_duration_since(Instant::now());
+                Some((seconds(next) + 2) / 5 * 5)
+            }
+            _ => None,
+        };
+        let (state, since) = match (&self.state, outage) {
+            (State::Up { since, .. }, _) => (LineState::Up, Some(seconds(*since))),
+            (_, None) => (LineState::Connecting, None),
+            (_, Some(outage)) => (LineState::Down, Some(seconds(outage.since))),
+        };
+        let reason = outage.map(|outage| outage.reason.clone());
+        let person = outage.is_some_and(|outage| outage.person);
+        state::Line { state, since, reason, person, next }
     }
 
     /// The state in words, for `systemctl status`.

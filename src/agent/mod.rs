@@ -23,9 +23,12 @@ use tokio::time::{Instant, Interval, interval};
 
 use crate::config::Settings;
 use crate::failure::{Needs, Result};
+use crate::ledger;
 use crate::lock;
+use crate::notify;
 use crate::places::Places;
 use crate::report::{self, Cause, REPORT_MAX, Report};
+use crate::state;
 use crate::tags::Queue;
 use crate::trigger::touch;
 use line::Change;
@@ -54,7 +57,10 @@ pub async fn run(root: &Path, settings: Settings) -> Result<()> {
         syncs: Troubles::default(),
         old_helper: None,
         status: String::new(),
+        shown: None,
     };
+    // Whoever looks at the agent's file sees by the lock whether it lives.
+    let _lock = lock::take(&agent.places.agent_lock(), "an agent")?;
     let signals = Signals::new().person("cannot listen for signals")?;
     agent.serve(signals).await;
     agent.way.close().await;
@@ -73,6 +79,8 @@ struct Agent {
     /// Which old helper serves the target, and why it was not replaced.
     old_helper: Option<String>,
     status: String,
+    /// What was written down last of what is known.
+    shown: Option<state::Agent>,
 }
 
 struct Signals {
@@ -104,6 +112,7 @@ impl Agent {
         memory::let_go_of_the_start();
         loop {
             self.show_status();
+            self.write_down(started);
             let mut datagram = [0; REPORT_MAX];
             tokio::select! {
                 change = self.way.change() => self.line_changed(change),
@@ -130,16 +139,31 @@ impl Agent {
         let target = self.settings.name.as_str();
         match change {
             Change::Up => {
-                tracing::info!(blat_target = target, "connected to {}", self.way);
+                tracing::info!(
+                    message_id = ledger::CONNECTED,
+                    blat_target = target,
+                    "connected to {}",
+                    self.way
+                );
                 self.troubles.line_is_new();
                 self.syncs.line_is_new();
                 self.look();
             }
-            Change::Down { reason } => {
-                tracing::warn!(blat_target = target, "{target} is not connected: {reason}");
+            Change::Down { reason, person } => {
+                if person {
+                    notify::call(&self.places, &reason);
+                }
+                tracing::warn!(
+                    message_id = ledger::DISCONNECTED,
+                    blat_target = target,
+                    blat_reason = reason,
+                    "{target} is not connected: {reason}"
+                );
             }
             Change::StillDown { reason, since } => tracing::warn!(
+                message_id = ledger::DISCONNECTED,
                 blat_target = target,
+                blat_reason = reason,
                 "{target} is not connected since {}: {reason}",
                 jiff::Timestamp::try_from(since).unwrap_or_default()
             ),
@@ -154,12 +178,12 @@ impl Agent {
         };
         let now = Instant::now();
         match &report {
-            Report::Trouble { reason } if !self.troubles.heard(reason, now) => return,
+            Report::Trouble { reason, .. } if !self.troubles.heard(reason, now) => return,
             Report::Queue { waiting } => {
                 self.waiting = *waiting;
                 self.troubles.run_ended(now);
             }
-            Report::SyncFailed { reason } => {
+            Report::SyncFailed { reason, .. } => {
                 let tell = self.syncs.heard(reason, now);
                 self.syncs.run_ended(now);
                 if !tell {
@@ -174,7 +198,9 @@ impl Agent {
                 self.way.synchronised();
             }
             Report::SyncStopped => self.syncs = Troubles::default(),
-            Report::Problem { reason } | Report::Guarded { reason } if !self.syncs.is_new(reason, now) => {
+            Report::Problem { reason, .. } | Report::Guarded { reason }
+                if !self.syncs.is_new(reason, now) =>
+            {
                 return;
             }
             Report::Committed { cause: Cause::Sync, .. } => self.syncs.moved(),
@@ -184,6 +210,9 @@ impl Agent {
             _ => {}
         }
         report.log(self.settings.name.as_str());
+        if let Some(reason) = report.needs_person() {
+            notify::call(&self.places, reason);
+        }
     }
 
     /// Starts a transfer for claims that are due and that nobody works on: of a run that was
@@ -264,6 +293,23 @@ impl Agent {
         if status != self.status {
             notify(&[NotifyState::Status(&status)]);
             self.status = status;
+        }
+    }
+}
+
+/// What others may know of the agent.
+impl Agent {
+    fn write_down(&mut self, started: SystemTime) {
+        let now = state::Agent {
+            since: state::seconds(started),
+            line: self.way.shown(),
+            transfer_trouble: self.troubles.reason().map(str::to_owned),
+            sync_trouble: self.syncs.reason().map(str::to_owned),
+            old_helper: self.old_helper.clone(),
+        };
+        if self.shown.as_ref() != Some(&now) {
+            state::keep(&self.places.agent(), &now);
+            self.shown = Some(now);
         }
     }
 }

@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use super::line::{Change, Key, Line};
 use crate::config::{Destination, Settings, SshTarget};
 use crate::ssh::Endpoint;
+use crate::state;
 
 #[derive(Debug)]
 pub(super) enum Way {
@@ -31,10 +32,8 @@ impl Way {
                 let line = Line::new(Endpoint::of(&target.ssh), key(target), control);
                 Self::Line(Box::new(line), target.ssh.host.to_string())
             }
-            Destination::S3(target) => {
-                let at = target.s3.endpoint.address().unwrap_or("AWS");
-                let shown = format!("bucket {} at {at}", target.s3.bucket);
-                Self::Bucket { shown, synchronised: None }
+            Destination::S3(_) => {
+                Self::Bucket { shown: settings.destination.to_string(), synchronised: None }
             }
         }
     }
@@ -94,6 +93,20 @@ impl Way {
         match self {
             Self::Line(line, _) => line.needs_new_key(started),
             Self::Bucket { .. } => false,
+        }
+    }
+
+    /// The state, for whoever reads the agent's file.
+    pub(super) fn shown(&self) -> state::Line {
+        match self {
+            Self::Line(line, _) => line.shown(),
+            Self::Bucket { .. } => state::Line {
+                state: state::LineState::NotKept,
+                since: None,
+                reason: None,
+                person: false,
+                next: None,
+            },
         }
     }
 

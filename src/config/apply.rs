@@ -25,6 +25,7 @@ use super::steps::{Change, State};
 use super::systemctl::Systemctl;
 use super::verdict::{Judged, Verdict, judge};
 use crate::generator::{self, Entry, Output};
+use crate::ledger;
 
 /// What `apply` works with; tests put other things in place.
 #[derive(Clone, Debug)]
@@ -88,7 +89,14 @@ impl Apply {
         for problem in &verdict.problems {
             let line = problem.to_string();
             if told.insert(line.clone()) {
-                tracing::error!("{line}");
+                let target = problem.target();
+                let target = target.as_ref().map(TargetName::as_str);
+                tracing::error!(
+                    message_id = ledger::CONFIG_BROKEN,
+                    blat_target = target,
+                    blat_reason = line,
+                    "{line}"
+                );
             }
         }
         let pending = self.accept(copies, &verdict).context("cannot write an accepted copy")?;

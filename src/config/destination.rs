@@ -1,6 +1,7 @@
 //! Where a target is: an archive that ssh reaches, or a bucket. Each has keys of its own, and those
 //! of the other are refused in its file.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -95,6 +96,18 @@ pub struct S3 {
     pub credentials: PathBuf,
     /// How many packages are packed and uploaded at a time.
     pub uploads: Uploads,
+}
+
+/// The host, or the bucket.
+impl fmt::Display for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ssh(target) => write!(f, "{}", target.ssh.host),
+            Self::S3(target) => {
+                write!(f, "bucket {} at {}", target.s3.bucket, target.s3.endpoint.address().unwrap_or("AWS"))
+            }
+        }
+    }
 }
 
 impl Destination {

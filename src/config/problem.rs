@@ -4,6 +4,8 @@ use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use super::name::TargetName;
+
 /// One fault in one file. Shown as ``file:line:column: key `x.y`: message; mend``.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
@@ -41,6 +43,13 @@ impl Problem {
     /// A fault of the file as a whole.
     pub fn of_file(file: &Path, message: impl Into<String>) -> Self {
         Self { file: file.to_owned(), place: None, key: None, message: message.into(), mend: None }
+    }
+
+    /// The target that the file is of; none for the defaults, and for a name that is no target's.
+    pub fn target(&self) -> Option<TargetName> {
+        let is_target = self.file.parent().is_some_and(|folder| folder.ends_with("targets"));
+        let name = self.file.file_stem().filter(|_| is_target)?;
+        name.to_str()?.parse().ok()
     }
 
     /// The same, about this key.

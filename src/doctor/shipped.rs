@@ -8,13 +8,19 @@ pub(super) const UNITS: &[(&str, &str)] = &[
     ("blat-config.path", include_str!("../../units/blat-config.path")),
     ("blat-config-again.service", include_str!("../../units/blat-config-again.service")),
     ("blat-config.service", include_str!("../../units/blat-config.service")),
+    ("blat-notify@.path", include_str!("../../units/blat-notify@.path")),
+    ("blat-notify@.service", include_str!("../../units/blat-notify@.service")),
     ("blat-stop@.target", include_str!("../../units/blat-stop@.target")),
     ("blat-sync@.path", include_str!("../../units/blat-sync@.path")),
     ("blat-sync@.service", include_str!("../../units/blat-sync@.service")),
     ("blat-sync@.timer", include_str!("../../units/blat-sync@.timer")),
+    ("blat-tag.socket", include_str!("../../units/blat-tag.socket")),
+    ("blat-tag@.service", include_str!("../../units/blat-tag@.service")),
     ("blat-tags@.path", include_str!("../../units/blat-tags@.path")),
     ("blat-tags@.timer", include_str!("../../units/blat-tags@.timer")),
     ("blat-transfer@.service", include_str!("../../units/blat-transfer@.service")),
+    ("blat-web.service", include_str!("../../units/blat-web.service")),
+    ("blat-web.socket", include_str!("../../units/blat-web.socket")),
 ];
 
 #[cfg(test)]

@@ -96,6 +96,15 @@ pub(super) fn path(settings: &Settings) -> DropIn {
     drop_in
 }
 
+/// For `blat-tag@.service`: tag directories of all targets that lie elsewhere.
+pub(super) fn tag_lines(targets: &[Settings]) -> DropIn {
+    let elsewhere = targets.iter().filter(|settings| !has_default_directory(settings));
+    let line = |settings: &Settings| format!("ReadWritePaths={}", optional_word(&settings.tags.directory));
+    let mut drop_in = DropIn::default();
+    drop_in.section("Service", elsewhere.map(line).collect());
+    drop_in
+}
+
 /// For `blat-tags@NAME.timer`: its period, and a tenth of it as accuracy.
 pub(super) fn timer(settings: &Settings) -> DropIn {
     let poll = settings.tags.poll.as_secs();

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use blat_target::message::{Mend, Outcome, Refusal, Standing};
 use blat_target::package::PackageVersion;
 
-use super::aging::{Decision, Policy};
+use super::aging::{Decision, Fate, Policy};
 use crate::channel::Channel;
 use crate::failure::Result;
 use crate::report::{Report, Reporter};
@@ -13,6 +13,8 @@ use crate::session::Event;
 
 /// How many deletions may be unanswered.
 const AHEAD: usize = 256;
+/// How many marks are told one by one.
+pub(super) const MARKS_TOLD: usize = 1000;
 /// How many failures are told one by one.
 const FAILURES_TOLD: usize = 20;
 
@@ -46,6 +48,12 @@ pub(super) async fn carry_out(
         decision.marks().map(|aged| (aged.id.clone(), aged.stands.clone())).collect();
     let why = format!("nothing that {target} names has it");
     done.marked = channel.session.mark(&marks, policy.told(), &why).await?;
+    // What could not be marked is not named; the next synchronisation finds which it was.
+    if done.marked == marks.len() as u64 {
+        decision.marks().filter(|aged| aged.fate == Fate::Mark).take(MARKS_TOLD).for_each(|aged| {
+            reporter.tell(Report::marked(&aged.id));
+        });
+    }
     let mut open = HashMap::new();
     for aged in decision.deletions() {
         while open.len() >= AHEAD {
@@ -77,7 +85,7 @@ async fn hear(
         Outcome::Unchanged => drop(done.gone.insert(id)),
         Outcome::Refused(refusal) => {
             if done.failed.len() < FAILURES_TOLD {
-                reporter.tell(Report::Problem { reason: refusal.reason.clone() });
+                reporter.tell(Report::Problem { reason: refusal.reason.clone(), about: Some(id) });
             }
             done.failed.push(refusal);
         }

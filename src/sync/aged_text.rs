@@ -28,7 +28,7 @@ fn word(fate: &Fate) -> &'static str {
     }
 }
 
-fn why(fate: &Fate) -> String {
+pub(super) fn why(fate: &Fate) -> String {
     match fate {
         Fate::Keep(Keep::Young { until }) => format!("marked, deleted from {} on", time(*until)),
         Fate::Keep(Keep::Purge { until }) => {

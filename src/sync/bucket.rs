@@ -3,6 +3,8 @@
 //! What was put before an error, or a kill, stays; the next run finds it. The object of a link holds
 //! what the link leads to at last, so it is made anew too when that was built again.
 
+use std::time::Instant;
+
 use anyhow::anyhow;
 use blat_target::listing::{Entry, Listing, ListingError, Stands};
 use blat_target::mark::Mark;
@@ -11,10 +13,11 @@ use blat_target::package::PackageVersion;
 use blat_target::stamp::Stamp;
 use tokio::task::JoinSet;
 
-use super::age::Done;
+use super::age::{Done, MARKS_TOLD};
 use super::aging::{Decision, Fate};
 use super::carry::{Carried, FAILURES_TOLD};
 use super::current_set::{CurrentSet, LINKS_MAX, Seen};
+use super::known;
 use super::plan::Plan;
 use super::show::Show;
 use crate::archive::Archive;
@@ -84,6 +87,10 @@ fn standing(entry: &bucket::Entry) -> Standing {
     }
 }
 
+fn micros(began: Instant) -> u64 {
+    began.elapsed().as_micros() as u64
+}
+
 pub(super) struct Carry<'a> {
     pub(super) bucket: &'a Bucket,
     pub(super) archive: &'a Archive,
@@ -97,7 +104,8 @@ pub(super) struct Carry<'a> {
     pub(super) in_a_row: usize,
 }
 
-type Ended = (PackageVersion, Result<Put, NotPut>);
+/// What became of an upload, and how long it took, in microseconds.
+type Ended = (PackageVersion, Result<Put, NotPut>, u64);
 
 impl Carry<'_> {
     /// Carries `plan` out.
@@ -124,6 +132,9 @@ impl Carry<'_> {
         for aged in decision.marks().filter(|aged| aged.fate == Fate::Mark) {
             self.mark(&aged.id, Some(clock()));
             self.aged.marked += 1;
+            if self.aged.marked <= MARKS_TOLD as u64 {
+                self.reporter.tell(Report::marked(&aged.id));
+            }
         }
         for aged in decision.deletions() {
             self.delete(&aged.id).await;
@@ -150,7 +161,8 @@ impl Carry<'_> {
             Err(failure) => {
                 let refusal = Refusal::from(failure);
                 if self.aged.failed.len() < FAILURES_TOLD {
-                    self.reporter.tell(Report::Problem { reason: refusal.reason.clone() });
+                    self.reporter
+                        .tell(Report::Problem { reason: refusal.reason.clone(), about: Some(id.clone()) });
                 }
                 self.aged.failed.push(refusal);
             }
@@ -191,8 +203,9 @@ impl Carry<'_> {
                 }
                 let bucket = self.bucket.clone();
                 going.spawn(async move {
+                    let began = Instant::now();
                     let put = bucket.put(&source).await;
-                    (source.id, put)
+                    (source.id, put, micros(began))
                 });
             }
             let Some(done) = going.join_next().await else { return Ok(()) };
@@ -200,11 +213,11 @@ impl Carry<'_> {
         }
     }
 
-    fn done(&mut self, (id, put): Ended) -> Result<()> {
+    fn done(&mut self, (id, put, micros): Ended) -> Result<()> {
         match put {
             Ok(put) => {
                 self.tell_dropped_bits(&id, &put);
-                self.committed(id, put.entry, put.bytes);
+                self.committed(id, put.entry, put.bytes, micros);
             }
             Err(NotPut::Unreadable(failure)) => self.failed(&id, failure),
             Err(NotPut::Refused(failure)) => {
@@ -240,25 +253,31 @@ impl Carry<'_> {
             {
                 let bucket = self.bucket.clone();
                 going.spawn(async move {
+                    let began = Instant::now();
                     let made = bucket.copy_or_put(&from, &source).await;
-                    (source.id, made)
+                    (source.id, made, micros(began))
                 });
             }
             let Some(done) = going.join_next().await else { return Ok(()) };
             match done.person("a copy panicked")? {
-                (id, Ok((entry, bytes))) => self.committed(id, entry, bytes),
-                (id, Err(failure)) => self.failed(&id, failure),
+                (id, Ok((entry, bytes)), micros) => self.committed(id, entry, bytes, micros),
+                (id, Err(failure), _) => self.failed(&id, failure),
             }
         }
     }
 
-    fn committed(&mut self, id: PackageVersion, entry: bucket::Entry, bytes: u64) {
+    fn committed(&mut self, id: PackageVersion, entry: bucket::Entry, bytes: u64, micros: u64) {
         self.in_a_row = 0;
         match entry.link {
             None => self.carried.packages += 1,
             Some(_) => self.carried.links += 1,
         }
         self.carried.bytes += bytes;
+        let stands = match &entry.link {
+            None => known::Put::Version(Stamp(entry.stamp)),
+            Some(text) => known::Put::Link(text.clone().into_bytes()),
+        };
+        self.carried.put.push((id.clone(), stands));
         self.show.committed(&id, bytes);
         self.reporter.tell(Report::Committed {
             package: id.package.to_string(),
@@ -266,6 +285,7 @@ impl Carry<'_> {
             bytes,
             replaced: self.state.get(&id).is_some(),
             cause: Cause::Sync,
+            micros,
             parts: Parts::default(),
         });
         self.state.put(id, entry);
@@ -285,8 +305,10 @@ impl Carry<'_> {
     fn failed(&mut self, id: &PackageVersion, failure: Failure) {
         let refusal = Refusal::from(failure);
         if self.carried.failed.len() < FAILURES_TOLD {
-            self.reporter.tell(Report::Problem { reason: format!("{id} was not sent: {}", refusal.reason) });
+            let reason = format!("{id} was not sent: {}", refusal.reason);
+            self.reporter.tell(Report::Problem { reason, about: Some(id.clone()) });
         }
+        self.carried.why.insert(id.clone(), refusal.reason.clone());
         self.carried.failed.push(refusal);
     }
 }

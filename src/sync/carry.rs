@@ -2,6 +2,7 @@
 //! PackageList; and what became of each.
 
 use std::collections::HashMap;
+use std::time::Instant;
 
 use blat_target::listing::Listing;
 use blat_target::message::{Mend, Outcome, Refusal};
@@ -34,6 +35,8 @@ pub(super) struct Carried {
     pub(super) bytes: u64,
     /// What failed; the worst of them decides how the run ends.
     pub(super) failed: Vec<Refusal>,
+    /// Which package-versions failed, and why.
+    pub(super) why: HashMap<PackageVersion, String>,
 }
 
 impl Carried {
@@ -59,12 +62,16 @@ pub(super) struct Carry<'a> {
     pub(super) reporter: &'a mut Reporter,
     pub(super) show: &'a mut Show,
     sent: HashMap<u64, Sent>,
+    /// When the bytes of the last package were all under way: those of the next come from then on.
+    packed: Instant,
     carried: Carried,
 }
 
 struct Sent {
     item: Item,
     bytes: u64,
+    /// When its own turn began.
+    began: Instant,
 }
 
 impl<'a> Carry<'a> {
@@ -75,7 +82,8 @@ impl<'a> Carry<'a> {
         reporter: &'a mut Reporter,
         show: &'a mut Show,
     ) -> Self {
-        Self { archive, listing, channel, reporter, show, sent: HashMap::new(), carried: Carried::default() }
+        let (sent, carried) = (HashMap::new(), Carried::default());
+        Self { archive, listing, channel, reporter, show, sent, packed: Instant::now(), carried }
     }
 
     /// Carries `plan` out, and lays `package_list` down if one is given. What was done before an
@@ -105,7 +113,7 @@ impl<'a> Carry<'a> {
             Item::Link(id, text) => session.send_link(id.clone(), text.clone(), self.archive.path(id))?,
             Item::PackageList(text) => session.send_package_list(text.clone())?,
         };
-        self.sent.insert(number, Sent { item, bytes: 0 });
+        self.sent.insert(number, Sent { item, bytes: 0, began: Instant::now() });
         Ok(())
     }
 
@@ -114,7 +122,9 @@ impl<'a> Carry<'a> {
             Event::Packed(packed) => {
                 if let Some(sent) = self.sent.get_mut(&packed.number) {
                     sent.bytes = packed.bytes;
+                    sent.began = sent.began.max(self.packed);
                 }
+                self.packed = Instant::now();
             }
             Event::Mended(mended) => {
                 if let Some(Sent { item: Item::Package(id, _), .. }) = self.sent.get(&mended.number) {
@@ -148,12 +158,12 @@ impl<'a> Carry<'a> {
             Item::PackageList(_) => return,
         };
         if let Some(replaced) = replaced {
-            self.committed(&id, &put, sent.bytes, replaced);
+            self.committed(&id, &put, sent.bytes, replaced, sent.began);
         }
         self.carried.put.push((id, put));
     }
 
-    fn committed(&mut self, id: &PackageVersion, put: &Put, bytes: u64, replaced: bool) {
+    fn committed(&mut self, id: &PackageVersion, put: &Put, bytes: u64, replaced: bool, began: Instant) {
         match put {
             Put::Version(_) => self.carried.packages += 1,
             Put::Link(_) => self.carried.links += 1,
@@ -166,18 +176,23 @@ impl<'a> Carry<'a> {
             bytes,
             replaced,
             cause: Cause::Sync,
+            micros: began.elapsed().as_micros() as u64,
             parts: Parts::default(),
         });
     }
 
     fn failed(&mut self, item: &Item, refusal: Refusal) {
-        let what = match item {
-            Item::Package(id, _) | Item::Link(id, _) => id.to_string(),
-            Item::PackageList(_) => "the PackageList".into(),
+        let about = match item {
+            Item::Package(id, _) | Item::Link(id, _) => Some(id.clone()),
+            Item::PackageList(_) => None,
         };
         if self.carried.failed.len() < FAILURES_TOLD {
+            let what = about.as_ref().map_or_else(|| "the PackageList".into(), ToString::to_string);
             let reason = format!("{what} was not sent: {}", refusal.reason);
-            self.reporter.tell(Report::Problem { reason });
+            self.reporter.tell(Report::Problem { reason, about: about.clone() });
+        }
+        if let Some(id) = about {
+            self.carried.why.insert(id, refusal.reason.clone());
         }
         self.carried.failed.push(refusal);
     }

@@ -16,7 +16,7 @@ use blat_target::stamp::Stamp;
 use crate::places::replace;
 
 /// Reads the remembered listing; an empty one where there is none that can be read.
-pub(super) fn read(path: &Path) -> Listing {
+pub(crate) fn read(path: &Path) -> Listing {
     fs::read(path).ok().and_then(|bytes| parse(&bytes)).unwrap_or_default()
 }
 
@@ -32,7 +32,7 @@ fn parse(mut bytes: &[u8]) -> Option<Listing> {
 }
 
 /// Remembers a listing.
-pub(super) fn write(path: &Path, listing: &Listing) -> io::Result<()> {
+pub(crate) fn write(path: &Path, listing: &Listing) -> io::Result<()> {
     let mut bytes = Vec::new();
     for chunk in listing.chunks() {
         bytes.extend_from_slice(&(chunk.len() as u32).to_le_bytes());

@@ -76,7 +76,7 @@ fn why_link(there: &There) -> String {
     }
 }
 
-fn why_wait(why: &WaitWhy) -> String {
+pub(super) fn why_wait(why: &WaitWhy) -> String {
     match why {
         WaitWhy::Writable { since, until } => {
             format!("writable since {}, sent when it is sealed or at {}", time(*since), time(*until))
@@ -100,7 +100,7 @@ fn time(time: SystemTime) -> String {
 }
 
 /// A size for people: three digits at least, powers of 1024.
-pub(super) fn size(bytes: u64) -> String {
+pub fn size(bytes: u64) -> String {
     let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     let (mut value, mut unit) = (bytes as f64, 0);
     while value >= 1024.0 && unit + 1 < units.len() {

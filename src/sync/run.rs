@@ -4,7 +4,6 @@
 //! so a run that is killed or cut goes on where it stopped. A marker stands while a run works; one
 //! that is left of a killed run has the agent start another. TERM and INT are a person who stops it.
 
-use std::fmt;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -24,6 +23,7 @@ use super::known;
 use super::package_list::package_list;
 use super::plan::{Plan, Policy};
 use super::plan_text;
+use super::record::{self, Record};
 use super::room;
 use super::show::{Show, tell};
 use super::stop;
@@ -89,7 +89,9 @@ async fn carry_out(settings: &Settings, places: &Places, helper: &Path, mode: Mo
     let mut run = Run { settings, places, helper, reporter: &mut reporter };
     let ended = run.all(mode).await;
     if let Err(failure) = &ended {
-        reporter.tell(Report::SyncFailed { reason: failure.to_string() });
+        record::failed(places, failure);
+        let person = failure.mend == Mend::Person;
+        reporter.tell(Report::SyncFailed { reason: failure.to_string(), person });
     }
     // What failed is taken up again by the agent, also by one that starts only now: it may be its end,
     // at a restart, by which this failed.
@@ -156,15 +158,24 @@ impl Run<'_> {
         tell("asking which packages there should be");
         let answer = self.ask().await?;
         let refused = answer.refused.len() as u64;
+        let mut record = Record::new(self.places, &answer);
         let set =
             CurrentSet::gather(answer.rows, |id| archive.look(id)).person("the current set is too large")?;
+        if matches!(mode, Mode::Real { .. }) {
+            record.wanted(&set);
+        }
         tell("asking the target what it has");
         let done = match &self.settings.destination {
-            Destination::Ssh(_) => self.fill_archive(&archive, &set, refused, mode).await?,
-            Destination::S3(target) => self.fill_bucket(&target.s3, &archive, &set, refused, mode).await?,
+            Destination::Ssh(_) => self.fill_archive(&archive, &set, refused, &mut record, mode).await?,
+            Destination::S3(target) => {
+                self.fill_bucket(&target.s3, &archive, &set, refused, &mut record, mode).await?
+            }
         };
         Ok(match done {
-            Some((plan, carried, aged)) => self.tell_end(&plan, &carried, &aged, refused, begin.elapsed()),
+            Some((plan, carried, aged)) => {
+                record.ended(&plan, &carried, &aged, refused, begin.elapsed());
+                self.tell_end(&plan, &carried, &aged, refused, begin.elapsed())
+            }
             None => Ended::default(),
         })
     }
@@ -174,13 +185,14 @@ impl Run<'_> {
         archive: &Archive,
         set: &CurrentSet,
         refused: u64,
+        record: &mut Record<'_>,
         mode: Mode,
     ) -> Result<Option<(Plan, Carried, Done)>> {
         // Tags go before bulk.
         let way_for = Some(self.places.transfer_lock());
         let mut channel =
             Channel::open(self.settings, self.places, self.helper, self.reporter, way_for).await?;
-        let ended = self.over(&mut channel, archive, set, refused, mode).await;
+        let ended = self.over(&mut channel, archive, set, refused, record, mode).await;
         match ended {
             Ok(_) => channel.close().await,
             Err(_) => channel.drop_session().await,
@@ -194,6 +206,7 @@ impl Run<'_> {
         archive: &Archive,
         set: &CurrentSet,
         refused: u64,
+        record: &mut Record<'_>,
         mode: Mode,
     ) -> Result<Option<(Plan, Carried, Done)>> {
         let bucket = Bucket::open(&self.settings.name, settings, &self.places.sync_uploads()).await?;
@@ -209,7 +222,8 @@ impl Run<'_> {
             self.print(&plan, json);
             return Ok(None);
         }
-        let mut show = Show::of(&plan);
+        record.begins(&plan, &listing);
+        let mut show = Show::of(&plan, self.places.progress());
         let carry = bucket::Carry {
             bucket: &bucket,
             archive,
@@ -224,6 +238,7 @@ impl Run<'_> {
         let ended = carry.out(&plan).await;
         show.end();
         let (carried, aged) = ended?;
+        self.remember(&listing, &carried, &aged);
         if policy.guard.is_none() {
             self.note_good(set)?;
         }
@@ -239,20 +254,21 @@ impl Run<'_> {
     /// Asks which package-versions there should be, links not followed yet.
     async fn ask(&mut self) -> Result<Answer> {
         let answer = answer(self.settings.clone()).await?;
-        self.tell_problems(answer.refused.iter());
+        self.tell_problems(answer.refused.iter().map(|refused| (refused.to_string(), None)));
         for closed in &answer.closed {
             tracing::debug!("the release {closed} is closed: its packages are not asked for any more");
         }
         Ok(answer)
     }
 
-    fn tell_problems(&mut self, problems: impl ExactSizeIterator<Item = impl fmt::Display>) {
+    fn tell_problems(&mut self, problems: impl ExactSizeIterator<Item = (String, Option<PackageVersion>)>) {
         let more = problems.len().saturating_sub(PROBLEMS_TOLD);
-        for problem in problems.take(PROBLEMS_TOLD) {
-            self.reporter.tell(Report::Problem { reason: problem.to_string() });
+        for (reason, about) in problems.take(PROBLEMS_TOLD) {
+            self.reporter.tell(Report::Problem { reason, about });
         }
         if more > 0 {
-            self.reporter.tell(Report::Problem { reason: format!("and {more} more of this kind") });
+            self.reporter
+                .tell(Report::Problem { reason: format!("and {more} more of this kind"), about: None });
         }
     }
 
@@ -262,6 +278,7 @@ impl Run<'_> {
         archive: &Archive,
         set: &CurrentSet,
         refused: u64,
+        record: &mut Record<'_>,
         mode: Mode,
     ) -> Result<Option<(Plan, Carried, Done)>> {
         let mut planned = self.plan(channel, set, refused, mode).await?;
@@ -272,9 +289,10 @@ impl Run<'_> {
         }
         planned = self.unmark(channel, set, refused, mode, planned).await?;
         self.warn_of_room(archive, &planned);
+        record.begins(&planned.plan, &planned.listing);
         let text = package_list(set);
         let same = planned.listed.package_list == Some(Digest(*blake3::hash(&text).as_bytes()));
-        let mut show = Show::of(&planned.plan);
+        let mut show = Show::of(&planned.plan, self.places.progress());
         let carry = Carry::new(archive, &planned.listing, channel, self.reporter, &mut show);
         let carried = carry.out(&planned.plan, (!same).then_some(text)).await;
         show.end();
@@ -305,7 +323,7 @@ impl Run<'_> {
             info = Some(told);
         } else if policy.mode != AgingMode::None {
             let reason = "the helper on the target is too old to mark or delete anything: update it".into();
-            self.reporter.tell(Report::Problem { reason });
+            self.reporter.tell(Report::Problem { reason, about: None });
         }
         Ok(Planned { listing, listed, plan, policy, info })
     }
@@ -357,7 +375,7 @@ impl Run<'_> {
         let Some(info) = &planned.info else { return };
         let measure = |id: &PackageVersion| size_of(archive, id);
         if let Some(reason) = room::warning(&planned.plan, &self.settings.source, info, measure) {
-            self.reporter.tell(Report::Problem { reason });
+            self.reporter.tell(Report::Problem { reason, about: None });
         }
     }
 
@@ -387,7 +405,7 @@ impl Run<'_> {
         let known = known::read(&self.places.listing());
         let (listing, listed) = channel.session.list(Some(Digest(known.digest()))).await?;
         for fault in &listed.passed_over {
-            self.reporter.tell(Report::Problem { reason: format!("on the target, {fault}") });
+            self.reporter.tell(Report::Problem { reason: format!("on the target, {fault}"), about: None });
         }
         Ok((listing.unwrap_or(known), listed))
     }
@@ -420,7 +438,9 @@ impl Run<'_> {
         refused: u64,
         took: Duration,
     ) -> Ended {
-        self.tell_problems(plan.problems.iter().map(|problem| format!("{}: {}", problem.id, problem.why)));
+        self.tell_problems(
+            plan.problems.iter().map(|of| (format!("{}: {}", of.id, of.why), Some(of.id.clone()))),
+        );
         let problems = plan.totals.problem + refused;
         self.reporter.tell(Report::Synced {
             members: plan.totals.members,

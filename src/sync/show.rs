@@ -1,7 +1,8 @@
 //! How far a synchronisation is: a bar at a terminal, `STATUS=` in a unit.
 
 use std::io::IsTerminal;
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
+use std::time::{Duration, Instant, SystemTime};
 
 use blat_target::package::PackageVersion;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -9,6 +10,7 @@ use sd_notify::NotifyState;
 
 use super::plan::Plan;
 use super::plan_text::size;
+use crate::state::{self, Progress, Seconds, seconds};
 
 const BAR: &str = "{bar:30} {pos}/{len} packages, {msg}, {elapsed} gone, {eta} left";
 /// How often systemd is told.
@@ -18,6 +20,9 @@ const TELL_EVERY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Show {
     bar: ProgressBar,
+    /// Where it is written down, if there is an agent.
+    file: PathBuf,
+    since: Seconds,
     start: Instant,
     told: Option<Instant>,
     total: u64,
@@ -27,7 +32,7 @@ pub(super) struct Show {
 
 impl Show {
     /// Begins with a plan of which nothing is done.
-    pub(super) fn of(plan: &Plan) -> Self {
+    pub(super) fn of(plan: &Plan, file: PathBuf) -> Self {
         let total = plan.totals.send + plan.totals.link;
         let bar = if std::io::stderr().is_terminal() && total > 0 {
             let style = ProgressStyle::with_template(BAR).expect("the template is right");
@@ -35,7 +40,10 @@ impl Show {
         } else {
             ProgressBar::hidden()
         };
-        Self { bar, start: Instant::now(), told: None, total, done: 0, bytes: 0 }
+        let since = seconds(SystemTime::now());
+        let show = Self { bar, file, since, start: Instant::now(), told: None, total, done: 0, bytes: 0 };
+        show.write_down();
+        show
     }
 
     /// A package or link is there, of so many bytes.
@@ -54,6 +62,14 @@ impl Show {
                 self.left()
             );
             tell(&status);
+            self.write_down();
+        }
+    }
+
+    fn write_down(&self) {
+        if self.file.parent().is_some_and(|folder| folder.exists()) {
+            let (done, total, bytes) = (self.done, self.total, self.bytes);
+            state::keep(&self.file, &Progress { since: self.since, done, total, bytes });
         }
     }
 
@@ -71,6 +87,7 @@ impl Show {
     /// Ends what is shown.
     pub(super) fn end(&self) {
         self.bar.finish_and_clear();
+        let _ = std::fs::remove_file(&self.file);
     }
 }
 

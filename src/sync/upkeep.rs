@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::{Needs, Result};
 use crate::places::replace;
-use crate::report::{Report, Reporter};
+use crate::report::{self, Report, Reporter};
 
 /// By how many seconds two clocks may differ.
 const SKEW_MAX: u64 = 300;
@@ -51,8 +51,8 @@ pub(super) fn note(path: &Path, info: &Info, reporter: &mut Reporter) -> Result<
         let (package, version) = (deleted.id.package.to_string(), deleted.id.version.to_string());
         reporter.tell(Report::Deleted { package, version, at: Some(deleted.at) });
     }
-    tell_ran("index", info.index.as_ref(), before.indexed, reporter);
-    tell_ran("purge", info.purge.as_ref(), before.purged, reporter);
+    tell_ran(report::Upkeep::Index, info.index.as_ref(), before.indexed, reporter);
+    tell_ran(report::Upkeep::Purge, info.purge.as_ref(), before.purged, reporter);
     let told = info.deleted.last().map_or(before.told, |last| last.at);
     let after = Upkeep {
         asked: info.clock,
@@ -75,12 +75,10 @@ fn new_deletions<'a>(info: &'a Info, before: &Upkeep) -> Vec<&'a blat_target::me
     then.chain(later).filter(|deleted| deleted.by == PURGE).collect()
 }
 
-fn tell_ran(what: &str, ran: Option<&Ran>, before: Option<i64>, reporter: &mut Reporter) {
+fn tell_ran(what: report::Upkeep, ran: Option<&Ran>, before: Option<i64>, reporter: &mut Reporter) {
     let Some(ran) = ran.filter(|ran| before != Some(ran.at)) else { return };
-    if let Some(trouble) = &ran.trouble {
-        let reason = format!("the {what} on the target had {} failures, such as: {trouble}", ran.failed);
-        reporter.tell(Report::Problem { reason });
-    }
+    let (at, count, failed, trouble) = (ran.at, ran.count, ran.failed, ran.trouble.clone());
+    reporter.tell(Report::Upkeep { what, at, count, failed, trouble });
 }
 
 /// What there is to say about two clocks, both in seconds since 1970.

@@ -2,6 +2,8 @@
 //!
 //! A tag's name is all of it: `PACKAGE::VERSION`. What the file holds is not read.
 
+mod glance;
+pub mod lines;
 mod queue;
 
 use std::ffi::OsStr;
@@ -15,6 +17,7 @@ use std::str::FromStr;
 
 use blat_target::package::{NameError, PackageVersion};
 
+pub use glance::{Glance, Rejected, rejected};
 pub use queue::{Claim, Queue, Waiting};
 
 /// What stands between package and version in a tag's name.

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use super::{Tag, TagError};
 use crate::places::{adopt, replace};
 
-const CLAIMED: &str = ".claimed";
+pub(super) const CLAIMED: &str = ".claimed";
 /// Digits before the tag in a claim's name: nanoseconds since 1970, in hexadecimal.
 const PREFIX: usize = 16;
 /// How many records of rejected tags are kept.
@@ -241,7 +241,7 @@ const FIRST_DELAY: Duration = Duration::from_secs(5);
 pub(super) const MAX_DELAY: Duration = Duration::from_secs(900);
 
 impl Claim {
-    fn of_file(file: OsString) -> Option<Self> {
+    pub(super) fn of_file(file: OsString) -> Option<Self> {
         let bytes = file.as_bytes();
         if bytes.get(PREFIX) != Some(&b'-') {
             return None;
@@ -258,7 +258,7 @@ impl Claim {
         &self.file
     }
 
-    fn key(&self) -> String {
+    pub(super) fn key(&self) -> String {
         self.file.to_string_lossy().into_owned()
     }
 

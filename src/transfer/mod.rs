@@ -6,6 +6,7 @@
 //! is cut short is found again by the next run.
 
 mod bucket;
+mod record;
 mod resolve;
 mod round;
 
@@ -29,6 +30,7 @@ use crate::report::{Cause, Parts, Report, Reporter};
 use crate::session::Event;
 use crate::tags::{Claim, Queue};
 use crate::trigger;
+use record::Record;
 use resolve::{Patience, Verdict, Want, resolve};
 use round::{Failed, Round, Settled};
 
@@ -67,13 +69,15 @@ async fn once(
     trigger::forget(&places.transfer_trigger())?;
     let _lock = lock::take(&places.transfer_lock(), "a transfer")?;
     let queue = open_queue(settings, places).inspect_err(|failure| trouble(reporter, failure))?;
+    let record = Record::begin();
     let mut run =
-        Run { settings, places, helper, reporter, queue, channel: None, tried, worst: None, started };
+        Run { settings, places, helper, reporter, queue, channel: None, tried, worst: None, started, record };
     let ended = run.all().await;
     run.close().await;
     if let Err(failure) = &ended {
         trouble(run.reporter, failure);
     }
+    run.record.end(places, ended.as_ref().err());
     ended.and(run.write_down()).and(run.verdict())
 }
 
@@ -84,7 +88,8 @@ fn open_queue(settings: &Settings, places: &Places) -> Result<Queue> {
 }
 
 fn trouble(reporter: &mut Reporter, failure: &Failure) {
-    reporter.tell(Report::Trouble { reason: failure.to_string() });
+    let person = failure.mend == Mend::Person;
+    reporter.tell(Report::Trouble { reason: failure.to_string(), person });
 }
 
 struct Run<'a> {
@@ -100,6 +105,7 @@ struct Run<'a> {
     /// What single packages that failed need, the worst of them.
     worst: Option<Mend>,
     started: SystemTime,
+    record: Record,
 }
 
 impl Run<'_> {
@@ -267,12 +273,14 @@ impl Run<'_> {
     ) -> Result<()> {
         if let (Outcome::Committed { replaced }, Some(step)) = (outcome, round.step(number)) {
             let id = &round.steps[step].id;
+            self.record.sent(id, bytes);
             self.reporter.tell(Report::Committed {
                 package: id.package.to_string(),
                 version: id.version.to_string(),
                 bytes,
                 replaced: *replaced,
                 cause: Cause::Tag,
+                micros: parts.sum(),
                 parts,
             });
         }

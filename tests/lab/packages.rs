@@ -48,7 +48,7 @@ fn the_rpm_brings_the_same_files_and_starts_the_units() {
     let rpm = "rpm --force-debian --nodeps";
     let path = put_file(&master, &built("blat-", ".rpm"), "/root");
     master.sh(&format!("{rpm} --install {path} 2>&1; rpm --verify --nodeps blat"));
-    for unit in ["blat.target", "blat-config.path"] {
+    for unit in ["blat.target", "blat-config.path", "blat-tag.socket", "blat-web.socket"] {
         assert_eq!(
             master.sh(&format!("systemctl is-active {unit}; systemctl is-enabled {unit}")),
             "active\nenabled"

@@ -1,5 +1,5 @@
-//! Measurements that need no machine: listing a large archive, and making its index, beside `find`; planning a large
-//! target.
+//! Measurements that need no machine: listing a large archive, and making its index, beside `find`; planning
+//! a large target; telling the state of many.
 //!
 //! Run with `make bench`, which builds the helper first. Prints lines as the lab's bench does:
 //! `name ours peer ratio`; the bounds that were promised are asserted.
@@ -7,6 +7,7 @@
 mod index;
 mod listing;
 mod planner;
+mod status;
 
 /// One line of the table; `ours` and `peer` in the same unit, which the name tells.
 fn line(name: &str, ours: f64, peer: f64) {

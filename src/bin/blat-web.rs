@@ -1,0 +1,64 @@
+//! The web pages, as `blat-web.service` runs them: on the socket that systemd hands over, until nobody
+//! has asked for a while.
+//!
+//! A program of its own, so that what serves pages costs the agents no memory and a transfer no time.
+
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{FromRawFd, IntoRawFd};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use blat::config::{Period, Verbosity};
+use blat::failure::{Failure, Needs, Result};
+use clap::Parser;
+
+/// Shows how the targets of blat stand, as web pages
+#[derive(Debug, Parser)]
+#[command(name = "blat-web", version)]
+struct Arguments {
+    /// Find all files below this folder instead of `/` (for tests and trials)
+    #[arg(long, default_value = "/", value_name = "FOLDER")]
+    root: PathBuf,
+    /// Listen here, where systemd hands no socket over; the address is printed
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<SocketAddr>,
+    /// End when nobody has asked for so long; 0: never
+    #[arg(long, default_value = "30s", value_name = "PERIOD")]
+    idle: Period,
+}
+
+fn main() -> ExitCode {
+    blat::log::start(Verbosity::Info);
+    match run(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("blat-web: {failure}");
+            failure.into()
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<()> {
+    let listener = listener(arguments.listen)?;
+    let idle = Some(Duration::from(arguments.idle)).filter(|idle| !idle.is_zero());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|why| Failure::later(anyhow::anyhow!(why).context("cannot start")))?;
+    runtime.block_on(blat::web::serve(listener, arguments.root, idle))
+}
+
+fn listener(address: Option<SocketAddr>) -> Result<TcpListener> {
+    let handed = libsystemd::activation::receive_descriptors(true).unwrap_or_default();
+    if let Some(descriptor) = handed.into_iter().next() {
+        // SAFETY: systemd hands the descriptor over, and nobody else takes it.
+        return Ok(unsafe { TcpListener::from_raw_fd(descriptor.into_raw_fd()) });
+    }
+    let address = address.ok_or_else(|| {
+        Failure::person(anyhow::anyhow!(
+            "systemd hands no socket over: start blat-web.socket, or give --listen"
+        ))
+    })?;
+    let listener = TcpListener::bind(address).person(format!("cannot listen on {address}"))?;
+    println!("http://{}/", listener.local_addr().person("cannot tell the address")?);
+    Ok(listener)
+}

@@ -1,0 +1,285 @@
+//! `blat explain`: why a package-version is, or is not, on a target.
+//!
+//! It tells what the last synchronisation found and decided, looks at the source archive and the queue
+//! as they are now, and asks the journal when a package-version was sent.
+
+mod words;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use anyhow::anyhow;
+use blat_target::listing::{Listing, Stands};
+use blat_target::package::{Name, PackageVersion};
+use serde::Serialize;
+
+use crate::archive::{Archive, Found};
+use crate::config::{Overview, Settings, TargetName};
+use crate::failure::{Failure, Needs, Result};
+use crate::history::{self, Commit};
+use crate::places::Places;
+use crate::state::{self, Excess, Missing, Seconds, Syncs, Transfers, Wanted, WantedBy, seconds};
+use crate::sync::known;
+use crate::tags::{Glance, Tag};
+
+pub use words::{json, lines, text};
+
+/// How many versions of a package are explained.
+const VERSIONS_MAX: usize = 200;
+
+/// What is asked.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    pub package: &'a str,
+    /// One version; else all that are known.
+    pub version: Option<&'a str>,
+    /// One target; else all.
+    pub target: Option<&'a TargetName>,
+}
+
+/// A package-version and a target.
+#[derive(Clone, Debug, Serialize)]
+pub struct Explained {
+    pub target: String,
+    pub id: PackageVersion,
+    /// In a few words.
+    pub summary: &'static str,
+    /// Who asks for it, as of the last synchronisation.
+    pub wanted_by: Vec<WantedBy>,
+    pub here: Place,
+    /// As of the last synchronisation.
+    pub there: Place,
+    /// When the last synchronisation asked.
+    pub as_of: Option<Seconds>,
+    /// Releases that the settings name and that are closed.
+    pub closed: Vec<String>,
+    pub tag: Option<TagState>,
+    /// What becomes of it, where it is in excess.
+    pub excess: Option<Excess>,
+    /// Since when, and why, it is missing.
+    pub missing: Option<(Seconds, String)>,
+    pub sent: Option<Sent>,
+    /// Why the last synchronisation, or transfer, failed.
+    pub troubles: Vec<String>,
+}
+
+/// What stands in a package-version's place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Place {
+    Nothing(String),
+    Version { stamp: i64, writable: bool },
+    Link(String),
+    Other(String),
+}
+
+/// A tag for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TagState {
+    Dropped,
+    Queued { since: Seconds, reason: Option<String>, due: Option<Seconds> },
+    Rejected { at: String, reason: String },
+}
+
+/// When it was sent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Sent {
+    pub at: Seconds,
+    pub cause: String,
+}
+
+/// Explains.
+///
+/// # Errors
+/// When there is no such target, or the name can be no package's.
+pub fn explain(root: &Path, asked: &Asked<'_>) -> Result<Vec<Explained>> {
+    asked.package.parse::<Name>().person(format!("{:?} cannot be a package", asked.package))?;
+    let overview = Overview::read(root);
+    if let Some(name) = asked.target.filter(|name| !overview.targets.contains_key(*name)) {
+        return Err(Failure::person(anyhow!("there is no target `{name}`")));
+    }
+    let commits = history::commits(asked.package);
+    let mut all = Vec::new();
+    for (name, settings) in &overview.targets {
+        if let Some(settings) = settings
+            && asked.target.is_none_or(|only| only == name)
+        {
+            all.extend(Known::of(root, settings, asked.package, &commits).explain(asked)?);
+        }
+    }
+    Ok(all)
+}
+
+/// What is known of a package on a target.
+struct Known<'a> {
+    settings: &'a Settings,
+    places: Places,
+    package: &'a str,
+    head: Option<Wanted>,
+    wanted: state::Asks,
+    listing: Listing,
+    glance: Glance,
+    excess: Vec<Excess>,
+    missing: Missing,
+    transfers: Transfers,
+    syncs: Syncs,
+    commits: &'a [Commit],
+}
+
+impl<'a> Known<'a> {
+    fn of(root: &Path, settings: &'a Settings, package: &'a str, commits: &'a [Commit]) -> Self {
+        let places = Places::of(root, &settings.name);
+        let wanted = Wanted::of(&places.wanted(), package);
+        let (head, wanted) = wanted.map_or((None, Vec::new()), |(head, wanted)| (Some(head), wanted));
+        Self {
+            settings,
+            package,
+            commits,
+            head,
+            wanted,
+            listing: known::read(&places.listing()),
+            glance: Glance::at(&settings.tags.directory, &places.state).unwrap_or_default(),
+            excess: state::read(&places.excess()).unwrap_or_default(),
+            missing: state::read(&places.missing()).unwrap_or_default(),
+            transfers: state::read(&places.transfers()).unwrap_or_default(),
+            syncs: state::read(&places.syncs()).unwrap_or_default(),
+            places,
+        }
+    }
+
+    fn explain(&self, asked: &Asked<'_>) -> Result<Vec<Explained>> {
+        let ids = match asked.version {
+            Some(version) => {
+                let id = PackageVersion::new(self.package, version);
+                BTreeSet::from([id.person("that cannot be a package-version")?])
+            }
+            None => self.versions(),
+        };
+        Ok(ids.into_iter().take(VERSIONS_MAX).map(|id| self.one(id)).collect())
+    }
+
+    /// All versions of the package that are asked for, there, here, or tagged.
+    fn versions(&self) -> BTreeSet<PackageVersion> {
+        let of = |version: &str| PackageVersion::new(self.package, version).ok();
+        let wanted = self.wanted.iter().map(|(id, _)| id.clone());
+        let there = self.listing.iter().filter(|entry| entry.package == self.package);
+        let there = there.filter_map(|entry| of(entry.version));
+        let here = fs::read_dir(self.settings.source.join(self.package)).into_iter().flatten().flatten();
+        let here = here.filter_map(|item| of(item.file_name().to_str()?));
+        let tags = self.glance.claims.iter().filter_map(|claim| Some(claim.tag.as_ref().ok()?.0.clone()));
+        let tags = tags.filter(|id| id.package.as_str() == self.package);
+        wanted.chain(there).chain(here).chain(tags).collect()
+    }
+
+    fn one(&self, id: PackageVersion) -> Explained {
+        let wanted_by = self.wanted.iter().find(|(known, _)| *known == id).map(|(_, by)| by.clone());
+        let mut found = Explained {
+            target: self.settings.name.to_string(),
+            summary: "",
+            wanted_by: wanted_by.unwrap_or_default(),
+            here: self.here(&id),
+            there: self.there(&id),
+            as_of: self.head.as_ref().map(|head| head.at),
+            closed: self.head.as_ref().map(|head| head.closed.clone()).unwrap_or_default(),
+            tag: self.tag(&id),
+            excess: self.excess.iter().find(|excess| excess.id == id).cloned(),
+            missing: None,
+            sent: self.sent(&id),
+            troubles: self.troubles(),
+            id,
+        };
+        // What was sent since the target was last asked is there, though the listing does not have it.
+        let asked = found.as_of.unwrap_or_default();
+        if let (Some(sent), false) = (&found.sent, found.here == found.there)
+            && sent.at >= asked
+            && matches!(found.here, Place::Version { .. } | Place::Link(_))
+        {
+            found.there = found.here.clone();
+        } else {
+            let missing = self.missing.items.iter().find(|item| item.id == found.id);
+            found.missing = missing.map(|item| (item.since, item.reason.clone()));
+        }
+        found.summary = words::summary(&found);
+        found
+    }
+
+    fn here(&self, id: &PackageVersion) -> Place {
+        let found = Archive::open(&self.settings.source).and_then(|archive| archive.look(id));
+        match found {
+            Ok(Found::Version { stamp, writable_since }) => {
+                Place::Version { stamp: stamp.0, writable: writable_since.is_some() }
+            }
+            Ok(Found::Link(text)) => Place::Link(String::from_utf8_lossy(&text).into_owned()),
+            Ok(Found::Absent(why)) => Place::Nothing(why.to_owned()),
+            Ok(Found::Strange(why)) => Place::Other(why.to_owned()),
+            Err(why) => Place::Other(format!("the source archive cannot be read: {why}")),
+        }
+    }
+
+    fn there(&self, id: &PackageVersion) -> Place {
+        match self.listing.get(id.package.as_str(), id.version.as_str()) {
+            Some(Stands::Version(stamp)) => Place::Version { stamp: stamp.0, writable: false },
+            Some(Stands::Link(text)) => Place::Link(String::from_utf8_lossy(text).into_owned()),
+            Some(Stands::Other) => Place::Other("something that is no package-version".into()),
+            None if self.syncs.ended.is_none() => {
+                Place::Nothing("it was never asked for its content: no synchronisation yet".into())
+            }
+            None => Place::Nothing("the target does not have it".into()),
+        }
+    }
+
+    fn tag(&self, id: &PackageVersion) -> Option<TagState> {
+        let name = Tag(id.clone()).to_string();
+        let is_for = |claim: &&crate::tags::Claim| claim.tag.as_ref().is_ok_and(|tag| tag.0 == *id);
+        if self.settings.tags.directory.join(&name).exists() {
+            return Some(TagState::Dropped);
+        }
+        if let Some(claim) = self.glance.claims.iter().find(is_for) {
+            let waiting = self.glance.waiting(claim);
+            return Some(TagState::Queued {
+                since: seconds(claim.since),
+                reason: waiting.map(|waiting| waiting.reason.clone()),
+                due: waiting.map(|waiting| waiting.due),
+            });
+        }
+        let record = fs::read_to_string(self.places.state.join("rejected").join(&name)).ok()?;
+        let (at, reason) = record.split_once('\n')?;
+        Some(TagState::Rejected { at: at.to_owned(), reason: reason.trim_end().to_owned() })
+    }
+
+    fn sent(&self, id: &PackageVersion) -> Option<Sent> {
+        let is_this = |commit: &&Commit| {
+            commit.target == self.settings.name.as_str() && commit.version == id.version.as_str()
+        };
+        let journal = self.commits.iter().find(is_this);
+        let journal = journal.map(|commit| Sent { at: commit.at, cause: commit.cause.clone() });
+        let noted = self.transfers.sent_at(id).map(|at| Sent { at, cause: "tag".into() });
+        journal.into_iter().chain(noted).max_by_key(|sent| sent.at)
+    }
+
+    fn troubles(&self) -> Vec<String> {
+        let mut troubles = Vec::new();
+        let mut trouble = |what: &str, failed: Option<&state::Failed>| {
+            if let Some(failed) = failed {
+                troubles.push(format!("the last {what} failed: {}", failed.reason));
+            }
+        };
+        trouble("synchronisation", self.syncs.failed.as_ref());
+        trouble("transfer", self.transfers.failed.as_ref());
+        let agent: Option<state::Agent> = state::read(&self.places.agent());
+        let runs = crate::lock::is_held(&self.places.agent_lock());
+        match agent.filter(|_| runs) {
+            None => {
+                troubles.push(format!("the agent does not run: systemctl start blat@{}", self.settings.name))
+            }
+            Some(agent) => {
+                if let Some(reason) = agent.line.reason {
+                    troubles.push(format!("the target is not connected: {reason}"));
+                }
+            }
+        }
+        troubles
+    }
+}

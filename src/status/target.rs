@@ -1,0 +1,215 @@
+//! What is known of one target.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::judge::{Level, Remark, remarks};
+use crate::config::{Settings, TargetName};
+use crate::lock;
+use crate::places::Places;
+use crate::state::{self, Agent, Facts, MissingItem, Progress, Seconds, Syncs, Transfers, seconds};
+use crate::sync::run::is_wanted;
+use crate::sync::upkeep::Upkeep;
+use crate::tags::{Claim, Glance, Rejected, rejected};
+
+/// How many tags, and rejected ones, are shown one by one.
+const SHOWN: usize = 100;
+/// After a start, the first synchronisation comes so much later.
+const FIRST_SYNC: Seconds = 60;
+/// A synchronisation is overdue after so many periods, and this time, without a good one.
+const PERIODS: u64 = 2;
+const OVERDUE: u64 = 3_600;
+
+/// A target, as far as its files tell.
+#[derive(Clone, Debug, Serialize)]
+pub struct Target {
+    pub name: String,
+    pub level: Level,
+    pub remarks: Vec<Remark>,
+    pub enabled: bool,
+    pub host: String,
+    /// What the agent knows; none, when it does not run.
+    pub agent: Option<Agent>,
+    /// Whether anything says what the target should have.
+    pub wanted: bool,
+    /// The age of the oldest package-version that should be there and is not: since it was first seen
+    /// missing, or its tag was dropped. None, when none is known to be missing.
+    pub lag: Option<u64>,
+    /// How many are missing, those first that have been missing longest.
+    pub missing: u64,
+    pub oldest: Vec<MissingItem>,
+    pub tags: Tags,
+    pub rejected: Vec<Rejected>,
+    pub sync: Syncs,
+    pub transfer: Transfers,
+    pub sync_runs: bool,
+    pub progress: Option<Progress>,
+    pub transfer_runs: bool,
+    pub sync_period: u64,
+    /// About when the next synchronisation begins.
+    pub next_sync: Option<Seconds>,
+    pub facts: Option<Facts>,
+    /// What it told of its index, its purge and its space at the last synchronisation.
+    pub upkeep: Option<Upkeep>,
+    /// Why a person holds all deletion back, here or there.
+    pub held: Option<String>,
+    pub config_problems: Vec<String>,
+    /// Why its state cannot be told.
+    pub unreadable: Option<String>,
+}
+
+/// The tags of a target that are not done.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Tags {
+    /// Not taken up yet.
+    pub fresh: usize,
+    /// Taken up.
+    pub queued: usize,
+    /// The oldest of those.
+    pub shown: Vec<Queued>,
+}
+
+/// A tag that was taken up and is not done.
+#[derive(Clone, Debug, Serialize)]
+pub struct Queued {
+    pub tag: String,
+    pub since: Seconds,
+    /// Why it waits, where it was looked at in vain.
+    pub reason: Option<String>,
+    /// When it is looked at again.
+    pub due: Option<Seconds>,
+}
+
+impl Target {
+    pub(super) fn gather(
+        root: &Path,
+        name: &TargetName,
+        settings: Option<&Settings>,
+        config_problems: Vec<String>,
+        now: Seconds,
+    ) -> Self {
+        let places = Places::of(root, name);
+        let mut target = Self::of_state(&places, name);
+        target.config_problems = config_problems;
+        if let Some(settings) = settings {
+            target.enabled = settings.enabled;
+            target.host = settings.destination.to_string();
+            target.wanted = is_wanted(settings);
+            target.sync_period = settings.sync.period.as_secs();
+            target.take_tags(&settings.tags.directory, &places);
+        }
+        target.take_missing(now);
+        target.next_sync = target.next_sync();
+        target.remarks = remarks(&target, now);
+        target.level = target.remarks.iter().map(|remark| remark.level).max().unwrap_or(Level::Ok);
+        target
+    }
+
+    fn of_state(places: &Places, name: &TargetName) -> Self {
+        let runs = lock::is_held(&places.agent_lock());
+        let sync_runs = lock::is_held(&places.sync_lock());
+        let upkeep = Upkeep::read(&places.upkeep());
+        Self {
+            name: name.to_string(),
+            level: Level::Ok,
+            remarks: Vec::new(),
+            enabled: true,
+            host: String::new(),
+            agent: if runs { state::read(&places.agent()) } else { None },
+            wanted: false,
+            lag: None,
+            missing: 0,
+            oldest: Vec::new(),
+            tags: Tags::default(),
+            rejected: rejected(&places.state, SHOWN),
+            sync: state::read(&places.syncs()).unwrap_or_default(),
+            transfer: state::read(&places.transfers()).unwrap_or_default(),
+            sync_runs,
+            progress: if sync_runs { state::read(&places.progress()) } else { None },
+            transfer_runs: lock::is_held(&places.transfer_lock()),
+            sync_period: 0,
+            next_sync: None,
+            facts: state::read(&places.facts()),
+            held: held(places, upkeep.as_ref()),
+            upkeep,
+            config_problems: Vec::new(),
+            unreadable: unreadable(&places.state),
+        }
+    }
+
+    fn take_tags(&mut self, directory: &Path, places: &Places) {
+        match Glance::at(directory, &places.state) {
+            Ok(glance) => {
+                let queued = |claim: &Claim| Queued {
+                    tag: claim.name.to_string_lossy().into_owned(),
+                    since: seconds(claim.since),
+                    reason: glance.waiting(claim).map(|waiting| waiting.reason.clone()),
+                    due: glance.waiting(claim).map(|waiting| waiting.due),
+                };
+                let shown = glance.claims.iter().take(SHOWN).map(queued).collect();
+                self.tags = Tags { fresh: glance.fresh, queued: glance.claims.len(), shown };
+            }
+            Err(why) => {
+                let why = format!("cannot look at the tags in {}: {why}", directory.display());
+                self.unreadable.get_or_insert(why);
+            }
+        }
+    }
+
+    /// What is missing, but for what tags have brought since.
+    fn take_missing(&mut self, now: Seconds) {
+        if let Some(end) = &self.sync.ended {
+            let sent = |item: &&MissingItem| self.transfer.sent_at(&item.id).is_some_and(|at| at >= end.at);
+            self.oldest = end.oldest.iter().filter(|item| !sent(item)).cloned().collect();
+            let arrived = (end.oldest.len() - self.oldest.len()) as u64;
+            self.missing = end.missing.saturating_sub(arrived);
+        }
+        let missing = self.oldest.first().map(|item| item.since);
+        let tagged = self.tags.shown.first().map(|tag| tag.since);
+        let oldest = missing.into_iter().chain(tagged).min();
+        self.lag = oldest.map(|since| now.saturating_sub(since));
+    }
+
+    fn next_sync(&self) -> Option<Seconds> {
+        let agent = self.agent.as_ref().filter(|_| self.wanted && !self.sync_runs)?;
+        let ended = self.sync.ended.as_ref().map(|end| end.at);
+        let failed = self.sync.failed.as_ref().map(|failed| failed.at);
+        let last = ended.max(failed).map(|at| at + self.sync_period);
+        // After a start of the agent the timer counts from that, whatever was before.
+        let first = agent.since + FIRST_SYNC;
+        Some(match ended.max(failed) {
+            Some(at) if at >= agent.since => last.unwrap_or(first),
+            _ => first,
+        })
+    }
+
+    /// Seconds since the last good synchronisation.
+    pub fn since_good_sync(&self, now: Seconds) -> Option<u64> {
+        self.sync.good_at.map(|at| now.saturating_sub(at))
+    }
+
+    /// For how long there was no good synchronisation, where that is too long.
+    pub(super) fn overdue(&self, now: Seconds) -> Option<u64> {
+        let since = self.since_good_sync(now).filter(|_| self.wanted)?;
+        (since > self.sync_period * PERIODS + OVERDUE).then_some(since)
+    }
+}
+
+fn held(places: &Places, upkeep: Option<&Upkeep>) -> Option<String> {
+    let here = fs::read_to_string(places.hold()).ok().map(|reason| reason.trim().to_owned());
+    here.or_else(|| upkeep?.held.clone())
+}
+
+/// Why a state folder that is there cannot be read.
+fn unreadable(state: &Path) -> Option<String> {
+    match fs::read_dir(state) {
+        Err(why) if why.kind() != io::ErrorKind::NotFound => Some(format!(
+            "cannot read {} ({why}): ask as root or as a member of the group blat",
+            state.display()
+        )),
+        _ => None,
+    }
+}
