@@ -149,6 +149,10 @@ fn is_of_today(at: &str, now: Seconds) -> bool {
 }
 
 fn machine(target: &Target, mind: &mut impl FnMut(Level, String)) {
+    let old = target.agent.as_ref().and_then(|agent| agent.old_helper.as_ref());
+    if let Some(old) = old {
+        mind(Level::Warning, format!("the helper on the target is old: {old}"));
+    }
     let Some(facts) = &target.facts else { return };
     if facts.clock_ahead.unsigned_abs() > CLOCK {
         let word = if facts.clock_ahead > 0 { "ahead of" } else { "behind" };
@@ -162,10 +166,7 @@ fn machine(target: &Target, mind: &mut impl FnMut(Level, String)) {
     if facts.free_inodes > 0 && facts.free_inodes < LOW_INODES {
         mind(Level::Warning, format!("only {} files can still be made on the target", facts.free_inodes));
     }
-    let old = target.agent.as_ref().and_then(|agent| agent.old_helper.as_ref());
-    if let Some(old) = old {
-        mind(Level::Warning, format!("the helper on the target is old: {old}"));
-    } else if facts.protocol < blat_target::message::PROTOCOL {
+    if old.is_none() && facts.protocol < blat_target::message::PROTOCOL {
         let (helper, protocol) = (&facts.helper, facts.protocol);
         mind(Level::Warning, format!("the helper on the target is old ({helper}, protocol {protocol})"));
     }
