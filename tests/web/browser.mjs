@@ -72,7 +72,7 @@ async function row(name) {
 // All targets at a glance.
 await open(mixed);
 assert.equal(await page.title(), 'Targets - blat');
-for (const [name, ...words] of [['up', 'ok', 'up'], ['down', 'warning', 'down'], ['nodb', 'warning', 'up'], ['key', 'critical', 'down'], ['gone', 'critical', 'no agent']]) {
+for (const [name, ...words] of [['up', 'ok', 'up'], ['down', 'warning', 'down'], ['nodb', 'warning', 'up'], ['key', 'critical', 'down'], ['gone', 'critical', 'no agent'], ['shrunk', 'critical', 'up']]) {
   const text = await row(name);
   for (const word of words) assert.ok(text.includes(word), `the row of ${name} lacks ${word}: ${text}`);
 }
@@ -123,6 +123,11 @@ await accessible('target-down');
 await open(`${mixed}target/nodb`);
 await says('the database cannot be reached', 'warning');
 await accessible('database-down');
+await open(`${mixed}target/shrunk`);
+await says('nothing in excess was marked or deleted', '3 package-versions, 9 before', 'a person holds all deletion back: an audit');
+await accessible('set-shrunken');
+await open(`${mixed}package?name=core`);
+await says('2.0 on shrunk', 'it has a mark: marked, deleted from 2027-02-01T00:00:00Z on');
 await open(empty);
 await says('There is no target yet');
 await accessible('no-target');

@@ -9,8 +9,8 @@ use blat::archive::Archive;
 use blat::lock;
 use blat::places::Places;
 use blat::state::{
-    self, Agent, Facts, Failed, Line, LineState, MissingItem, Point, Progress, SyncEnd, Syncs, Totals,
-    Transfers, Wanted,
+    self, Agent, Excess, Facts, Failed, Line, LineState, MissingItem, Point, Progress, SyncEnd, Syncs,
+    Totals, Transfers, Wanted,
 };
 use blat::sync::current_set::CurrentSet;
 use blat::sync::rows::{Reason, Rows};
@@ -53,6 +53,7 @@ impl World {
         world.add("key");
         world.agent("key", LineState::Down, Some("the key is refused"), true);
         world.add("gone");
+        world.shrunk();
         world.markup();
         world
     }
@@ -129,6 +130,19 @@ impl World {
         let failed = Failed { at: self.now - 60, since: self.now - 3000, reason, person: false };
         let syncs = Syncs { good_at: Some(self.now - 7200), failed: Some(failed), ..Syncs::default() };
         state::keep(&self.places("nodb").syncs(), &syncs);
+    }
+
+    /// One whose set shrank too much, with a mark and a hold.
+    fn shrunk(&mut self) {
+        self.add("shrunk");
+        self.agent("shrunk", LineState::Up, None, false);
+        let guarded = Some("the target should have 3 package-versions, 9 before".into());
+        self.synced("shrunk", SyncEnd { members: 3, excess: 6, guarded, ..SyncEnd::default() }, None);
+        let places = self.places("shrunk");
+        let reason = "marked, deleted from 2027-02-01T00:00:00Z on".into();
+        let id = PackageVersion::new("core", "2.0").unwrap();
+        state::keep(&places.excess(), &[Excess { id, marked: true, reason }]);
+        fs::write(places.hold(), "an audit\n").unwrap();
     }
 
     fn publish(&self, package: &str, version: &str) {
