@@ -84,7 +84,7 @@ buckets: build/s3/done ## runs the tests that need buckets: private SeaweedFS an
 oldest-helper:
 	$(CARGO) build --locked -p blat-target --bin blat-target-oldest --features oldest-protocol $(OUT)
 
-lab: lab-possible build oldest-helper deb rpm ## boots machines and runs the tests that need them (root)
+lab: lab-possible build build/s3/done oldest-helper deb rpm ## boots machines and runs the tests that need them (root)
 	$(CARGO) test --test lab --locked $(OUT) -- --test-threads=$(LAB_THREADS)
 
 lab-possible:

@@ -3,6 +3,7 @@
 //! Run with `make lab`, as root. Not part of a plain `cargo test`.
 
 mod aging;
+mod bucket;
 mod builds;
 mod doctor;
 mod field;
@@ -18,6 +19,8 @@ mod packages;
 mod readme;
 mod releases;
 mod restricted;
+#[path = "../buckets/servers.rs"]
+mod s3;
 #[path = "../databases/servers.rs"]
 mod servers;
 mod sync;
