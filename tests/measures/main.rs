@@ -1,12 +1,17 @@
 //! Measurements that need no machine: listing a large archive, and making its index, beside `find`; planning
-//! a large target; telling the state of many.
+//! a large target; telling the state of many; filling a bucket beside `zip` and `s5cmd`.
 //!
 //! Run with `make bench`, which builds the helper first. Prints lines as the lab's bench does:
 //! `name ours peer ratio`; the bounds that were promised are asserted.
 
+mod bucket;
 mod index;
 mod listing;
+#[path = "../lab/machines/mod.rs"]
+mod machines;
 mod planner;
+#[path = "../buckets/servers.rs"]
+mod servers;
 mod status;
 
 /// One line of the table; `ours` and `peer` in the same unit, which the name tells.
