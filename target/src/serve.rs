@@ -254,9 +254,7 @@ impl Talk {
 
     fn package(&mut self, head: PackageHead) -> Result<(), End> {
         self.count(head.number)?;
-        let wanted = Standing::Version(head.stamp);
-        let stands = self.archive.standing(&head.id).as_ref() == Ok(&wanted);
-        if stands && self.aging.is_needed(&head.id, &wanted).map_err(End::Failed)? {
+        if self.stands_needed(&head)? {
             return self.unchanged(&head);
         }
         let session = self.session()?;
@@ -275,11 +273,18 @@ impl Talk {
         }
     }
 
+    /// Whether this very build stands there already; if so, it has no mark any more.
+    fn stands_needed(&self, head: &PackageHead) -> Result<bool, End> {
+        let wanted = Standing::Version(head.stamp);
+        let stands = self.archive.standing(&head.id).as_ref() == Ok(&wanted);
+        Ok(stands && self.aging.is_needed(&head.id, &wanted).map_err(End::Failed)?)
+    }
+
     /// A package that is told by another one.
     fn delta(&mut self, delta: DeltaHead) -> Result<(), End> {
         let head = &delta.head;
         self.count(head.number)?;
-        if self.archive.standing(&head.id) == Ok(Standing::Version(head.stamp)) {
+        if self.stands_needed(head)? {
             return self.unchanged(head);
         }
         let session = self.session()?;

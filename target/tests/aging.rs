@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use blat_target::mark::Mark;
 use blat_target::message::{Info, Mend, Outcome, Standing, ToHost, ToTarget};
 use blat_target::stamp::Stamp;
+use common::delta::Told;
 use common::pack::{Pack, Parts, STAMP};
 use common::{Host, Site, host_hello, id, is_root};
 
@@ -173,6 +174,15 @@ fn what_is_sent_tagged_or_linked_to_again_loses_its_mark() {
     assert_eq!(code, 0, "{said}");
     let there = ["a/1", "a/2", "a/3", "a/4"].map(|name| site.archive().join(name).exists());
     assert_eq!(there, [true, true, true, false], "{said}");
+}
+
+#[test]
+fn what_is_told_by_another_version_and_stands_there_loses_its_mark() {
+    let (_site, mut host) = site(&["a/0", "a/1"]);
+    assert_eq!(host.mark(vec![standing("a/1")], None), 1);
+    host.tell(&Told::described("a/1", "0"));
+    assert_eq!(host.outcome(), Outcome::Unchanged);
+    assert_eq!(host.marks().0, []);
 }
 
 #[test]
