@@ -20,7 +20,7 @@ DEBIAN_PACKAGES := gcc libc6-dev unixodbc-dev dpkg-dev lintian rpm rpmlint \
 # What the tests of the web pages need besides, with node and npm: only `make browser` installs it.
 BROWSER_PACKAGES := chromium fonts-dejavu-core prometheus
 
-.PHONY: help setup build check unit browser databases buckets lab lab-possible oldest-helper test demo bench soak deb rpm install clean
+.PHONY: help setup build check unit browser services databases buckets lab lab-possible oldest-helper test demo bench soak deb rpm install clean
 
 help: ## says what can be made (this list)
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 10
@@ -67,9 +67,8 @@ build/browser/node_modules: tests/web/package.json tests/web/package-lock.json
 	npm --prefix build/browser ci --no-audit --no-fund --silent
 	touch $@
 
-# One at a time: not every driver takes two logins of one process at once, and blat makes one.
 databases: ## runs the tests that need databases: SQLite, and a private PostgreSQL and MariaDB
-	$(CARGO) test --test databases --locked $(OUT) -- --test-threads=1
+	$(CARGO) test --test databases --locked $(OUT) -- --test-threads=$(LAB_THREADS)
 
 # Servers and clients of S3 that are not Debian's.
 build/s3/done: tests/buckets/requirements.txt
@@ -96,12 +95,18 @@ lab-possible:
 		echo "The lab cannot boot machines: $$why. It takes root, namespaces, and \`make setup\`;" \
 			"\`make test LAB=0\` runs everything but the lab." >&2; exit 1; }
 
+# These mostly wait for their servers: what the lab will install can be compiled meanwhile.
+services:
+	$(MAKE) -j1 databases buckets browser
+
 ifeq ($(LAB),0)
 test: setup check unit databases buckets browser ## all of the above; LAB=0 leaves the machines out
 	@echo
 	@echo "Passed: check, unit, databases, buckets, browser. THE LAB DID NOT RUN (LAB=0): nothing was tried on real machines."
 else
-test: setup lab-possible check unit databases buckets browser lab
+test: setup lab-possible check unit
+	$(MAKE) -j2 --output-sync=line build services
+	$(MAKE) lab
 	@echo
 	@echo "Passed: check, unit, databases, buckets, browser, lab."
 endif
@@ -118,7 +123,7 @@ bench: lab-possible build build/s3/done ## measures, on the lab's machines
 
 soak: lab-possible build build/s3/done ## runs all tests with many times the rounds (BLAT_SOAK=1)
 	BLAT_SOAK=1 $(CARGO) test --workspace --locked $(OUT)
-	BLAT_SOAK=1 $(CARGO) test --test databases --locked $(OUT) -- --test-threads=1
+	BLAT_SOAK=1 $(CARGO) test --test databases --locked $(OUT) -- --test-threads=$(LAB_THREADS)
 	BLAT_SOAK=1 $(CARGO) test --test buckets --locked $(OUT) -- --test-threads=$(LAB_THREADS)
 	BLAT_SOAK=1 $(CARGO) test --test lab --locked $(OUT) -- --test-threads=$(LAB_THREADS)
 
