@@ -194,7 +194,7 @@ fn by_hand_by_root_and_with_the_agent_stopped() {
     field.master.sh("systemctl stop blat@site1; systemctl start blat-sync@site1");
     assert_eq!(field.master.sh("systemctl show -P ExecMainStatus blat-sync@site1"), "75");
     let says = "there is no connection to the target (the agent, if it runs, makes one by itself)";
-    assert!(field.count("blat-sync@site1", says) > 0, "{}", field.all_lines());
+    wait_until("it is told", Duration::from_secs(30), || field.count("blat-sync@site1", says) > 0);
     field.publish("core", "2.0");
     field.write_target(SITE, SOURCE, "[packages]\ncore = \"2.0\"\n");
     wait_until("it is accepted", Duration::from_secs(10), || {
