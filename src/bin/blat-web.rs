@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use blat::config::{Period, Verbosity};
 use blat::failure::{Failure, Needs, Result};
+use blat::start::block_on;
 use clap::Parser;
 
 /// Shows how the targets of blat stand, as web pages
@@ -42,9 +43,7 @@ fn main() -> ExitCode {
 fn run(arguments: Arguments) -> Result<()> {
     let listener = listener(arguments.listen)?;
     let idle = Some(Duration::from(arguments.idle)).filter(|idle| !idle.is_zero());
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|why| Failure::later(anyhow::anyhow!(why).context("cannot start")))?;
-    runtime.block_on(blat::web::serve(listener, arguments.root, idle))
+    block_on(blat::web::serve(listener, arguments.root, idle))
 }
 
 fn listener(address: Option<SocketAddr>) -> Result<TcpListener> {
