@@ -20,7 +20,7 @@ DEBIAN_PACKAGES := gcc libc6-dev unixodbc-dev dpkg-dev lintian rpm rpmlint \
 # What the tests of the web pages need besides, with node and npm: only `make browser` installs it.
 BROWSER_PACKAGES := chromium fonts-dejavu-core prometheus
 
-.PHONY: help setup build check unit browser services databases buckets lab lab-possible oldest-helper test demo bench soak deb rpm install clean
+.PHONY: help setup build check unit browser databases buckets lab lab-possible oldest-helper test demo bench soak deb rpm install clean
 
 help: ## says what can be made (this list)
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 10
@@ -95,17 +95,24 @@ lab-possible:
 		echo "The lab cannot boot machines: $$why. It takes root, namespaces, and \`make setup\`;" \
 			"\`make test LAB=0\` runs everything but the lab." >&2; exit 1; }
 
-# These mostly wait for their servers: what the lab will install can be compiled meanwhile.
-services:
-	$(MAKE) -j1 databases buckets browser
+# What needs no machine, and what the lab will install: beside each other, so that no core is idle
+# while the other compiles one large crate, or a test waits for its server.
+.PHONY: without-lab shipped material
+without-lab: ; $(MAKE) -j1 check unit material databases buckets browser
+shipped: ; $(MAKE) -j1 build deb rpm
+
+# What the lab's machines boot from, and what they transfer.
+material:
+	$(CARGO) test --test lab --locked $(OUT) -- --exact itself::two_machines_boot_and_know_each_other \
+		itself::the_real_archive_is_large_and_sealed
 
 ifeq ($(LAB),0)
 test: setup check unit databases buckets browser ## all of the above; LAB=0 leaves the machines out
 	@echo
 	@echo "Passed: check, unit, databases, buckets, browser. THE LAB DID NOT RUN (LAB=0): nothing was tried on real machines."
 else
-test: setup lab-possible check unit
-	$(MAKE) -j2 --output-sync=line build services
+test: setup lab-possible
+	$(MAKE) -j2 --output-sync=line without-lab shipped
 	$(MAKE) lab
 	@echo
 	@echo "Passed: check, unit, databases, buckets, browser, lab."
@@ -117,9 +124,17 @@ demo: setup build ## shows blat at work on machines of its own (KEEP=1: leaves t
 	else \
 		echo "$$why"; $(CARGO) run -q --example demo --locked $(OUT) -- --loopback; fi
 
-bench: lab-possible build build/s3/done ## measures, on the lab's machines
+# What draws the plots of `make bench`.
+build/plots/done: tests/measures/requirements.txt
+	python3 -m venv --clear build/plots
+	build/plots/bin/pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
+bench: lab-possible build build/s3/done build/plots/done ## measures, on the lab's machines (build/bench: a table and plots)
+	rm -f build/bench/*
 	$(CARGO) test --test bench --locked $(OUT)
 	$(CARGO) test --release --test measures --locked $(OUT) -- --nocapture --test-threads=1
+	build/plots/bin/python tests/measures/plots.py build/bench
 
 soak: lab-possible build build/s3/done ## runs all tests with many times the rounds (BLAT_SOAK=1)
 	BLAT_SOAK=1 $(CARGO) test --workspace --locked $(OUT)

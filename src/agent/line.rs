@@ -1,9 +1,12 @@
 //! The line to the target: an ssh master that is kept up, with patience.
 //!
 //! A line that is down is tried again after 1 s, then 2, 4, … up to 60 s; one that went down
-//! soon after it came up goes on with that, so that a flapping line costs little. What is
-//! wrong is told once when it begins, and once an hour as long as it lasts.
+//! soon after it came up goes on with that, so that a flapping line costs little. Where there are
+//! many targets, they do not all connect in one moment: the first attempt, and each later one,
+//! comes at a random time of its span. What is wrong is told once when it begins, and once an hour
+//! as long as it lasts.
 
+use std::hash::{BuildHasher, RandomState};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
@@ -108,13 +111,14 @@ struct Outage {
 }
 
 impl Line {
-    pub(super) fn new(endpoint: Endpoint, key: Key, control: PathBuf) -> Self {
+    /// A line that first connects at some moment within `span`.
+    pub(super) fn new(endpoint: Endpoint, key: Key, control: PathBuf, span: Duration) -> Self {
         let now = Instant::now();
         Self {
             endpoint,
             key,
             control,
-            state: State::Waiting { until: now, last: now },
+            state: State::Waiting { until: now + within(span), last: now },
             outage: None,
             tries: 0,
         }
@@ -185,6 +189,7 @@ impl Line {
         }
         let delay = FIRST_DELAY.saturating_mul(1 << self.tries.min(6)).min(LONGEST_DELAY);
         self.tries += 1;
+        let delay = delay / 2 + within(delay / 2);
         self.state = State::Waiting { until: now + delay, last: now };
         match &mut self.outage {
             None => {
@@ -278,4 +283,10 @@ impl Line {
             }
         }
     }
+}
+
+/// A random part of `span`, so that those who failed together do not try again together.
+fn within(span: Duration) -> Duration {
+    let random = RandomState::new().hash_one(()) >> 11;
+    span.mul_f64(random as f64 / (1_u64 << 53) as f64)
 }

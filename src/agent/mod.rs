@@ -21,7 +21,7 @@ use tokio::net::UnixDatagram;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, Interval, interval};
 
-use crate::config::Settings;
+use crate::config::{Settings, folder::Folder};
 use crate::failure::{Needs, Result};
 use crate::ledger;
 use crate::lock;
@@ -38,6 +38,8 @@ use way::Way;
 /// How often claims are looked for that are due, or that a killed run left. While there are none,
 /// a look is one reading of an empty folder.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// So many targets may connect in one moment.
+const CONNECT_AT_ONCE: u32 = 10;
 /// How often a key that does not serve is looked at, in case it was mended.
 const KEY_EVERY: Duration = Duration::from_secs(10);
 
@@ -47,7 +49,7 @@ pub async fn run(root: &Path, settings: Settings) -> Result<()> {
     std::fs::create_dir_all(&places.runtime)
         .person(format!("cannot make {}: run as the user blat", places.runtime.display()))?;
     let mut agent = Agent {
-        way: Way::new(&settings, places.control()),
+        way: Way::new(&settings, places.control(), connect_within(root)),
         reports: socket(&places)?,
         root: root.to_owned(),
         settings,
@@ -65,6 +67,13 @@ pub async fn run(root: &Path, settings: Settings) -> Result<()> {
     agent.serve(signals).await;
     agent.way.close().await;
     Ok(())
+}
+
+/// The span in which the targets first connect: a few at once, of many ten in a second, or the
+/// handshakes of all would go on beside each other, each too slow for its time.
+fn connect_within(root: &Path) -> Duration {
+    let targets = std::fs::read_dir(Folder::accepted(root).targets()).map_or(0, Iterator::count) as u32;
+    Duration::from_millis(100) * targets.saturating_sub(CONNECT_AT_ONCE)
 }
 
 struct Agent {

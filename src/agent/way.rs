@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::line::{Change, Key, Line};
 use crate::config::{Destination, Settings, SshTarget};
@@ -26,10 +26,11 @@ impl fmt::Display for Way {
 }
 
 impl Way {
-    pub(super) fn new(settings: &Settings, control: PathBuf) -> Self {
+    /// The way to a target; where it is a line, that connects at some moment within `span`.
+    pub(super) fn new(settings: &Settings, control: PathBuf, span: Duration) -> Self {
         match &settings.destination {
             Destination::Ssh(target) => {
-                let line = Line::new(Endpoint::of(&target.ssh), key(target), control);
+                let line = Line::new(Endpoint::of(&target.ssh), key(target), control, span);
                 Self::Line(Box::new(line), target.ssh.host.to_string())
             }
             Destination::S3(_) => {
@@ -77,7 +78,7 @@ impl Way {
             }
             _ => {
                 self.close().await;
-                *self = Self::new(settings, control);
+                *self = Self::new(settings, control, Duration::ZERO);
             }
         }
     }

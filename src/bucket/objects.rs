@@ -133,17 +133,7 @@ impl Bucket {
             sha256: Some(from.sha256.clone()),
             link: Some(link.to_owned()),
         };
-        let request = self.client().copy_object().bucket(self.name()).key(&key);
-        let request = as_package!(request, self, meta)
-            .copy_source(escaped(&format!("{}/{}", self.name(), from.key)))
-            .copy_source_if_match(quoted(&from.etag))
-            .metadata_directive(MetadataDirective::Replace);
-        let copied = self.answer(request.customize().config_override(time_to_copy(from.size)).send()).await;
-        let copied = copied.map_err(|error| {
-            refused(self, Operation::Copy, &key, error).failure(self, Operation::Copy, &key)
-        })?;
-        self.0.progress.moved();
-        let etag = bare(copied.copy_object_result().and_then(|result| result.e_tag()));
+        let etag = self.copy_object(from, &key, meta).await?;
         Ok(Entry {
             package: id.package.to_string(),
             version: id.version.to_string(),
@@ -153,6 +143,30 @@ impl Bucket {
             excess_since: None,
             ..from.clone()
         })
+    }
+
+    /// Tells the digest of an object that went in parts, in its metadata, where the server can do so in
+    /// one request. Its ETag afterwards. Where it is not told, packages.json has it all the same.
+    pub(super) async fn tell_digest(&self, entry: &Entry, meta: Meta) -> Result<String> {
+        match entry.size < COPY_MAX {
+            true => self.copy_object(entry, &entry.key, meta).await,
+            false => Ok(entry.etag.clone()),
+        }
+    }
+
+    /// Copies `from`, as long as it is as it was, to `key`, with this metadata. The ETag of the copy.
+    async fn copy_object(&self, from: &Entry, key: &str, meta: Meta) -> Result<String> {
+        let request = self.client().copy_object().bucket(self.name()).key(key);
+        let request = as_package!(request, self, meta)
+            .copy_source(escaped(&format!("{}/{}", self.name(), from.key)))
+            .copy_source_if_match(quoted(&from.etag))
+            .metadata_directive(MetadataDirective::Replace);
+        let copied = self.answer(request.customize().config_override(time_to_copy(from.size)).send()).await;
+        let copied = copied.map_err(|error| {
+            refused(self, Operation::Copy, key, error).failure(self, Operation::Copy, key)
+        })?;
+        self.0.progress.moved();
+        Ok(bare(copied.copy_object_result().and_then(|result| result.e_tag())))
     }
 
     /// Makes the object of a link: a copy of `from`, or where that is too large for one request, packed

@@ -91,11 +91,20 @@ impl Bucket {
         };
         let key = names::key(self.prefix(), &source.id);
         let mut going = Going { bucket: self, source, key, scanned, hear };
-        let (etag, whole) = match first.is_last {
-            true => going.in_one(first).await?,
-            false => going.in_parts(first).await?,
+        let in_parts = !first.is_last;
+        let (etag, whole) = match in_parts {
+            true => going.in_parts(first).await?,
+            false => going.in_one(first).await?,
         };
-        Ok(going.put(etag, whole))
+        let meta = going.meta(Some(&whole));
+        let mut put = going.put(etag, whole);
+        if in_parts {
+            match self.tell_digest(&put.entry, meta).await {
+                Ok(etag) => put.entry.etag = etag,
+                Err(why) => tracing::debug!("{} keeps no digest in its metadata: {why}", put.entry.key),
+            }
+        }
+        Ok(put)
     }
 }
 

@@ -58,15 +58,17 @@ impl Master {
 
     /// Waits until programs can attach. Fails with ssh's reason, or 30 s after the start.
     pub async fn ready(&mut self) -> Result<()> {
+        let mut pause = Duration::from_millis(20);
         while !self.answers(self.deadline).await {
-            if let Ok(ended) = timeout_at(Instant::now() + Duration::from_millis(20), self.child.wait()).await
-            {
+            if let Ok(ended) = timeout_at(Instant::now() + pause, self.child.wait()).await {
                 ended.later("cannot wait for ssh")?;
                 return Err(self.last_words().await);
             }
             if Instant::now() >= self.deadline {
                 return Err(Failure::later(anyhow::anyhow!("the target does not answer")));
             }
+            // The longer it has taken, the less a little more matters.
+            pause = (pause * 5 / 4).min(Duration::from_millis(500));
         }
         Ok(())
     }

@@ -1,7 +1,9 @@
 //! The way to a server, and what is asked of it for each object: proxies, certificates, storage, encryption.
 
+use sha2::{Digest, Sha256};
+
 use crate::faults::noise;
-use crate::master::{Master, keys};
+use crate::master::{Master, get, keys};
 use crate::proxy::Proxy;
 use crate::servers::{BUCKET, Kind, Server, aws, said};
 
@@ -82,5 +84,8 @@ fn storage_class_and_encryption_go_with_every_object() {
         let told =
             said(&aws(&server, &["s3api", "head-object", "--bucket", BUCKET, "--key", &format!("ci/{key}")]));
         assert!(told.contains("STANDARD_IA") && told.contains("aws:kms"), "{key}: {told}");
+        let digest = Sha256::digest(get(&server, &format!("ci/{key}")));
+        let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert!(told.contains(&format!("\"blat-sha256\": \"{digest}\"")), "{key}: {told}");
     }
 }

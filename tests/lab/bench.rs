@@ -11,10 +11,14 @@ mod fill;
 mod idle;
 mod latency;
 mod machines;
+#[path = "../measures/table.rs"]
+mod table;
 mod usage;
 
+use table::line;
+
 fn main() {
-    println!("{:<48} {:>12} {:>12} {:>7}", "measure", "blat", "rsync", "ratio");
+    println!("{:<60} {:>12} {:>12} {:>7}", "measure", "blat", "rsync", "ratio");
     let only: Vec<String> = std::env::args().skip(1).collect();
     let measures: [(&str, fn()); 4] = [
         ("latency", latency::measure),
@@ -27,9 +31,4 @@ fn main() {
     {
         measure();
     }
-}
-
-/// One line of the table; `ours` and `peer` in the same unit, which the name tells.
-fn line(name: &str, ours: f64, peer: f64) {
-    println!("{name:<48} {ours:>12.1} {peer:>12.1} {:>7.2}", ours / peer);
 }

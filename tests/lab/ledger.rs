@@ -83,6 +83,12 @@ fn aged(field: &Field) {
         field.master.sh("systemctl start blat-sync@site1 || true");
         entries(field, ledger::GUARDED) > 0
     });
+    wait_until("a person is told of the guard", SOON, || {
+        field
+            .master
+            .journal(&["-u", "blat-notify@site1"])
+            .contains("site1 needs a person: the target should have 1 package-versions, 2 before")
+    });
     let status = field.master.sh("blat status site1 || echo code $?");
     assert!(status.contains("nothing in excess was marked") && status.ends_with("code 2"), "{status}");
     field.master.sh("blat sync --accept-shrink site1");
@@ -120,7 +126,7 @@ fn old_helper(field: &Field) {
     });
 }
 
-/// A synchronisation that a person stops, and a target that goes away.
+/// A synchronisation that a person stops, one that is killed, and a target that goes away.
 fn stopped_and_cut(field: &Field) {
     // A list that never comes: whoever reads it waits.
     field.master.sh("mkfifo -m 0644 /etc/blat/packages.txt");
@@ -130,6 +136,14 @@ fn stopped_and_cut(field: &Field) {
             .master
             .sh("systemctl start --no-block blat-sync@site1; sleep 2; systemctl stop blat-sync@site1");
         entries(field, ledger::SYNC_STOPPED) > 0
+    });
+    // It leaves a failed unit, which has a person told by systemd.
+    wait_until("a person is told of a synchronisation that was killed", SOON, || {
+        field.master.sh(
+            "systemctl start --no-block blat-sync@site1; sleep 2; systemctl kill -s KILL blat-sync@site1 || true",
+        );
+        let told = field.master.journal(&["-u", "blat-notify@blat-sync@site1.service.service"]);
+        told.contains("blat-sync@site1.service needs a person: the unit failed (signal, KILL)")
     });
     field.site.sh("systemctl stop ssh.socket ssh.service 2>/dev/null || true; pkill -x sshd || true");
     wait_entry(field, ledger::DISCONNECTED);

@@ -13,8 +13,6 @@ mod planner;
 #[path = "../buckets/servers.rs"]
 mod servers;
 mod status;
+mod table;
 
-/// One line of the table; `ours` and `peer` in the same unit, which the name tells.
-fn line(name: &str, ours: f64, peer: f64) {
-    println!("{name:<48} {ours:>12.2} {peer:>12.2} {:>7.2}", ours / peer);
-}
+use table::line;
