@@ -7,7 +7,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File, Metadata};
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -124,9 +124,15 @@ impl Scan {
     /// Writes the bytes of one of the package's files to `out`, which must say in its own words what
     /// failed, and returns their digest.
     pub fn copy(&self, entry: &Entry, out: &mut impl Write) -> Result<blake3::Hash> {
+        self.copy_from(entry, 0, out)
+    }
+
+    /// The same without the file's first `start` bytes.
+    pub fn copy_from(&self, entry: &Entry, start: u64, out: &mut impl Write) -> Result<blake3::Hash> {
         let Kind::File { size, .. } = entry.kind else { return Ok(blake3::hash(b"")) };
         let at = self.path(entry);
         let mut file = self.open(&at, size)?;
+        file.skip(start).later(format!("cannot read {}", at.display()))?;
         let mut buffer = vec![0; size.clamp(1, COPY_MAX) as usize];
         loop {
             let got = file.read(&mut buffer).later(format!("cannot read {}", at.display()))?;
@@ -170,6 +176,11 @@ struct Hashing<'a> {
 impl<'a> Hashing<'a> {
     fn new(file: File, size: u64, progress: &'a Progress) -> Self {
         Self { file, left: size, hash: blake3::Hasher::new(), progress }
+    }
+
+    fn skip(&mut self, bytes: u64) -> io::Result<()> {
+        self.left = self.left.saturating_sub(bytes);
+        self.file.seek(SeekFrom::Start(bytes)).map(drop)
     }
 
     /// Fails if it is not what was scanned.

@@ -4,11 +4,12 @@
 use std::collections::HashMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::Receiver;
 use std::thread;
 use std::time::Duration;
 
 use blat_target::manifest::{ENTRIES_MAX, MANIFEST_MAX};
-use blat_target::message::{DeltaHead, Digest, PackageHead, Standing, ToTarget};
+use blat_target::message::{DeltaHead, Digest, PackageHead, Partial, RestHead, Standing, ToHost, ToTarget};
 use blat_target::package::{Name, PackageVersion};
 use tokio::sync::mpsc;
 
@@ -19,6 +20,7 @@ use crate::jobs::Jobs;
 use crate::pack::{self, Scan};
 use crate::press::Press;
 use crate::progress::Progress;
+use crate::resume::{Kept, Partials, Start};
 use crate::session::Heard;
 
 /// A target on which nothing moves for so long hangs.
@@ -81,17 +83,27 @@ pub struct Mended {
     pub files: Vec<PathBuf>,
 }
 
+/// A package of which the target had a part.
+#[derive(Debug)]
+pub struct Resumed {
+    pub number: u64,
+    /// So much of its content is there already, in bytes.
+    pub bytes: u64,
+}
+
 /// Starts the thread. It ends with its jobs, or when nobody takes its frames any more.
 pub(crate) fn start(
     jobs: Jobs,
+    answers: Receiver<ToHost>,
     cache: Cache,
     frames: mpsc::Sender<Vec<u8>>,
     hear: mpsc::Sender<Heard>,
     progress: Progress,
 ) {
     thread::spawn(move || {
-        let press = Press::start(frames, hear.clone());
-        if let Err(failure) = (Packer { press, progress, cache, bases: HashMap::new(), sent: 0 }).run(&jobs) {
+        let (press, partials) = (Press::start(frames, hear.clone()), Partials::new(answers));
+        let packer = Packer { press, progress, cache, partials, bases: HashMap::new(), sent: 0 };
+        if let Err(failure) = packer.run(&jobs) {
             // The session has ended already when this cannot be said any more.
             let _ = hear.blocking_send(Heard::Broken(failure));
         }
@@ -102,6 +114,7 @@ struct Packer {
     press: Press,
     progress: Progress,
     cache: Cache,
+    partials: Partials,
     /// By what the packages were told that were.
     bases: HashMap<u64, Name>,
     /// How many packages, links, lists and deletions were sent.
@@ -139,7 +152,10 @@ impl Packer {
         // What keeps it from being told by another is no obstacle to sending it whole.
         let delta = Delta::of(&head.id, &scan, bases, &self.cache, &self.progress);
         let delta = delta.inspect_err(|why| tracing::debug!("{}: {why}", head.id)).ok().flatten();
+        let kept = self.kept(&head, &manifest)?;
+        let (delta, start) = self.start(&head.id, &scan, delta, kept.as_ref());
         let written = match delta {
+            Some(delta) if start != Start::default() => self.rest(head, &manifest, &delta, start)?,
             Some(delta) => self.delta(head, &manifest, &delta)?,
             None => {
                 self.press.say(ToTarget::Package(head))?;
@@ -155,15 +171,77 @@ impl Packer {
         self.press.tell(Heard::Packed(Packed { number, bytes, dropped_bits: scan.dropped_bits }))
     }
 
+    /// What the target keeps of the package, if it does.
+    fn kept(&mut self, head: &PackageHead, manifest: &[u8]) -> Result<Option<Kept>> {
+        let manifest = Digest(*blake3::hash(manifest).as_bytes());
+        let what = Partial { id: head.id.clone(), stamp: head.stamp, manifest };
+        if !self.partials.has(&what) {
+            return Ok(None);
+        }
+        self.press.say(ToTarget::Resume(what))?;
+        self.partials.kept(&self.progress).map(Some)
+    }
+
+    /// How the package is told, and from where on: from its beginning where nothing is kept of it that
+    /// is right.
+    fn start<'a>(
+        &self,
+        id: &PackageVersion,
+        scan: &'a Scan,
+        delta: Option<Delta<'a>>,
+        kept: Option<&Kept>,
+    ) -> (Option<Delta<'a>>, Start) {
+        let Some(kept) = kept else { return (delta, Start::default()) };
+        let find = || {
+            let told = match &delta {
+                Some(_) => None,
+                None => Some(Delta::whole(id, scan, &self.cache, &self.progress)?),
+            };
+            let start = told.as_ref().or(delta.as_ref()).map(|told| told.start(kept, &self.progress));
+            Ok::<_, Failure>((told, start.transpose()?.unwrap_or_default()))
+        };
+        match find() {
+            Ok((told, start)) if start != Start::default() => (told.or(delta), start),
+            Ok(_) => (delta, Start::default()),
+            Err(why) => {
+                tracing::debug!("{id}: {why}");
+                (delta, Start::default())
+            }
+        }
+    }
+
     /// Sends a package as what it is of another; the inner error is the package's own.
     fn delta(&mut self, head: PackageHead, manifest: &[u8], delta: &Delta) -> Result<Result<()>> {
         let recipe = delta.recipe();
         let recipe_length = recipe.len() as u32;
-        self.bases.insert(head.number, delta.base.clone());
-        tracing::debug!("{} is told by {}", head.id, delta.base);
-        let (base, base_stamp) = (delta.base.clone(), delta.base_stamp);
+        let Some((base, base_stamp)) = delta.base.clone() else {
+            return Err(Failure::later(anyhow::anyhow!("{} is told by nothing", head.id)));
+        };
+        self.bases.insert(head.number, base.clone());
+        tracing::debug!("{} is told by {base}", head.id);
         self.press.say(ToTarget::Delta(DeltaHead { head, base, base_stamp, recipe_length }))?;
-        Ok(delta.write(manifest, &recipe, &self.progress, &mut self.press))
+        Ok(delta.write(manifest, &recipe, Start::default(), &self.progress, &mut self.press))
+    }
+
+    /// Sends the rest of a package; the inner error is the package's own.
+    fn rest(
+        &mut self,
+        head: PackageHead,
+        manifest: &[u8],
+        delta: &Delta,
+        start: Start,
+    ) -> Result<Result<()>> {
+        let recipe = delta.recipe();
+        let (number, base) = (head.number, delta.base.clone());
+        if let Some((base, _)) = &base {
+            tracing::debug!("the rest of {} is told by {base}", head.id);
+            self.bases.insert(number, base.clone());
+        }
+        self.press.tell(Heard::Resumed(Resumed { number, bytes: delta.total(start) }))?;
+        let (recipe_length, files) = (recipe.len() as u32, start.files as u32);
+        let rest = RestHead { head, base, recipe_length, files, bytes: start.bytes };
+        self.press.say(ToTarget::Rest(rest))?;
+        Ok(delta.write(manifest, &recipe, start, &self.progress, &mut self.press))
     }
 
     /// Sends the files in full that the target could not make.

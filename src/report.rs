@@ -15,6 +15,7 @@ use blat_target::package::PackageVersion;
 use serde::{Deserialize, Serialize};
 
 use crate::session::Mended;
+use crate::sync::plan_text::size;
 
 /// The largest report, in bytes; longer reasons are cut.
 pub const REPORT_MAX: usize = 16 << 10;
@@ -178,6 +179,12 @@ impl Report {
             named.join(", ")
         );
         Self::Notice { reason }
+    }
+
+    /// A session broke off in the middle of `id`, and another one goes on with it.
+    pub(crate) fn resumed(id: &PackageVersion, bytes: u64) -> Self {
+        let there = size(bytes);
+        Self::Notice { reason: format!("{id}: the target has {there} of it already, only the rest is sent") }
     }
 
     /// Something in excess was marked.

@@ -30,7 +30,7 @@ use crate::failure::{Failure, Needs, Result};
 use crate::jobs::{Closed, Desk, jobs};
 use crate::pace::Pace;
 use crate::packer::{self, Job};
-pub use crate::packer::{Mended, Packed};
+pub use crate::packer::{Mended, Packed, Resumed};
 use crate::progress::Progress;
 use crate::ssh::{Child, Connection};
 
@@ -52,6 +52,8 @@ pub enum Event {
     Unreadable { number: u64, failure: Failure },
     /// The target could not make some files of what it has: these were sent in full.
     Mended(Mended),
+    /// The target had a part of the package from before: only the rest is sent.
+    Resumed(Resumed),
     /// The target says how it ended.
     Outcome { number: u64, outcome: Outcome },
 }
@@ -118,6 +120,7 @@ pub(crate) enum Heard {
     Said(ToHost),
     Packed(Packed),
     Mended(Mended),
+    Resumed(Resumed),
     Unreadable { number: u64, failure: Failure },
     Broken(Failure),
 }
@@ -162,9 +165,10 @@ impl Session {
         if let Some(stderr) = child.stderr().take() {
             tokio::spawn(async move { tracing::debug!("the helper said: {}", words(stderr).await) });
         }
-        packer::start(to_do, means.cache, frames, hear.clone(), progress.clone());
+        let (answer, answers) = std::sync::mpsc::channel();
+        packer::start(to_do, answers, means.cache, frames, hear.clone(), progress.clone());
         let writer = tokio::spawn(write(stdin, to_send, means.pace, progress.clone()));
-        let reader = tokio::spawn(read(stdout, hear, progress.clone()));
+        let reader = tokio::spawn(read(stdout, hear, answer, progress.clone()));
         Self { hello, jobs, told: HashMap::new(), heard, progress, sent: 0, writer, reader, _child: child }
     }
 
@@ -257,6 +261,7 @@ impl Session {
             match self.hear().await? {
                 Heard::Packed(packed) => return Ok(Event::Packed(packed)),
                 Heard::Mended(mended) => return Ok(Event::Mended(mended)),
+                Heard::Resumed(resumed) => return Ok(Event::Resumed(resumed)),
                 Heard::Said(ToHost::Outcome { number, outcome }) => {
                     self.told.remove(&number);
                     return Ok(Event::Outcome { number, outcome });
@@ -458,9 +463,21 @@ async fn write(
     }
 }
 
-async fn read(mut stdout: BufReader<ChildStdout>, hear: mpsc::Sender<Heard>, progress: Progress) {
+/// Hears the target. What it keeps of packages is for the packer, which waits for it.
+async fn read(
+    mut stdout: BufReader<ChildStdout>,
+    hear: mpsc::Sender<Heard>,
+    answer: std::sync::mpsc::Sender<ToHost>,
+    progress: Progress,
+) {
     loop {
         let heard = match next(&mut stdout).await {
+            Ok(said @ (ToHost::Partial(_) | ToHost::Kept(_) | ToHost::KeptPart { .. })) => {
+                progress.moved();
+                // A packer that is gone has said why.
+                let _ = answer.send(said);
+                continue;
+            }
             Ok(said) => Heard::Said(said),
             Err(why) => Heard::Broken(Failure::later(why)),
         };

@@ -259,6 +259,129 @@ fn a_base_that_is_damaged_on_the_target_is_found_told_of_and_does_no_harm() {
     }
 }
 
+/// A package of some files of 6 MB that nobody can pack; each version has most in common with the others.
+fn publish_huge(world: &Loopback, version: &str, files: u8) -> PathBuf {
+    let folder = world.publish("huge", version);
+    set_mode(&folder, 0o755);
+    for number in 0..files {
+        let mut content = vec![0; 6_000_000];
+        blake3::Hasher::new().update(&[number]).finalize_xof().fill(&mut content);
+        // A tenth of it is this version's own.
+        for piece in content.chunks_mut(1_000_000) {
+            let mut noise =
+                blake3::Hasher::new().update(version.as_bytes()).update(&piece[..100]).finalize_xof();
+            noise.fill(&mut piece[..100_000]);
+        }
+        let path = folder.join(format!("blob{number}"));
+        fs::write(&path, content).unwrap();
+        set_mode(&path, 0o444);
+    }
+    seal(&folder);
+    folder
+}
+
+/// Starts a transfer, and kills it once so much is staged on the target.
+fn cut_off(world: &Loopback, bytes: u64) {
+    let mut run = world.start_transfer();
+    let staged = || {
+        let hidden = fs::read_dir(world.archive().join("huge")).into_iter().flatten().flatten();
+        let trees = hidden.filter(|item| item.file_name().as_bytes().starts_with(b".blat-"));
+        let files = trees.flat_map(|tree| fs::read_dir(tree.path()).into_iter().flatten().flatten());
+        files.map(|file| file.metadata().map_or(0, |found| found.len())).sum::<u64>()
+    };
+    let begin = std::time::Instant::now();
+    while staged() < bytes {
+        assert!(begin.elapsed() < Duration::from_secs(60), "only {} bytes are staged", staged());
+        assert!(run.try_wait().unwrap().is_none(), "it was quicker");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    run.kill().unwrap();
+    run.wait().unwrap();
+}
+
+fn slowly(world: &Loopback) {
+    let config = world.root().join("etc/blat/targets/site1.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.replace("[ssh]\n", "[ssh]\nbandwidth = \"8m\"\n")).unwrap();
+}
+
+/// How much of the package the target had, as the run says.
+fn had(output: &Output, id: &str) -> Option<f64> {
+    let words = words(output);
+    let (_, rest) = words.split_once(&format!("{id}: the target has "))?;
+    rest.split_once(" MiB of it already")?.0.parse().ok()
+}
+
+#[test]
+fn a_package_that_was_cut_off_goes_on_where_it_was() {
+    let world = world();
+    slowly(&world);
+    let folder = publish_huge(&world, "1.0", 4);
+    world.tag("huge", "1.0");
+    cut_off(&world, 9_000_000);
+    cut_off(&world, 15_000_000);
+    let output = world.transfer();
+    assert_done(&output);
+    assert!(had(&output, "huge/1.0").is_some_and(|had| had > 14.0), "{}", words(&output));
+    assert_eq!(tree(&folder), tree(&world.archive().join("huge/1.0")));
+    assert_eq!(fs::read_dir(world.archive().join("huge")).unwrap().count(), 1);
+    assert_eq!(fs::read_dir(world.archive().join(".dpkg_archive/partial")).unwrap().count(), 0);
+}
+
+#[test]
+fn what_is_damaged_of_a_package_that_was_cut_off_comes_again() {
+    let world = world();
+    slowly(&world);
+    let folder = publish_huge(&world, "1.0", 4);
+    world.tag("huge", "1.0");
+    cut_off(&world, 15_000_000);
+    let hidden = fs::read_dir(world.archive().join("huge")).unwrap().next().unwrap().unwrap().path();
+    set_mode(&hidden.join("blob1"), 0o644);
+    let mut content = fs::read(hidden.join("blob1")).unwrap();
+    content[77] ^= 1;
+    fs::write(hidden.join("blob1"), content).unwrap();
+    let output = world.transfer();
+    assert_done(&output);
+    assert!(had(&output, "huge/1.0").is_some_and(|had| (5.0..6.0).contains(&had)), "{}", words(&output));
+    assert_eq!(tree(&folder), tree(&world.archive().join("huge/1.0")));
+}
+
+#[test]
+fn a_package_that_changed_after_it_was_cut_off_takes_nothing_of_what_came() {
+    let world = world();
+    slowly(&world);
+    let folder = publish_huge(&world, "1.0", 4);
+    world.tag("huge", "1.0");
+    cut_off(&world, 9_000_000);
+    set_mode(&folder.join("blob0"), 0o644);
+    fs::write(folder.join("blob0"), "another build").unwrap();
+    let output = world.transfer();
+    assert_done(&output);
+    assert_eq!(had(&output, "huge/1.0"), None, "{}", words(&output));
+    assert_eq!(tree(&folder), tree(&world.archive().join("huge/1.0")));
+    assert_eq!(fs::read_dir(world.archive().join("huge")).unwrap().count(), 1, "nothing is left of it");
+}
+
+#[test]
+fn a_package_that_is_told_by_another_goes_on_too() {
+    let world = world();
+    publish_huge(&world, "1.0", 2);
+    world.tag("huge", "1.0");
+    assert_done(&world.transfer());
+    let config = world.root().join("etc/blat/targets/site1.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.replace("[ssh]\n", "[ssh]\nbandwidth = \"400k\"\n")).unwrap();
+    let folder = publish_huge(&world, "1.01", 2);
+    world.tag("huge", "1.01");
+    cut_off(&world, 6_500_000);
+    let output = world.transfer();
+    assert_done(&output);
+    assert!(told_by(&output, "1.0"), "{}", words(&output));
+    assert!(had(&output, "huge/1.01").is_some_and(|had| had > 4.0), "{}", words(&output));
+    assert!(!words(&output).contains("could not be made"), "{}", words(&output));
+    assert_eq!(tree(&folder), tree(&world.archive().join("huge/1.01")));
+}
+
 fn seal(folder: &Path) {
     set_mode(&folder.join("descpkg"), 0o555);
     set_mode(folder, 0o555);

@@ -15,7 +15,7 @@ mod segment;
 
 use std::io::Write;
 
-use blat_target::delta::{GROUP, Recipe, Source, Streams, seal};
+use blat_target::delta::{CHUNK, GROUP, Recipe, Source, Streams, seal};
 use blat_target::message::Digest;
 use blat_target::package::{Name, PackageVersion};
 use blat_target::stamp::Stamp;
@@ -27,6 +27,7 @@ use crate::bases::Base;
 use crate::failure::{Failure, Needs, Result};
 use crate::pack::Scan;
 use crate::progress::Progress;
+use crate::resume::{Kept, Start};
 use in_order::in_order;
 use segment::{Chunk, chunks};
 
@@ -41,9 +42,9 @@ const TRY_LEVEL: i32 = 1;
 /// How a package is told by a base.
 pub(crate) struct Delta<'a> {
     new: &'a Scan,
-    old: Scan,
-    pub(crate) base: Name,
-    pub(crate) base_stamp: Stamp,
+    old: Option<Scan>,
+    /// None if all of it comes in full.
+    pub(crate) base: Option<(Name, Stamp)>,
     recipe: Recipe,
     digests: Vec<Digest>,
 }
@@ -67,29 +68,57 @@ impl<'a> Delta<'a> {
         if files.iter().all(|source| *source == Source::Whole) {
             return Ok(None);
         }
-        let recipe = Recipe { files };
-        let (base, base_stamp) = (base.version.clone(), base.stamp);
-        Ok(Some(Self { new, old, base, base_stamp, recipe, digests }))
+        let (recipe, base) = (Recipe { files }, Some((base.version.clone(), base.stamp)));
+        Ok(Some(Self { new, old: Some(old), base, recipe, digests }))
+    }
+
+    /// `new` in full.
+    pub(crate) fn whole(
+        id: &PackageVersion,
+        new: &'a Scan,
+        cache: &Cache,
+        progress: &Progress,
+    ) -> Result<Self> {
+        let digests = cache.digests(id, new, progress)?;
+        let recipe = Recipe { files: vec![Source::Whole; digests.len()] };
+        Ok(Self { new, old: None, base: None, recipe, digests })
+    }
+
+    /// From where on it has to be sent to a target that keeps a part of it.
+    pub(crate) fn start(&self, kept: &Kept, progress: &Progress) -> Result<Start> {
+        let mut start = Start::of(kept, self.new, &self.digests, progress)?;
+        start.bytes = match self.recipe.files.get(start.files) {
+            Some(Source::Whole) => start.bytes,
+            Some(Source::Changed(_)) => start.bytes - start.bytes % CHUNK as u64,
+            Some(Source::Same(_)) | None => 0,
+        };
+        Ok(start)
+    }
+
+    /// How much is there already, in bytes.
+    pub(crate) fn total(&self, start: Start) -> u64 {
+        start.total(self.new)
     }
 
     pub(crate) fn recipe(&self) -> Vec<u8> {
         self.recipe.encode()
     }
 
-    /// Writes the package's part of the packed stream: manifest, recipe, files, seals.
+    /// Writes the package's part of the packed stream: manifest, recipe, files from `start` on, seals.
     pub(crate) fn write(
         &self,
         manifest: &[u8],
         recipe: &[u8],
+        start: Start,
         progress: &Progress,
         out: &mut impl Write,
     ) -> Result<()> {
         out.write_all(manifest).and_then(|()| out.write_all(recipe)).later("cannot send")?;
-        let chunks = chunks(self.new, &self.old, &self.recipe);
+        let chunks = chunks(self.new, self.old.as_ref(), &self.recipe, start);
         let work = |number: usize| {
             progress.moved();
             match &chunks[number] {
-                Chunk::Whole(_) => Ok(None),
+                Chunk::Whole(..) => Ok(None),
                 Chunk::Changed(changed) => changed.make().map(Some),
             }
         };
@@ -99,7 +128,7 @@ impl<'a> Delta<'a> {
             number += 1;
             match (made?, chunk) {
                 (Some(streams), _) => write_streams(&streams, out),
-                (None, Chunk::Whole(entry)) => self.new.copy(entry, out).map(drop),
+                (None, Chunk::Whole(entry, at)) => self.new.copy_from(entry, *at, out).map(drop),
                 (None, Chunk::Changed(_)) => unreachable!("changes were made of it"),
             }
         })?;

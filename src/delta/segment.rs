@@ -2,6 +2,7 @@
 //! file around its place, so that memory stays bounded whatever the file's size.
 
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -14,6 +15,7 @@ use super::differ::Old;
 use super::smaller;
 use crate::failure::{Failure, Needs, Result};
 use crate::pack::{Scan, time};
+use crate::resume::Start;
 
 /// How many bytes of a new file share one indexed part of the old one,
 const SEGMENT: u64 = 32 << 20;
@@ -22,7 +24,8 @@ const WINDOW: u64 = 64 << 20;
 
 /// What is sent next of a package's files.
 pub(super) enum Chunk<'a> {
-    Whole(&'a Entry),
+    /// A file from this byte on.
+    Whole(&'a Entry, u64),
     Changed(Changed),
 }
 
@@ -44,20 +47,23 @@ struct Segment {
     indexed: Mutex<Option<Arc<Old>>>,
 }
 
-/// All that follows the recipe, in order.
-pub(super) fn chunks<'a>(new: &'a Scan, old: &Scan, recipe: &Recipe) -> Vec<Chunk<'a>> {
-    let sizes: std::collections::HashMap<&[u8], (&Entry, u64)> =
-        old.manifest.files().map(|(entry, size, _)| (&entry.path[..], (entry, size))).collect();
+/// All that follows the recipe from `start` on, in order.
+pub(super) fn chunks<'a>(new: &'a Scan, old: Option<&Scan>, recipe: &Recipe, start: Start) -> Vec<Chunk<'a>> {
+    let old_files = old.into_iter().flat_map(|old| old.manifest.files().map(move |file| (old, file)));
+    let origins: std::collections::HashMap<&[u8], (PathBuf, u64)> =
+        old_files.map(|(old, (entry, size, _))| (&entry.path[..], (old.path(entry), size))).collect();
     let mut all = Vec::new();
-    for ((entry, size, _), source) in new.manifest.files().zip(&recipe.files) {
-        match (source, source.origin(&entry.path).and_then(|path| sizes.get(path))) {
+    let mut at = start.bytes;
+    for ((entry, size, _), source) in new.manifest.files().zip(&recipe.files).skip(start.files) {
+        match (source, source.origin(&entry.path).and_then(|path| origins.get(path))) {
             (Source::Same(_), _) => {}
             (Source::Changed(_), Some((origin, old_size))) => {
-                let paths = (new.path(entry), old.path(origin));
-                all.extend(changed(entry.modified, paths, size, *old_size).map(Chunk::Changed));
+                let paths = (new.path(entry), origin.clone());
+                all.extend(changed(entry.modified, paths, at..size, *old_size).map(Chunk::Changed));
             }
-            _ => all.push(Chunk::Whole(entry)),
+            _ => all.push(Chunk::Whole(entry, at)),
         }
+        at = 0;
     }
     all
 }
@@ -65,11 +71,12 @@ pub(super) fn chunks<'a>(new: &'a Scan, old: &Scan, recipe: &Recipe) -> Vec<Chun
 fn changed(
     modified: Time,
     (new, old): (PathBuf, PathBuf),
-    size: u64,
+    part: Range<u64>,
     old_size: u64,
 ) -> impl Iterator<Item = Changed> {
-    (0..size).step_by(SEGMENT as usize).flat_map(move |first| {
-        let end = size.min(first + SEGMENT);
+    let end = part.end;
+    part.step_by(SEGMENT as usize).flat_map(move |first| {
+        let end = end.min(first + SEGMENT);
         let places = (first..end).step_by(CHUNK);
         let segment = Arc::new(Segment::new(old.clone(), old_size, first, places.clone().count()));
         let new = new.clone();

@@ -131,6 +131,11 @@ impl<'a> Carry<'a> {
                     self.reporter.tell(Report::mended(id, &mended));
                 }
             }
+            Event::Resumed(resumed) => {
+                if let Some(Sent { item: Item::Package(id, _), .. }) = self.sent.get(&resumed.number) {
+                    self.reporter.tell(Report::resumed(id, resumed.bytes));
+                }
+            }
             Event::Unreadable { number, failure } => {
                 let failed = failure.into();
                 if let Some(sent) = self.sent.remove(&number) {

@@ -217,6 +217,11 @@ impl Run<'_> {
                         self.reporter.tell(Report::mended(&round.steps[step].id, &mended));
                     }
                 }
+                Event::Resumed(resumed) => {
+                    if let Some(step) = round.step(resumed.number) {
+                        self.reporter.tell(Report::resumed(&round.steps[step].id, resumed.bytes));
+                    }
+                }
                 Event::Unreadable { number, failure } => {
                     let settled = round.ended(number, Some(&Failed::Unreadable(failure.into())));
                     self.settle(settled)?;

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -13,10 +13,16 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::frame;
 use crate::message::{Outcome, ToHost};
+use crate::partial::Partial;
 use crate::refusal::End;
 
 /// For how long a host may say nothing, and work may not move.
 pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(600);
+/// A host that said nothing for so long in the middle of a package may be gone: its package goes to
+/// another session that wants it.
+const YIELD_AFTER: Duration = Duration::from_secs(3);
+/// How often to look whether one does.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How often a host is told that work goes on.
 const BEAT: Duration = Duration::from_secs(10);
 
@@ -64,12 +70,29 @@ impl Channel {
     }
 }
 
+impl Channel {
+    /// Waits for something to read.
+    fn wait(&self) -> io::Result<()> {
+        let gone = |text: String| Err(io::Error::new(io::ErrorKind::TimedOut, text));
+        let begin = Instant::now();
+        while !self.ready_within(LOOK_EVERY.min(self.silence_max))? {
+            let silent = begin.elapsed();
+            if silent >= self.silence_max {
+                return gone(format!("nothing came from the host for {} s", self.silence_max.as_secs()));
+            }
+            if silent >= YIELD_AFTER && self.pulse.is_wanted() {
+                return gone(
+                    "nothing came from the host, and another session goes on with the package".into(),
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Read for Channel {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if !self.ready_within(self.silence_max)? {
-            let text = format!("nothing came from the host for {} s", self.silence_max.as_secs());
-            return Err(io::Error::new(io::ErrorKind::TimedOut, text));
-        }
+        self.wait()?;
         self.pulse.moved();
         self.file.read(buffer)
     }
@@ -139,12 +162,15 @@ pub(crate) struct Pulse {
     busy: AtomicBool,
     /// How many packages and links wait to be committed.
     waiting: AtomicUsize,
+    /// The package that is being received, if another session can go on with it.
+    holds: Mutex<Weak<Partial>>,
 }
 
 impl Pulse {
     pub(crate) fn new() -> Self {
         let (moved, busy) = (AtomicU64::new(0), AtomicBool::new(false));
-        Self { start: Instant::now(), moved, busy, waiting: AtomicUsize::new(0) }
+        let (waiting, holds) = (AtomicUsize::new(0), Mutex::default());
+        Self { start: Instant::now(), moved, busy, waiting, holds }
     }
 
     pub(crate) fn moved(&self) {
@@ -164,6 +190,17 @@ impl Pulse {
     /// Something of the host's is in hand from now on, or is not.
     pub(crate) fn busy(&self, busy: bool) {
         self.busy.store(busy, Ordering::Relaxed);
+    }
+
+    /// The package that is being received from now on.
+    pub(crate) fn holds(&self, partial: Weak<Partial>) {
+        *self.holds.lock().unwrap_or_else(PoisonError::into_inner) = partial;
+    }
+
+    /// Whether another session waits for it.
+    fn is_wanted(&self) -> bool {
+        let holds = self.holds.lock().unwrap_or_else(PoisonError::into_inner);
+        holds.upgrade().is_some_and(|partial| partial.is_wanted())
     }
 
     /// Whether work is in hand that moved within `time`.

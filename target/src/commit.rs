@@ -37,6 +37,7 @@ use crate::channel::{Input, Output, Pulse};
 use crate::folder::{Folder, kind};
 use crate::message::{Outcome, PackageHead, Refusal, Standing};
 use crate::package::{Name, PackageVersion};
+use crate::partial;
 use crate::refusal::{End, refusal};
 use crate::stage::Hidden;
 use crate::stamp::Stamp;
@@ -302,9 +303,9 @@ impl Group {
         Ok(())
     }
 
-    /// Ends the thread; what it did not commit is removed.
+    /// Commits all that is pending, whether or not the host is there to be told, and ends the thread.
     pub(crate) fn end(&mut self) {
-        self.batch = Batch::default();
+        self.hand_over();
         self.hand = None;
         if let Some(committer) = self.committer.take() {
             let _ = committer.join();
@@ -344,16 +345,14 @@ struct Committer {
 }
 
 impl Committer {
-    /// Works until nothing more comes, or the host does not listen any more.
+    /// Works until nothing more comes.
     fn work(&self, batches: &Receiver<Batch>, tell: &Sender<Result<Size, End>>) {
         while let Ok(mut batch) = batches.recv() {
             batches.try_iter().for_each(|more| batch.join(more));
             let (begin, size) = (Instant::now(), batch.size());
             let done = self.commit(batch);
-            let over = done.is_err();
-            if tell.send(done.map(|()| size)).is_err() || over {
-                return;
-            }
+            // What is staged is committed, whoever hears of it.
+            let _ = tell.send(done.map(|()| size));
             std::thread::park_timeout((begin.elapsed() / 2).min(PAUSE_MAX));
         }
     }
@@ -361,18 +360,22 @@ impl Committer {
     fn commit(&self, batch: Batch) -> Result<(), End> {
         let Batch { pending, unsynced } = batch;
         let outcomes = match sync(&pending, unsynced) {
-            Err(why) => vec![Outcome::Refused(refusal("sync what was staged to disk", why)); pending.len()],
+            Err(why) => {
+                if matches!(why, Errno::ENOSPC | Errno::EDQUOT) {
+                    partial::make_room(&self.archive);
+                }
+                vec![Outcome::Refused(refusal("sync what was staged to disk", why)); pending.len()]
+            }
             Ok(()) => self.place(&pending),
         };
         self.pulse.moved();
-        for (member, outcome) in pending.iter().zip(outcomes) {
-            self.output.answer(member.number, outcome)?;
-        }
+        let answer = |(member, outcome): (&Pending, _)| self.output.answer(member.number, outcome);
+        let told = pending.iter().zip(outcomes).try_for_each(answer);
         self.pulse.committed(pending.len());
         // Only now goes what was replaced.
         drop(pending);
         self.pulse.moved();
-        Ok(())
+        told
     }
 
     /// Renames all into place, in a turn. They are needed, and so is what links address: marks go first,

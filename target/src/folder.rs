@@ -125,6 +125,15 @@ impl Folder {
         renameat2(self, from, self, to, flags)
     }
 
+    /// Moves `name` into another folder, where nothing stands under its name.
+    pub(crate) fn move_to(&self, name: &[u8], to: &Self) -> Result<()> {
+        match renameat2(self, name, to, name, RenameFlags::RENAME_NOREPLACE) {
+            // A file system that cannot refuse to replace.
+            Err(Errno::EINVAL) => renameat2(self, name, to, name, RenameFlags::empty()),
+            done => done,
+        }
+    }
+
     /// Sets the time of `name`, also of a symlink itself.
     pub(crate) fn touch(&self, name: &[u8], modified: Time) -> Result<()> {
         let time = time_spec(modified);

@@ -14,8 +14,9 @@ use crate::channel::{Input, Pulse};
 use crate::commit::Group;
 use crate::frame::{self, Frame, HEADER_LEN, PAYLOAD_MAX};
 use crate::message::{Refusal, ToTarget, WINDOW_LOG_MAX};
+use crate::partial::Partial;
 use crate::refusal::{End, Stop};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 /// How many packed bytes may come in a row that inflate to nothing (one block of zstd takes 128 KiB).
 const BARREN_MAX: usize = 2 * PAYLOAD_MAX;
@@ -40,6 +41,7 @@ impl Intake {
     pub(crate) fn message(&mut self) -> Result<ToTarget, End> {
         self.group.settle(&self.input)?;
         self.pulse.busy(false);
+        self.pulse.holds(Weak::new());
         let frame = frame::read(&mut self.input);
         self.pulse.busy(true);
         match frame? {
@@ -147,6 +149,11 @@ impl<'a> Packed<'a> {
             _ if self.over.get() => Stop::person("it carries more than its manifest announces"),
             _ => Stop::person(text.to_string()),
         }
+    }
+
+    /// Another session may want this, which is in the middle of the package.
+    pub(crate) fn holds(&self, partial: Weak<Partial>) {
+        self.stream.borrow().1.pulse.holds(partial);
     }
 
     /// Work goes on that reads nothing.

@@ -7,7 +7,8 @@
 //! archive is a [`listing`], made by [`list`].
 //!
 //! Then what only a target does, [`serve`]: frames are taken from the channel and
-//! inflated, a package is received and staged, and committed; sessions are on record. What left the current
+//! inflated, a package is received and staged, and committed; sessions are on record,
+//! and what a broken one left of a large package is gone on with. What left the current
 //! set is marked, and deleted once it may be: by a session, or by [`purge`].
 
 pub mod delta;
@@ -35,8 +36,10 @@ mod history;
 mod inflate;
 mod marks;
 mod package_list;
+mod partial;
 mod rebuild;
 mod receive;
+mod resume;
 mod stage;
 mod update;
 mod whole_file;

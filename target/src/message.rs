@@ -30,6 +30,11 @@
 //! 2. for each of them all of its bytes, and the 32 bytes of its BLAKE3;
 //!
 //! and [`ToTarget::PackageEnd`] or [`ToTarget::Abandon`]; that is answered as the package.
+//!
+//! Of a large package that a session broke off, the target keeps what came, says so behind its hello
+//! ([`ToHost::Partial`]), and tells what it is ([`ToTarget::Resume`]). A host that finds the same here
+//! sends [`ToTarget::Rest`] in the place of [`ToTarget::Package`]; its frames inflate to what those of
+//! [`ToTarget::Delta`] do, but for the content that is kept.
 
 use serde::{Deserialize, Serialize};
 
@@ -149,9 +154,17 @@ pub enum ToTarget {
         number: u64,
         files: u32,
     },
+    /// What is kept of this package, a part of which came before? Answered by [`ToHost::Kept`]s and
+    /// [`ToHost::KeptPart`]. Since protocol 2.
+    Resume(Partial),
+    /// The rest of the package follows that was asked about last. Since protocol 2.
+    Rest(RestHead),
 }
 
 impl ToTarget {
+    /// From this protocol on, a target says what it keeps of packages.
+    pub const PROTOCOL_OF_PARTIALS: u16 = 2;
+
     /// The first protocol that has this message.
     pub fn since(&self) -> u16 {
         match self {
@@ -173,7 +186,9 @@ impl ToTarget {
             | Self::AskReplace
             | Self::Replace { .. }
             | Self::Delta(_)
-            | Self::Mend { .. } => 2,
+            | Self::Mend { .. }
+            | Self::Resume(_)
+            | Self::Rest(_) => 2,
         }
     }
 }
@@ -211,6 +226,29 @@ pub struct DeltaHead {
     pub base_stamp: Stamp,
     /// In bytes, inflated; at most [`MANIFEST_MAX`](crate::manifest::MANIFEST_MAX).
     pub recipe_length: u32,
+}
+
+/// A package-version of which a part came in a session that ended in the middle of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Partial {
+    pub id: PackageVersion,
+    pub stamp: Stamp,
+    /// The BLAKE3 of its manifest, encoded.
+    pub manifest: Digest,
+}
+
+/// What is known of a package-version before the rest of its bytes, and where they start.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RestHead {
+    pub head: PackageHead,
+    /// As in [`DeltaHead`]; none if the rest comes in full.
+    pub base: Option<(Name, Stamp)>,
+    /// As in [`DeltaHead`].
+    pub recipe_length: u32,
+    /// So many regular files, in the manifest's order, are what the target keeps of them,
+    pub files: u32,
+    /// and so many bytes of the next one. Of a file that is told by changes, whole chunks.
+    pub bytes: u64,
 }
 
 /// From the target to the host.
@@ -255,6 +293,16 @@ pub enum ToHost {
     /// All such groups of package `number` were told.
     Doubt {
         number: u64,
+    },
+    /// Packages of which a part is kept. Said behind the hello, if there are any and the session's
+    /// protocol has it.
+    Partial(Vec<Partial>),
+    /// The digests of regular files that are kept, in the manifest's order, from the first on; more follow.
+    Kept(Vec<Digest>),
+    /// No more: of the file behind those, so many bytes are kept, and this is their digest.
+    KeptPart {
+        bytes: u64,
+        digest: Digest,
     },
 }
 

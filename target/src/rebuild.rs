@@ -18,14 +18,41 @@ use crate::delta::{CHUNK, GROUP, HEADER_LEN, Recipe, Source, Streams, seal};
 use crate::folder::{Folder, kind};
 use crate::inflate::Packed;
 use crate::manifest::{Entry, MANIFEST_MAX, Manifest};
-use crate::message::{DeltaHead, Digest, PackageHead, Standing};
-use crate::receive::{check_stamp, lied, manifest, write};
-use crate::refusal::{Stop, errno};
+use crate::message::{DeltaHead, Digest, PackageHead, RestHead, Standing};
+use crate::package::Name;
+use crate::receive::{check_stamp, go_on, lied, manifest, write};
+use crate::refusal::{Stop, errno, shown};
+use crate::resume::{Kept, Part, Start};
 use crate::sessions::Session;
 use crate::stage::Staging;
+use crate::stamp::Stamp;
 
 /// Files are read and written in pieces of so many bytes.
 const PIECE: usize = 128 << 10;
+
+/// What is known of a package before its bytes.
+pub(crate) struct Told {
+    pub(crate) head: PackageHead,
+    base: Option<(Name, Stamp)>,
+    recipe_length: u32,
+    /// What is there of it already.
+    rest: Option<(RestHead, Kept)>,
+}
+
+impl From<DeltaHead> for Told {
+    fn from(delta: DeltaHead) -> Self {
+        let base = Some((delta.base, delta.base_stamp));
+        Self { head: delta.head, base, recipe_length: delta.recipe_length, rest: None }
+    }
+}
+
+impl Told {
+    /// A package that goes on.
+    pub(crate) fn rest(rest: RestHead, kept: Kept) -> Self {
+        let (head, base) = (rest.head.clone(), rest.base.clone());
+        Self { head, base, recipe_length: rest.recipe_length, rest: Some((rest, kept)) }
+    }
+}
 
 /// What came of a package.
 pub(crate) enum Rebuilt {
@@ -48,28 +75,53 @@ pub(crate) struct Broken {
     due: Digest,
 }
 
-/// Receives and stages a package that is told by another one, up to its end.
+/// Receives and stages a package that is told by another one, or goes on, up to its end.
 pub(crate) fn rebuild(
-    delta: &DeltaHead,
+    told: Told,
     archive: &Arc<Archive>,
     session: &Arc<Session>,
     packed: &Packed,
 ) -> Result<Rebuilt, Stop> {
-    let head = &delta.head;
-    let manifest = manifest(head, packed)?;
-    check_stamp(head, &manifest)?;
-    let recipe = recipe(delta, &manifest, packed)?;
-    let staging = Staging::begin(archive, session, &head.id)?;
+    let Told { head, base, recipe_length, rest } = told;
+    let (manifest, encoded) = manifest(&head, packed)?;
+    check_stamp(&head, &manifest)?;
+    let recipe = recipe(recipe_length, &manifest, packed)?;
+    let staging = Staging::begin(archive, session, &head, (&manifest, &encoded))?;
+    packed.holds(staging.partial());
     staging.lay_out(&manifest)?;
-    let base = Base::open(archive, delta);
-    let making = Making { staging: &staging, base, packed, buffer: vec![0; PIECE] };
-    let made = making.files(&manifest, &recipe)?;
-    let broken = check_seals(&made, packed)?;
-    packed.finish()?;
+    let start = match rest {
+        Some((rest, kept)) => start(&rest, kept, (&manifest, &encoded), &staging, packed)?,
+        None => Start::default(),
+    };
+    let told_by = base.as_ref().map(|(base, _)| base);
+    let making = Making {
+        staging: &staging,
+        base: base.as_ref().map_or(Base(None), |base| Base::open(archive, &head, base)),
+        packed,
+        buffer: vec![0; PIECE],
+    };
+    let broken = staging.keep_if_cut(making.all(&manifest, &recipe, start))?;
     if broken.is_empty() {
-        return complete(head, &manifest, staging);
+        return complete(&head, &manifest, staging);
     }
-    Ok(Rebuilt::Doubtful(Box::new(Doubtful { head: head.clone(), manifest, staging, broken })))
+    if told_by.is_none() {
+        return Err(Stop::later("its files are not what they were when their seals were made"));
+    }
+    Ok(Rebuilt::Doubtful(Box::new(Doubtful { head, manifest, staging, broken })))
+}
+
+/// Takes over what is kept.
+fn start(
+    rest: &RestHead,
+    kept: Kept,
+    (manifest, encoded): (&Manifest, &[u8]),
+    staging: &Staging,
+    packed: &Packed,
+) -> Result<Start, Stop> {
+    if kept.what().manifest.0 != *blake3::hash(encoded).as_bytes() {
+        return Err(Stop::person("what is kept of it has another manifest"));
+    }
+    kept.hand_over(rest, manifest, staging, || packed.moved())
 }
 
 fn complete(head: &PackageHead, manifest: &Manifest, staging: Staging) -> Result<Rebuilt, Stop> {
@@ -77,8 +129,7 @@ fn complete(head: &PackageHead, manifest: &Manifest, staging: Staging) -> Result
     Ok(Rebuilt::Complete(Box::new((Pending::version(head, hidden), unsynced))))
 }
 
-fn recipe(delta: &DeltaHead, manifest: &Manifest, packed: &Packed) -> Result<Recipe, Stop> {
-    let length = delta.recipe_length;
+fn recipe(length: u32, manifest: &Manifest, packed: &Packed) -> Result<Recipe, Stop> {
     if length > MANIFEST_MAX {
         return Err(Stop::person(format!(
             "its recipe of {length} bytes is longer than the {MANIFEST_MAX} allowed"
@@ -119,9 +170,9 @@ fn keeps(digests: &[Option<Digest>], due: Digest) -> bool {
 struct Base(Option<Folder>);
 
 impl Base {
-    fn open(archive: &Archive, delta: &DeltaHead) -> Self {
-        let id = delta.head.id.with_version(delta.base.clone());
-        let stands = archive.standing(&id) == Ok(Standing::Version(delta.base_stamp));
+    fn open(archive: &Archive, head: &PackageHead, (base, stamp): &(Name, Stamp)) -> Self {
+        let id = head.id.with_version(base.clone());
+        let stands = archive.standing(&id) == Ok(Standing::Version(*stamp));
         Self(stands.then(|| archive.root.place(id.to_string().as_bytes()).ok()).flatten())
     }
 
@@ -142,43 +193,72 @@ struct Making<'a, 'p> {
 }
 
 impl Making<'_, '_> {
-    /// Makes all regular files; returns the digest of each that could be made.
-    fn files(mut self, manifest: &Manifest, recipe: &Recipe) -> Result<Vec<Option<Digest>>, Stop> {
-        let mut made = Vec::with_capacity(recipe.files.len());
-        for ((entry, size, _), source) in manifest.files().zip(&recipe.files) {
-            let file = self.staging.create(entry)?;
+    /// Makes all regular files from `start` on, up to the package's end; returns what is broken.
+    fn all(self, manifest: &Manifest, recipe: &Recipe, start: Start) -> Result<Vec<Broken>, Stop> {
+        let packed = self.packed;
+        let made = self.files(manifest, recipe, start)?;
+        let broken = check_seals(&made, packed)?;
+        packed.finish()?;
+        Ok(broken)
+    }
+
+    /// Makes all regular files from `start` on; returns the digest of each that could be made.
+    fn files(
+        mut self,
+        manifest: &Manifest,
+        recipe: &Recipe,
+        start: Start,
+    ) -> Result<Vec<Option<Digest>>, Stop> {
+        let Start { digests, mut part } = start;
+        let done = digests.len();
+        let mut made: Vec<_> = digests.into_iter().map(Some).collect();
+        for ((entry, size, _), source) in manifest.files().zip(&recipe.files).skip(done) {
+            let Part { file, bytes: at, mut hasher } = match part.take() {
+                Some(part) => part,
+                None => Part { file: self.staging.create(entry)?, bytes: 0, hasher: blake3::Hasher::new() },
+            };
             let old = source.origin(&entry.path).and_then(|path| self.base.file(path));
-            let digest = match source {
-                Source::Whole => Some(self.whole(entry, size, &file)?),
-                Source::Same(_) => self.same(entry, size, &file, old)?,
-                Source::Changed(_) => self.changed(entry, size, &file, old.map(|(old, _)| old))?,
+            let from = (&file, at, &mut hasher);
+            let good = match source {
+                Source::Whole => self.whole(entry, size, from)?,
+                Source::Same(_) => self.same(entry, size, from, old)?,
+                Source::Changed(_) => self.changed(entry, size, from, old.map(|(old, _)| old))?,
             };
             self.staging.finish(entry, file, size)?;
-            made.push(digest);
+            made.push(good.then(|| Digest(*hasher.finalize().as_bytes())));
         }
         Ok(made)
     }
 
-    fn whole(&mut self, entry: &Entry, size: u64, file: &File) -> Result<Digest, Stop> {
-        self.packed.allow(size);
+    fn whole(
+        &mut self,
+        entry: &Entry,
+        size: u64,
+        (file, at, hasher): (&File, u64, &mut blake3::Hasher),
+    ) -> Result<bool, Stop> {
+        let left = size.checked_sub(at).ok_or_else(|| misplaced(entry))?;
+        self.packed.allow(left);
         let mut from = self.packed;
-        write(entry, size, file, &mut from, self.staging, self.packed, &mut self.buffer)
+        go_on(entry, left, (file, hasher), &mut from, self.staging, self.packed, &mut self.buffer)?;
+        Ok(true)
     }
 
     fn same(
         &mut self,
         entry: &Entry,
         size: u64,
-        mut file: &File,
+        (mut file, at, hasher): (&File, u64, &mut blake3::Hasher),
         old: Option<(File, u64)>,
-    ) -> Result<Option<Digest>, Stop> {
-        let Some((old, _)) = old.filter(|(_, old_size)| *old_size == size) else { return Ok(None) };
+    ) -> Result<bool, Stop> {
+        if at > 0 {
+            return Err(misplaced(entry));
+        }
+        let Some((old, _)) = old.filter(|(_, old_size)| *old_size == size) else { return Ok(false) };
         let cloned = clone(&old, file);
-        let mut hasher = blake3::Hasher::new();
         let (mut from, mut left) = (&old, size);
         while left > 0 {
             let most = self.buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-            let Ok(got @ 1..) = from.read(&mut self.buffer[..most]) else { return Ok(None) };
+            let Ok(got @ 1..) = from.read(&mut self.buffer[..most]) else { return Ok(false) };
             hasher.update(&self.buffer[..got]);
             if !cloned {
                 let written = file.write_all(&self.buffer[..got]);
@@ -187,7 +267,7 @@ impl Making<'_, '_> {
             left -= got as u64;
             self.packed.moved();
         }
-        Ok(Some(Digest(*hasher.finalize().as_bytes())))
+        Ok(true)
     }
 
     /// Takes a file's changes; makes nothing of them where there is no old file.
@@ -195,12 +275,13 @@ impl Making<'_, '_> {
         &mut self,
         entry: &Entry,
         size: u64,
-        mut file: &File,
+        (mut file, mut at, hasher): (&File, u64, &mut blake3::Hasher),
         old: Option<File>,
-    ) -> Result<Option<Digest>, Stop> {
-        let mut hasher = blake3::Hasher::new();
+    ) -> Result<bool, Stop> {
+        if !at.is_multiple_of(CHUNK as u64) {
+            return Err(misplaced(entry));
+        }
         let mut good = old.is_some();
-        let mut at = 0;
         while at < size {
             let makes = usize::try_from(size - at).unwrap_or(usize::MAX).min(CHUNK);
             let streams = self.streams(makes)?;
@@ -215,7 +296,7 @@ impl Making<'_, '_> {
             }
             at += makes as u64;
         }
-        Ok(good.then(|| Digest(*hasher.finalize().as_bytes())))
+        Ok(good)
     }
 
     fn streams(&self, makes: usize) -> Result<Streams, Stop> {
@@ -231,7 +312,17 @@ impl Making<'_, '_> {
     }
 }
 
+/// The host goes on in the middle of a file where that cannot be.
+fn misplaced(entry: &Entry) -> Stop {
+    Stop::person(format!("it goes on in the middle of {:?}, which cannot be", shown(&entry.path)))
+}
+
 impl Doubtful {
+    /// Leaves it to a later session, if it is large.
+    pub(crate) fn keep(&self) {
+        self.staging.keep();
+    }
+
     pub(crate) fn head(&self) -> &PackageHead {
         &self.head
     }

@@ -34,19 +34,24 @@ pub(crate) fn receive(
     session: &Arc<Session>,
     packed: &Packed,
 ) -> Result<(Pending, Unsynced), Stop> {
-    let manifest = manifest(head, packed)?;
+    let (manifest, encoded) = manifest(head, packed)?;
     check_stamp(head, &manifest)?;
-    let staging = Staging::begin(archive, session, &head.id)?;
-    staging.lay_out(&manifest)?;
-    let found = files(&manifest, &staging, packed)?;
-    check_trailers(&manifest, &found, packed)?;
-    packed.finish()?;
+    let staging = Staging::begin(archive, session, head, (&manifest, &encoded))?;
+    packed.holds(staging.partial());
+    staging.keep_if_cut(fill(&manifest, &staging, packed))?;
     let (hidden, unsynced) = staging.seal(&manifest)?;
     Ok((Pending::version(head, hidden), unsynced))
 }
 
-/// Reads the manifest, and tells `packed` how much may follow it.
-pub(crate) fn manifest(head: &PackageHead, packed: &Packed) -> Result<Manifest, Stop> {
+fn fill(manifest: &Manifest, staging: &Staging, packed: &Packed) -> Result<(), Stop> {
+    staging.lay_out(manifest)?;
+    let found = files(manifest, staging, packed)?;
+    check_trailers(manifest, &found, packed)?;
+    packed.finish()
+}
+
+/// Reads the manifest, and tells `packed` how much may follow it; also returns it as it came.
+pub(crate) fn manifest(head: &PackageHead, packed: &Packed) -> Result<(Manifest, Vec<u8>), Stop> {
     if head.manifest_length > MANIFEST_MAX {
         let length = head.manifest_length;
         return Err(Stop::person(format!(
@@ -62,7 +67,7 @@ pub(crate) fn manifest(head: &PackageHead, packed: &Packed) -> Result<Manifest, 
     }
     let manifest = Manifest::decode(&bytes).map_err(|why| Stop::person(why.to_string()))?;
     packed.announce(announced(&manifest));
-    Ok(manifest)
+    Ok((manifest, bytes))
 }
 
 /// The most that can follow an honest package's manifest, in bytes: a tar, or a recipe and changes.
@@ -148,15 +153,28 @@ fn check_header<R: Read>(entry: &Entry, size: u64, next: &tar::Entry<R>) -> Resu
 pub(crate) fn write(
     entry: &Entry,
     size: u64,
-    mut file: &File,
+    file: &File,
     from: &mut impl Read,
     staging: &Staging,
     packed: &Packed,
     buffer: &mut [u8],
 ) -> Result<Digest, Stop> {
-    let cut = || packed.stop(format_args!("it ends in the middle of {:?}", shown(&entry.path)));
     let mut hasher = blake3::Hasher::new();
-    let mut left = size;
+    go_on(entry, size, (file, &mut hasher), from, staging, packed, buffer)?;
+    Ok(Digest(*hasher.finalize().as_bytes()))
+}
+
+/// Writes the last `left` bytes of a file's content.
+pub(crate) fn go_on(
+    entry: &Entry,
+    mut left: u64,
+    (mut file, hasher): (&File, &mut blake3::Hasher),
+    from: &mut impl Read,
+    staging: &Staging,
+    packed: &Packed,
+    buffer: &mut [u8],
+) -> Result<(), Stop> {
+    let cut = || packed.stop(format_args!("it ends in the middle of {:?}", shown(&entry.path)));
     while left > 0 {
         let most = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
         let came = from.read(&mut buffer[..most]).map_err(|_| cut())?;
@@ -167,7 +185,7 @@ pub(crate) fn write(
         file.write_all(&buffer[..came]).map_err(|why| staging.refusal("write", entry, errno(&why)))?;
         left -= came as u64;
     }
-    Ok(Digest(*hasher.finalize().as_bytes()))
+    Ok(())
 }
 
 /// Reads the tar's second empty block and the digests that were not known beforehand.

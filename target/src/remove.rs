@@ -63,7 +63,7 @@ fn empty_of_files(top: &Folder, at: Option<&[u8]>, name: &[u8]) -> Result<Vec<Ve
 }
 
 /// Opens the folder `name`, after its owner was given all rights in it.
-fn unlocked(parent: &Folder, name: &[u8]) -> Result<Folder> {
+pub(crate) fn unlocked(parent: &Folder, name: &[u8]) -> Result<Folder> {
     let place = parent.place(name)?;
     let mode = fstat(&place)?.st_mode & 0o7777;
     if mode & 0o700 != 0o700 {

@@ -1,8 +1,8 @@
 //! `blat-target serve`: one session with a host, on standard input and output.
 //!
 //! The session ends well only with the host's `Done`. Whatever else ends it, what was
-//! acknowledged stands, and what was staged is cleared: here, or after a kill by a
-//! later session.
+//! acknowledged stands, what came whole is committed, and what was staged is cleared: here,
+//! or after a kill by a later session. Of a large package it is kept, for a later session to go on with.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -24,14 +24,16 @@ use crate::inflate::{Inflate, Intake, Packed};
 use crate::list::{Listed, list};
 use crate::manifest::{ENTRIES_MAX, Time};
 use crate::message::{
-    self, DeltaHead, Digest, HostHello, Mend, Outcome, PROTOCOL, PROTOCOL_OLDEST, PackageHead, QUERY_MAX,
-    Refusal, Standing, TargetHello, ToHost, ToTarget,
+    self, DeltaHead, Digest, HostHello, Mend, Outcome, PROTOCOL, PROTOCOL_OLDEST, PackageHead, Partial,
+    QUERY_MAX, Refusal, RestHead, Standing, TargetHello, ToHost, ToTarget,
 };
 use crate::package::{PackageVersion, link_target};
 use crate::package_list;
-use crate::rebuild::{Doubtful, Rebuilt, rebuild};
+use crate::partial;
+use crate::rebuild::{Doubtful, Rebuilt, Told, rebuild};
 use crate::receive::{manifest, receive};
 use crate::refusal::{End, Stop, refusal, shown};
+use crate::resume::Kept;
 use crate::sessions::{Session, clear_dead};
 use crate::stage::Hidden;
 use crate::turn::Turns;
@@ -111,6 +113,9 @@ fn converse(mut input: Input, output: &Arc<Output>, pulse: Arc<Pulse>, allowed: 
     let archive = Arc::new(Archive::open(&hello.archive).map_err(End::Failed)?);
     let protocol = hello.protocol.min(PROTOCOL);
     output.say(&ToHost::Hello(introduction(&archive, protocol)?))?;
+    if protocol >= ToTarget::PROTOCOL_OF_PARTIALS {
+        tell_partials(&archive, output)?;
+    }
     let cleared = archive.clone();
     let clearing = std::thread::spawn(move || clear_dead(&cleared));
     pulse.clone().tell(output.clone());
@@ -121,9 +126,20 @@ fn converse(mut input: Input, output: &Arc<Output>, pulse: Arc<Pulse>, allowed: 
     let intake = Intake { input, group, pulse };
     let replace = allowed.replace || !allowed.is_restricted();
     let output = output.clone();
-    let (session, doubtful, next, came) = (None, BTreeMap::new(), 0, 0);
-    let mut talk =
-        Talk { protocol, replace, archive, aging, output, intake, inflate, session, doubtful, next, came };
+    let mut talk = Talk {
+        protocol,
+        replace,
+        archive,
+        aging,
+        output,
+        intake,
+        inflate,
+        session: None,
+        kept: None,
+        doubtful: BTreeMap::new(),
+        next: 0,
+        came: 0,
+    };
     let done = talk.run();
     talk.leave();
     let _ = clearing.join();
@@ -159,6 +175,12 @@ fn check_protocol(payload: &[u8]) -> Result<(), End> {
     }
 }
 
+/// Says of which packages a part is kept, if there are any.
+fn tell_partials(archive: &Archive, output: &Output) -> Result<(), End> {
+    let partial = partial::list(archive);
+    if partial.is_empty() { Ok(()) } else { output.say(&ToHost::Partial(partial)) }
+}
+
 fn introduction(archive: &Archive, protocol: u16) -> Result<TargetHello, End> {
     let build = build()
         .map_err(|why| End::Failed(Refusal::later(format!("could not read /proc/self/exe: {why}"))))?;
@@ -171,6 +193,9 @@ fn introduction(archive: &Archive, protocol: u16) -> Result<TargetHello, End> {
 /// How many packages may wait to be mended, and how many entries they may have together.
 const DOUBTFUL_MAX: usize = 64;
 const DOUBTFUL_ENTRIES_MAX: usize = ENTRIES_MAX as usize;
+
+/// How many digests one [`ToHost::Kept`] has at most.
+const KEPT_TOLD: usize = 16 << 10;
 
 /// zstd's level for listings: names that were shortened already.
 const LISTING_LEVEL: i32 = 1;
@@ -188,6 +213,8 @@ struct Talk {
     inflate: Inflate,
     /// Made when something is first staged.
     session: Option<Arc<Session>>,
+    /// What is kept of the package that the host asked about last.
+    kept: Option<Kept>,
     /// Packages that wait for files to be mended.
     doubtful: BTreeMap<u64, Doubtful>,
     /// The least number that the next package or link may have.
@@ -210,6 +237,8 @@ impl Talk {
                 ToTarget::Package(head) => self.package(head)?,
                 ToTarget::Delta(delta) => self.delta(delta)?,
                 ToTarget::Mend { number, files } => self.mend(number, files)?,
+                ToTarget::Resume(what) => self.resume(what)?,
+                ToTarget::Rest(rest) => self.rest(rest)?,
                 ToTarget::Link { number, id, text, modified } => self.link(number, id, text, modified)?,
                 ToTarget::List { known } => self.list(known)?,
                 ToTarget::PackageList { number, length, digest } => {
@@ -236,8 +265,11 @@ impl Talk {
         }
     }
 
-    /// Clears what is staged and takes the session off record.
+    /// Clears what is staged, but for what a later session can go on with, and takes the session off
+    /// record.
     fn leave(&mut self) {
+        self.kept = None;
+        self.doubtful.values().for_each(Doubtful::keep);
         self.doubtful.clear();
         self.intake.group.end();
         if let Some(session) = self.session.take() {
@@ -254,6 +286,7 @@ impl Talk {
 
     fn package(&mut self, head: PackageHead) -> Result<(), End> {
         self.count(head.number)?;
+        self.leave_kept(&head);
         if self.stands_needed(&head)? {
             return self.unchanged(&head);
         }
@@ -282,14 +315,51 @@ impl Talk {
 
     /// A package that is told by another one.
     fn delta(&mut self, delta: DeltaHead) -> Result<(), End> {
-        let head = &delta.head;
-        self.count(head.number)?;
-        if self.stands_needed(head)? {
-            return self.unchanged(head);
+        self.count(delta.head.number)?;
+        self.leave_kept(&delta.head);
+        self.rebuild(delta.into())
+    }
+
+    /// Tells what is kept of a package.
+    fn resume(&mut self, what: Partial) -> Result<(), End> {
+        // What waits may take long.
+        self.intake.group.commit()?;
+        let kept = Kept::find(&self.archive, what, || self.intake.pulse.moved());
+        for digests in kept.digests().chunks(KEPT_TOLD) {
+            self.output.say(&ToHost::Kept(digests.to_vec()))?;
+        }
+        let (bytes, digest) = kept.part();
+        self.output.say(&ToHost::KeptPart { bytes, digest })?;
+        self.kept = Some(kept);
+        Ok(())
+    }
+
+    /// The rest of a package of which a part is kept.
+    fn rest(&mut self, rest: RestHead) -> Result<(), End> {
+        self.count(rest.head.number)?;
+        match self.kept.take() {
+            Some(kept) if (&kept.what().id, kept.what().stamp) == (&rest.head.id, rest.head.stamp) => {
+                self.rebuild(Told::rest(rest, kept))
+            }
+            _ => Err(End::broken("the host goes on with a package that it did not ask about")),
+        }
+    }
+
+    /// What is kept of a package that comes whole is nobody's business any more.
+    fn leave_kept(&mut self, head: &PackageHead) {
+        if let Some(kept) = self.kept.take_if(|kept| kept.what().id == head.id) {
+            kept.discard();
+        }
+    }
+
+    fn rebuild(&mut self, told: Told) -> Result<(), End> {
+        let head = told.head.clone();
+        if self.stands_needed(&head)? {
+            return self.unchanged(&head);
         }
         let session = self.session()?;
         let packed = Packed::new(&mut self.inflate, &mut self.intake);
-        match rebuild(&delta, &self.archive, &session, &packed) {
+        match rebuild(told, &self.archive, &session, &packed) {
             Ok(Rebuilt::Complete(built)) => {
                 drop(packed);
                 let (pending, unsynced) = *built;

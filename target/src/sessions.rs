@@ -16,6 +16,8 @@
 //! folder also removes the hidden names there whose session has no record at all.
 //!
 //! A crash while clearing leaves the record, which goes last.
+//!
+//! What is kept of a large package ([`crate::partial`]) has a record of its own, and is left to that.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -32,12 +34,13 @@ use crate::archive::{Archive, OWN_FOLDER, open_or_make};
 use crate::folder::Folder;
 use crate::message::Refusal;
 use crate::package::Name;
+use crate::partial;
 use crate::refusal::{errno, refusal, shown};
 use crate::remove::remove;
 
 const SESSIONS: &str = "sessions";
 /// What the hidden names of staging start with.
-const HIDDEN: &str = ".blat-";
+pub(crate) const HIDDEN: &str = ".blat-";
 /// The longest record that is read back, in bytes.
 const RECORD_MAX: u64 = 64 << 20;
 
@@ -107,7 +110,7 @@ impl Session {
         }
         if lock(&self.searched).insert(package.clone()) {
             // What cannot be removed hinders nobody: it stays hidden.
-            let _ = self.clear_unrecorded(&folder);
+            let _ = self.clear_unrecorded(archive, package, &folder);
         }
         Ok(folder)
     }
@@ -148,10 +151,11 @@ impl Session {
         record.write_all(line.as_bytes()).map_err(|why| errno(&why))
     }
 
-    fn clear_unrecorded(&self, folder: &Folder) -> nix::Result<()> {
+    fn clear_unrecorded(&self, archive: &Archive, package: &Name, folder: &Folder) -> nix::Result<()> {
         for name in folder.names()? {
             let Some(id) = session_of(&name) else { continue };
-            if id != self.id && self.sessions.stat(id.as_bytes())?.is_none() {
+            let unrecorded = id != self.id && self.sessions.stat(id.as_bytes())?.is_none();
+            if unrecorded && !partial::is_kept(archive, package.as_str().as_bytes(), &name) {
                 let _ = remove(folder, &name);
             }
         }
@@ -162,7 +166,7 @@ impl Session {
 /// Clears what killed sessions left, and what others could not remove, each as far as that can be
 /// done; returns what could not.
 pub(crate) fn clear_dead(archive: &Archive) -> Vec<Refusal> {
-    let mut left = Vec::new();
+    let mut left = partial::clear(archive);
     let Ok(sessions) = archive.root.below(format!("{OWN_FOLDER}/{SESSIONS}").as_bytes()) else { return left };
     for id in sessions.names().unwrap_or_default() {
         if let Ok(id) = String::from_utf8(id) {
@@ -184,6 +188,9 @@ fn clear_if_dead(archive: &Archive, sessions: &Folder, id: &str, left: &mut Vec<
     let mut all = true;
     let named = || lines.split(|byte| *byte == b'\n').filter_map(read_line);
     for (package, name) in named().filter(|(_, name)| session_of(name) == Some(id)) {
+        if partial::is_kept(archive, package, name) {
+            continue;
+        }
         if let Err(why) = clear_named(archive, package, name) {
             let (package, name) = (shown(package), shown(name));
             left.push(refusal(format_args!("remove {package}/{name}, which an earlier session left"), why));

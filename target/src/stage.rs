@@ -2,7 +2,9 @@
 //!
 //! The name is on record before anything is made under it ([`crate::sessions`]), and
 //! whatever stands there goes when its [`Hidden`] is let go: so nothing is left on any
-//! way out but a kill, and after that a later session clears it. Until the commit all
+//! way out but a kill, and after that a later session clears it. A large package is also on
+//! record as a partial one ([`crate::partial`]): what came of it stays when the session ends
+//! in the middle, for a later one to go on with. Until the commit all
 //! folders are their owner's alone; each gets its final mode and time last, the
 //! deepest first, so that read-only folders are no obstacle.
 
@@ -10,18 +12,20 @@ use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use nix::errno::Errno;
 use nix::fcntl::RenameFlags;
+use nix::unistd::ftruncate;
 
 use crate::archive::Archive;
 use crate::commit::Unsynced;
 use crate::folder::{Folder, finish};
 use crate::manifest::{Entry, Kind, Manifest, Time};
-use crate::message::Refusal;
+use crate::message::{PackageHead, Refusal};
 use crate::package::{Name, PackageVersion};
-use crate::refusal::{refusal, shown};
+use crate::partial::{self, Partial};
+use crate::refusal::{Stop, refusal, shown};
 use crate::sessions::Session;
 
 /// How often to make a package's folder again when others remove it.
@@ -34,6 +38,9 @@ pub(crate) struct Hidden {
     package: Name,
     pub(crate) folder: Folder,
     pub(crate) name: Vec<u8>,
+    /// The record by which another session can go on with it.
+    partial: Option<Arc<Partial>>,
+    /// Whether nothing is left to be removed, or what there is shall stay.
     removed: Cell<bool>,
 }
 
@@ -55,7 +62,7 @@ impl Hidden {
                 made => {
                     let (archive, session) = (archive.clone(), session.clone());
                     let (package, removed) = (package.clone(), Cell::new(false));
-                    let hidden = Self { archive, session, package, folder, name, removed };
+                    let hidden = Self { archive, session, package, folder, name, partial: None, removed };
                     return made.map(|made| (hidden, made));
                 }
             }
@@ -97,7 +104,7 @@ impl Hidden {
             done => done?,
         }
         let (archive, session, package) = (archive.clone(), session.clone(), id.package.clone());
-        Ok(Self { archive, session, package, folder, name, removed: Cell::new(false) })
+        Ok(Self { archive, session, package, folder, name, partial: None, removed: Cell::new(false) })
     }
 
     /// Removes what stands there.
@@ -119,6 +126,9 @@ impl Drop for Hidden {
             let name = String::from_utf8_lossy(&self.name);
             eprintln!("blat-target: could not remove {}/{name}: {}", self.package, why.desc());
         }
+        if let Some(partial) = &self.partial {
+            partial.forget();
+        }
     }
 }
 
@@ -138,16 +148,62 @@ impl Staging {
     pub(crate) fn begin(
         archive: &Arc<Archive>,
         session: &Arc<Session>,
-        id: &PackageVersion,
+        head: &PackageHead,
+        manifest: (&Manifest, &[u8]),
     ) -> Result<Self, Refusal> {
+        let id = &head.id;
         let make = |folder: &Folder, name: &[u8]| {
             folder.mkdir(name, 0o700)?;
             folder.below(name)
         };
-        let (hidden, root) = Hidden::make(archive, session, &id.package, make)
+        let (mut hidden, root) = Hidden::make(archive, session, &id.package, make)
             .map_err(|why| refusal(format_args!("make a folder to stage {id}"), why))?;
+        let made = session.made(&id.package);
+        hidden.partial = Partial::begin(archive, head, &hidden.name, made, manifest).map(Arc::new);
         let unsynced = RefCell::new(Unsynced::default());
         Ok(Self { id: id.clone(), root, parent: RefCell::new(None), unsynced, hidden })
+    }
+
+    /// The record by which another session can go on with it, if it is large.
+    pub(crate) fn partial(&self) -> Weak<Partial> {
+        self.hidden.partial.as_ref().map_or_else(Weak::new, Arc::downgrade)
+    }
+
+    /// Leaves what came to a later session, if it is on record.
+    pub(crate) fn keep(&self) {
+        self.hidden.removed.set(self.hidden.partial.is_some());
+    }
+
+    /// The same, where the session ends in the middle of `done`.
+    pub(crate) fn keep_if_cut<T>(&self, done: Result<T, Stop>) -> Result<T, Stop> {
+        if let Err(Stop::End(_)) = done {
+            self.keep();
+        }
+        done
+    }
+
+    /// Takes a regular file over from another staging of the same package, and opens it.
+    pub(crate) fn take_over(&self, entry: &Entry, from: &Folder) -> Result<File, Refusal> {
+        let (parent, name) = entry.split();
+        let take = || {
+            let to = self.parent(parent)?;
+            from.place(parent)?.move_to(name, &to)?;
+            to.file_to_read(name)
+        };
+        take().map_err(|why| self.refusal("go on with", entry, why))
+    }
+
+    /// The same, to go on writing behind its first `bytes`.
+    pub(crate) fn take_over_part(&self, entry: &Entry, from: &Folder, bytes: u64) -> Result<File, Refusal> {
+        let (parent, name) = entry.split();
+        let take = || {
+            let to = self.parent(parent)?;
+            from.place(parent)?.move_to(name, &to)?;
+            let file = to.file(name)?;
+            ftruncate(&file, bytes as i64)?;
+            Ok(file)
+        };
+        take().map_err(|why| self.refusal("go on with", entry, why))
     }
 
     /// Makes all folders and symlinks, from the manifest alone.
@@ -211,6 +267,9 @@ impl Staging {
 
     /// The refusal when `attempt` failed on an entry.
     pub(crate) fn refusal(&self, attempt: &str, entry: &Entry, why: Errno) -> Refusal {
+        if matches!(why, Errno::ENOSPC | Errno::EDQUOT) {
+            partial::make_room(&self.hidden.archive);
+        }
         refusal(format_args!("{attempt} {}/{}", self.id, shown(&entry.path)), why)
     }
 

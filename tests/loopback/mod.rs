@@ -104,6 +104,13 @@ impl Loopback {
         self.run(&["transfer", TARGET, "--helper", helper])
     }
 
+    /// Starts a transfer; nobody hears what it says.
+    pub(crate) fn start_transfer(&self) -> Child {
+        let helper = self.helper.to_str().expect("a plain path");
+        let mut command = self.command(&["transfer", TARGET, "--helper", helper]);
+        command.stderr(Stdio::null()).stdout(Stdio::null()).spawn().expect("blat starts")
+    }
+
     /// Starts the agent, as `blat@site1.service` does, and waits until it is connected.
     pub(crate) fn start_agent(&mut self) {
         let agent = self.program(&self.blat.with_file_name("blat-agent"), &[TARGET]).spawn();
