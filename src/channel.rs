@@ -14,6 +14,7 @@ use crate::failure::{Failure, Needs, Result};
 use crate::helper::Helper;
 use crate::pace::Pace;
 use crate::places::Places;
+use crate::ready::Store;
 use crate::report::{Report, Reporter};
 use crate::session::{Means, Session};
 use crate::ssh::{Connection, Endpoint, Proof};
@@ -42,7 +43,14 @@ impl Channel {
         let SshTarget { ssh, there: target } = over_ssh(settings)?;
         let helper = Helper::read(helper)?;
         let limit = ssh.bandwidth.as_bytes();
-        let means = Means { cache: Cache::new(places.digests.clone()), pace: Pace::new(limit, way_for) };
+        // Synchronisations share what they pack with each other, and transfers likewise.
+        let beside = if way_for.is_some() { places.sync_lock() } else { places.transfer_lock() };
+        let lock = beside.file_name().unwrap_or_default();
+        let means = Means {
+            cache: Cache::new(places.digests.clone()),
+            ready: Store::new(places.ready.clone(), &places.state, lock),
+            pace: Pace::new(limit, way_for),
+        };
         let connection = match Connection::attach(&places.control()).await {
             Some(connection) => connection,
             None => connect(settings, reporter).await?,

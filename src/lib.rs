@@ -20,6 +20,7 @@ pub mod pace;
 pub mod pack;
 mod packer;
 mod press;
+pub mod ready;
 mod resume;
 
 pub mod bucket;

@@ -20,6 +20,7 @@ use crate::jobs::Jobs;
 use crate::pack::{self, Scan};
 use crate::press::Press;
 use crate::progress::Progress;
+use crate::ready::{Ready, Store, Told};
 use crate::resume::{Kept, Partials, Start};
 use crate::session::Heard;
 
@@ -96,13 +97,14 @@ pub(crate) fn start(
     jobs: Jobs,
     answers: Receiver<ToHost>,
     cache: Cache,
+    ready: Store,
     frames: mpsc::Sender<Vec<u8>>,
     hear: mpsc::Sender<Heard>,
     progress: Progress,
 ) {
     thread::spawn(move || {
         let (press, partials) = (Press::start(frames, hear.clone()), Partials::new(answers));
-        let packer = Packer { press, progress, cache, partials, bases: HashMap::new(), sent: 0 };
+        let packer = Packer { press, progress, cache, ready, partials, bases: HashMap::new(), sent: 0 };
         if let Err(failure) = packer.run(&jobs) {
             // The session has ended already when this cannot be said any more.
             let _ = hear.blocking_send(Heard::Broken(failure));
@@ -115,6 +117,7 @@ struct Packer {
     progress: Progress,
     cache: Cache,
     partials: Partials,
+    ready: Store,
     /// By what the packages were told that were.
     bases: HashMap<u64, Name>,
     /// How many packages, links, lists and deletions were sent.
@@ -149,10 +152,18 @@ impl Packer {
         };
         let head = PackageHead { number, id, stamp: scan.stamp, manifest_length: manifest.len() as u32 };
         self.sent += 1;
-        // What keeps it from being told by another is no obstacle to sending it whole.
-        let delta = Delta::of(&head.id, &scan, bases, &self.cache, &self.progress);
-        let delta = delta.inspect_err(|why| tracing::debug!("{}: {why}", head.id)).ok().flatten();
         let kept = self.kept(&head, &manifest)?;
+        if kept.is_none() && self.ready.serves(scan.manifest.bytes()) {
+            match self.make_ready(&head.id, &scan, &manifest, bases) {
+                Ok(Some(ready)) => return self.send_ready(head, scan, ready),
+                Ok(None) => {}
+                Err(failure) => {
+                    self.sent -= 1;
+                    return self.press.tell(Heard::Unreadable { number, failure });
+                }
+            }
+        }
+        let delta = self.delta_of(&head.id, &scan, bases);
         let (delta, start) = self.start(&head.id, &scan, delta, kept.as_ref());
         let written = match delta {
             Some(delta) if start != Start::default() => self.rest(head, &manifest, &delta, start)?,
@@ -208,6 +219,53 @@ impl Packer {
                 (delta, Start::default())
             }
         }
+    }
+
+    /// Has a package packed for all targets that need it now.
+    fn make_ready(
+        &self,
+        id: &PackageVersion,
+        scan: &Scan,
+        manifest: &[u8],
+        bases: &[Base],
+    ) -> Result<Option<Ready>> {
+        let mut key = blake3::Hasher::new();
+        key.update(id.to_string().as_bytes()).update(&[0]).update(manifest);
+        for base in bases {
+            key.update(base.version.as_str().as_bytes()).update(&[0]).update(&base.stamp.0.to_le_bytes());
+        }
+        self.ready.take_or_make(&key.finalize(), &self.progress, |mut out| {
+            let Some(delta) = self.delta_of(id, scan, bases) else {
+                return scan.write(manifest, &mut out).map(|()| None);
+            };
+            let recipe = delta.recipe();
+            delta.write(manifest, &recipe, Start::default(), &self.progress, &mut out)?;
+            let recipe_length = recipe.len() as u32;
+            Ok(delta.base.map(|(base, base_stamp)| Told { base, base_stamp, recipe_length }))
+        })
+    }
+
+    /// Sends a package that is packed already.
+    fn send_ready(&mut self, head: PackageHead, scan: Scan, ready: Ready) -> Result<()> {
+        let number = head.number;
+        match ready.told.clone() {
+            None => self.press.say(ToTarget::Package(head))?,
+            Some(Told { base, base_stamp, recipe_length }) => {
+                tracing::debug!("{} is told by {base}", head.id);
+                self.bases.insert(number, base.clone());
+                self.press.say(ToTarget::Delta(DeltaHead { head, base, base_stamp, recipe_length }))?;
+            }
+        }
+        self.press.ready(ready)?;
+        self.press.say(ToTarget::PackageEnd)?;
+        let bytes = scan.manifest.bytes();
+        self.press.tell(Heard::Packed(Packed { number, bytes, dropped_bits: scan.dropped_bits }))
+    }
+
+    /// How a package is told by another. What keeps it from that is no obstacle to sending it whole.
+    fn delta_of<'a>(&self, id: &PackageVersion, scan: &'a Scan, bases: &[Base]) -> Option<Delta<'a>> {
+        let delta = Delta::of(id, scan, bases, &self.cache, &self.progress);
+        delta.inspect_err(|why| tracing::debug!("{id}: {why}")).ok().flatten()
     }
 
     /// Sends a package as what it is of another; the inner error is the package's own.

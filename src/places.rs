@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::config::TargetName;
 use crate::delta::CACHE;
+use crate::ready::READY;
 
 /// The folders and sockets of one target.
 #[derive(Clone, Debug)]
@@ -19,6 +20,8 @@ pub struct Places {
     pub report: PathBuf,
     /// The digests of packages, for all targets: may be deleted.
     pub digests: PathBuf,
+    /// Packages that are packed for several targets: may be deleted.
+    pub ready: PathBuf,
 }
 
 impl Places {
@@ -30,6 +33,7 @@ impl Places {
             runtime: run.join(name.as_str()),
             report: run.join(format!("{name}.report")),
             digests: root.join(CACHE),
+            ready: root.join(READY),
         }
     }
 

@@ -15,6 +15,7 @@ use zstd::stream::raw::CParameter;
 use zstd::stream::write::Encoder;
 
 use crate::failure::{Failure, Needs, Result};
+use crate::ready::Ready;
 use crate::session::Heard;
 
 /// zstd's level, for the worth of 100 Mbit/s: such a line takes longer for what comes out.
@@ -34,6 +35,8 @@ enum Step {
     Pack(Vec<u8>),
     /// All that was packed so far shall go out.
     Flush,
+    /// Some that was packed before.
+    Ready(Vec<u8>),
     Say(ToTarget),
     Tell(Heard),
 }
@@ -67,6 +70,11 @@ impl Press {
         self.step(Step::Tell(heard)).later("cannot send")
     }
 
+    /// Hands over a package that is packed already.
+    pub(crate) fn ready(&self, ready: Ready) -> Result<()> {
+        ready.send(PIECE, |piece| self.step(Step::Ready(piece)).later("cannot send"))
+    }
+
     fn step(&self, step: Step) -> io::Result<()> {
         self.steps.send(step).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
     }
@@ -98,11 +106,25 @@ fn work(
     frames: mpsc::Sender<Vec<u8>>,
     hear: &mpsc::Sender<Heard>,
 ) -> Result<(), Failure> {
-    let mut stream = stream(frames.clone()).later("cannot start to pack")?;
+    let pieces = || Pieces { piece: Vec::with_capacity(PIECE), frames: frames.clone() };
+    // None behind what was packed before, and had its own end.
+    let mut open: Option<Encoder<'static, Pieces>> = None;
     for step in steps {
         match step {
-            Step::Pack(plain) => stream.write_all(&plain).later("cannot send")?,
-            Step::Flush => stream.flush().later("cannot send")?,
+            Step::Pack(plain) => {
+                let stream = match &mut open {
+                    Some(stream) => stream,
+                    None => open.insert(stream(pieces()).later("cannot start to pack")?),
+                };
+                stream.write_all(&plain).later("cannot send")?;
+            }
+            Step::Flush => open.as_mut().map_or(Ok(()), Write::flush).later("cannot send")?,
+            Step::Ready(piece) => {
+                if let Some(stream) = open.take() {
+                    stream.finish().and_then(|mut pieces| pieces.flush()).later("cannot send")?;
+                }
+                frames.blocking_send(frame::data(&piece)).later("cannot send")?;
+            }
             Step::Say(message) => frames.blocking_send(frame::message(&message)).later("cannot send")?,
             Step::Tell(heard) => hear.blocking_send(heard).later("the session is over")?,
         }
@@ -110,8 +132,9 @@ fn work(
     Ok(())
 }
 
-fn stream(frames: mpsc::Sender<Vec<u8>>) -> io::Result<Encoder<'static, Pieces>> {
-    let mut stream = Encoder::new(Pieces { piece: Vec::with_capacity(PIECE), frames }, LEVEL)?;
+/// Packs what is written to it into `out`.
+pub(crate) fn stream<W: Write>(out: W) -> io::Result<Encoder<'static, W>> {
+    let mut stream = Encoder::new(out, LEVEL)?;
     stream.window_log(WINDOW_LOG_MAX)?;
     stream.long_distance_matching(true)?;
     stream.set_parameter(CParameter::LdmHashRateLog(LONG_DISTANCE_RATE))?;

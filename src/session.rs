@@ -32,6 +32,7 @@ use crate::pace::Pace;
 use crate::packer::{self, Job};
 pub use crate::packer::{Mended, Packed, Resumed};
 use crate::progress::Progress;
+use crate::ready::Store;
 use crate::ssh::{Child, Connection};
 
 /// What a login shell may print before the helper speaks, in bytes.
@@ -62,13 +63,14 @@ pub enum Event {
 #[derive(Clone, Debug)]
 pub struct Means {
     pub cache: Cache,
+    pub ready: Store,
     pub pace: Pace,
 }
 
 impl Means {
     /// For a session that sends no package.
     pub fn none() -> Self {
-        Self { cache: Cache::new(PathBuf::new()), pace: Pace::new(0, None) }
+        Self { cache: Cache::new(PathBuf::new()), ready: Store::none(), pace: Pace::new(0, None) }
     }
 }
 
@@ -166,7 +168,8 @@ impl Session {
             tokio::spawn(async move { tracing::debug!("the helper said: {}", words(stderr).await) });
         }
         let (answer, answers) = std::sync::mpsc::channel();
-        packer::start(to_do, answers, means.cache, frames, hear.clone(), progress.clone());
+        let (cache, ready) = (means.cache, means.ready);
+        packer::start(to_do, answers, cache, ready, frames, hear.clone(), progress.clone());
         let writer = tokio::spawn(write(stdin, to_send, means.pace, progress.clone()));
         let reader = tokio::spawn(read(stdout, hear, answer, progress.clone()));
         Self { hello, jobs, told: HashMap::new(), heard, progress, sent: 0, writer, reader, _child: child }

@@ -204,6 +204,55 @@ fn a_version_is_told_by_the_one_before() {
     assert_eq!(tree(&folder), tree(&world.archive().join("large/1.0100")));
 }
 
+/// What is packed for several targets, and when it was.
+fn ready(world: &Loopback) -> Vec<(String, SystemTime)> {
+    let all = fs::read_dir(world.root().join("var/cache/blat/ready")).into_iter().flatten().flatten();
+    let made = |item: fs::DirEntry| {
+        (item.file_name().into_string().unwrap(), item.metadata().unwrap().modified().unwrap())
+    };
+    let mut made: Vec<_> = all.map(made).filter(|(name, _)| !name.contains('.')).collect();
+    made.sort_by_key(|(_, time)| *time);
+    made
+}
+
+#[test]
+fn what_other_targets_need_too_is_packed_once() {
+    let world = world();
+    publish_large(&world, "1.0");
+    world.tag("large", "1.0");
+    assert_done(&world.transfer());
+    assert_eq!(ready(&world), [], "nobody else is served");
+    fs::create_dir(world.root().join("var/lib/blat/site2")).unwrap();
+    let _other = blat::lock::take(&world.root().join("var/lib/blat/site2/transfer.lock"), "a run").unwrap();
+    let bring = |ids: &[(&str, &str)]| {
+        ids.iter().for_each(|(package, version)| world.tag(package, version));
+        let output = world.transfer();
+        assert_done(&output);
+        for (package, version) in ids {
+            let id = format!("{package}/{version}");
+            assert_eq!(tree(&world.source().join(&id)), tree(&world.archive().join(&id)));
+        }
+        output
+    };
+    let again = |world: &Loopback| {
+        let aside = tempfile::tempdir_in(world.root()).unwrap().keep();
+        fs::rename(world.archive().join("large"), aside.join("large")).unwrap();
+    };
+    world.publish("before", "1.0");
+    world.publish("next", "1.0");
+    again(&world);
+    bring(&[("before", "1.0"), ("large", "1.0"), ("next", "1.0")]);
+    let first = ready(&world);
+    assert_eq!(first.len(), 1);
+    again(&world);
+    world.publish("next", "1.1");
+    bring(&[("large", "1.0"), ("next", "1.1")]);
+    assert_eq!(ready(&world), first, "it was packed before");
+    publish_large(&world, "1.01");
+    assert!(told_by(&bring(&[("large", "1.01")]), "1.0"));
+    assert_eq!(ready(&world).len(), 2);
+}
+
 #[test]
 fn a_synchronisation_tells_versions_by_those_that_the_target_lists() {
     let world = world();

@@ -11,6 +11,7 @@ mod fill;
 mod idle;
 mod latency;
 mod machines;
+mod many;
 #[path = "../measures/table.rs"]
 mod table;
 mod usage;
@@ -20,10 +21,11 @@ use table::line;
 fn main() {
     println!("{:<60} {:>12} {:>12} {:>7}", "measure", "blat", "rsync", "ratio");
     let only: Vec<String> = std::env::args().skip(1).collect();
-    let measures: [(&str, fn()); 4] = [
+    let measures: [(&str, fn()); 5] = [
         ("latency", latency::measure),
         ("deltas", deltas::measure),
         ("fill", fill::measure),
+        ("many", many::measure),
         ("idle", idle::measure),
     ];
     for (_, measure) in

@@ -1,0 +1,338 @@
+//! What is packed once for many: while other targets are served beside this one, a package is packed
+//! into a file that all of them send, and whoever needs it meanwhile waits for it.
+//!
+//! A file counts only for the very manifest, and the very bases, that it was made for: its name is their
+//! digest. It ends with its own, so what a full disk or a power cut left of one is never sent. All of
+//! them may be deleted at any time; together they stay below [`ALL_MAX`].
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, SystemTime};
+
+use blat_target::package::Name;
+use blat_target::stamp::Stamp;
+use serde::{Deserialize, Serialize};
+
+use crate::failure::{Failure, Needs, Result};
+use crate::lock;
+use crate::press;
+use crate::progress::Progress;
+
+/// Where the files lie, below the root.
+pub const READY: &str = "var/cache/blat/ready";
+/// Packages of fewer bytes are packed sooner than they are looked for,
+const BYTES_MIN: u64 = 64 << 10;
+/// and those of more are packed by each run for itself, and never wait on a disk.
+const BYTES_MAX: u64 = 512 << 20;
+/// How large all files together may become, in bytes,
+const ALL_MAX: u64 = 1 << 30;
+/// how old, for they are made for those who need them at a time,
+const AGE_MAX: Duration = Duration::from_secs(3600);
+/// and how much has to be free beside them.
+const FREE_MIN: u64 = 1 << 30;
+/// How often to look whether another run has packed what this one needs.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// The files, and how to know whether others are served.
+#[derive(Clone, Debug)]
+pub struct Store {
+    folder: PathBuf,
+    /// The locks that the runs of other targets hold.
+    others: Vec<PathBuf>,
+}
+
+/// By what a package is told that is ready.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Told {
+    pub(crate) base: Name,
+    pub(crate) base_stamp: Stamp,
+    pub(crate) recipe_length: u32,
+}
+
+/// A package that is ready to be sent.
+#[derive(Debug)]
+pub(crate) struct Ready {
+    pub(crate) told: Option<Told>,
+    file: File,
+    length: u64,
+}
+
+impl Store {
+    /// The store in `folder`, there or not, for a run beside those of the other targets in `states`,
+    /// which hold locks of that name while they run.
+    pub fn new(folder: PathBuf, own_state: &Path, lock: &OsStr) -> Self {
+        let states = own_state.parent().map(fs::read_dir).into_iter().flatten().flatten().flatten();
+        let others = states.map(|state| state.path()).filter(|state| state != own_state);
+        Self { folder, others: others.map(|state| state.join(lock)).collect() }
+    }
+
+    /// A store that is never used.
+    pub fn none() -> Self {
+        Self { folder: PathBuf::new(), others: Vec::new() }
+    }
+
+    /// Whether a package of so many bytes is packed for others, too.
+    pub(crate) fn serves(&self, bytes: u64) -> bool {
+        (BYTES_MIN..=BYTES_MAX).contains(&bytes) && self.others.iter().any(|lock| lock::is_held(lock))
+    }
+
+    /// The package of this key, made by `make` if nobody has made it, or is making it.
+    ///
+    /// # Errors
+    /// Those of `make`. None is returned where the store cannot be used: then it has to be packed anyway.
+    pub(crate) fn take_or_make(
+        &self,
+        key: &blake3::Hash,
+        progress: &Progress,
+        make: impl FnOnce(&mut dyn Write) -> Result<Option<Told>>,
+    ) -> Result<Option<Ready>> {
+        let path = self.folder.join(key.to_hex().as_str());
+        let Ok(_turn) = self.turn(&path, progress) else { return Ok(None) };
+        if let Some(ready) = read(&path, progress) {
+            return Ok(Some(ready));
+        }
+        if !self.has_room() {
+            return Ok(None);
+        }
+        let draft = path.with_extension(format!("{}.draft", std::process::id()));
+        let made = write(&draft, make);
+        let kept = made.as_ref().is_ok_and(Option::is_some) && fs::rename(&draft, &path).is_ok();
+        if !kept {
+            let _ = fs::remove_file(&draft);
+        }
+        made?;
+        Ok(kept.then(|| read(&path, progress)).flatten())
+    }
+
+    /// Waits until nobody else makes the file.
+    fn turn(&self, path: &Path, progress: &Progress) -> io::Result<File> {
+        fs::create_dir_all(&self.folder)?;
+        let lock = path.with_extension("lock");
+        loop {
+            if !lock::is_held(&lock)
+                && let Ok(taken) = lock::take(&lock, "another run packs it")
+            {
+                return Ok(taken);
+            }
+            if !lock.exists() {
+                return Err(io::Error::from(io::ErrorKind::PermissionDenied));
+            }
+            progress.moved();
+            sleep(LOOK_EVERY);
+        }
+    }
+
+    /// Deletes what is old or too much; whether there is room for another file.
+    fn has_room(&self) -> bool {
+        let now = SystemTime::now();
+        let mut all: Vec<(SystemTime, u64, PathBuf)> = fs::read_dir(&self.folder)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|item| {
+                let found = item.metadata().ok()?;
+                Some((found.modified().ok()?, found.len(), item.path()))
+            })
+            .collect();
+        all.sort();
+        let mut total: u64 = all.iter().map(|(_, length, _)| length).sum();
+        for (time, length, path) in all {
+            let old = now.duration_since(time).is_ok_and(|age| age > AGE_MAX);
+            if (old || total > ALL_MAX - BYTES_MAX) && !lock::is_held(&path.with_extension("lock")) {
+                total -= fs::remove_file(&path).map_or(0, |()| length);
+            }
+        }
+        let free = nix::sys::statvfs::statvfs(&self.folder)
+            .map_or(0, |disk| disk.blocks_available() * disk.fragment_size());
+        total <= ALL_MAX - BYTES_MAX && free >= FREE_MIN
+    }
+}
+
+/// Writes a file. None where the disk does not take it.
+fn write(path: &Path, make: impl FnOnce(&mut dyn Write) -> Result<Option<Told>>) -> Result<Option<()>> {
+    let Ok(file) = File::create(path) else { return Ok(None) };
+    let mut kept =
+        Keeping { file: BufWriter::with_capacity(1 << 18, file), hash: blake3::Hasher::new(), failed: false };
+    let mut stream = press::stream(&mut kept).later("cannot start to pack")?;
+    let told = make(&mut stream);
+    let ended = stream.finish().map(drop);
+    let told = match told {
+        Err(_) if kept.failed => return Ok(None),
+        told => told?,
+    };
+    let end = ended.and_then(|()| kept.end(told.as_ref()));
+    Ok(end.ok())
+}
+
+/// What goes into a file, digested on the way.
+struct Keeping {
+    file: BufWriter<File>,
+    hash: blake3::Hasher,
+    /// Whether it was the file that did not take it.
+    failed: bool,
+}
+
+impl Keeping {
+    fn end(&mut self, told: Option<&Told>) -> io::Result<()> {
+        let told = serde_json::to_vec(&told).map_err(io::Error::other)?;
+        self.write_all(&told)?;
+        self.write_all(&(told.len() as u32).to_le_bytes())?;
+        let digest = self.hash.finalize();
+        self.file.write_all(digest.as_bytes()).and_then(|()| self.file.flush())
+    }
+}
+
+impl Write for Keeping {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes);
+        self.failed |= written.is_err();
+        let written = written?;
+        self.hash.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+/// A file that is whole.
+fn read(path: &Path, progress: &Progress) -> Option<Ready> {
+    let mut file = File::open(path).ok()?;
+    let body = file.metadata().ok()?.len().checked_sub(32)?;
+    let mut hash = blake3::Hasher::new();
+    let mut digested = Digested { hash: &mut hash, progress };
+    if io::copy(&mut (&file).take(body), &mut digested).ok()? != body {
+        return None;
+    }
+    let mut digest = [0; 32];
+    file.read_exact(&mut digest).ok()?;
+    let mut length = [0; 4];
+    file.seek(SeekFrom::Start(body.checked_sub(4)?)).ok()?;
+    file.read_exact(&mut length).ok()?;
+    let head = u64::from(u32::from_le_bytes(length));
+    let start = body.checked_sub(4 + head)?;
+    let mut told = vec![0; head as usize];
+    file.seek(SeekFrom::Start(start)).ok()?;
+    file.read_exact(&mut told).ok()?;
+    if hash.finalize() != digest {
+        return None;
+    }
+    let told = serde_json::from_slice(&told).ok()?;
+    file.rewind().ok()?;
+    Some(Ready { told, file, length: start })
+}
+
+struct Digested<'a> {
+    hash: &'a mut blake3::Hasher,
+    progress: &'a Progress,
+}
+
+impl Write for Digested<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.hash.update(bytes);
+        self.progress.moved();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Ready {
+    /// Hands its packed bytes over, in pieces.
+    pub(crate) fn send(mut self, piece: usize, mut take: impl FnMut(Vec<u8>) -> Result<()>) -> Result<()> {
+        let mut left = self.length;
+        while left > 0 {
+            let mut bytes = vec![0; usize::try_from(left).map_or(piece, |left| left.min(piece))];
+            self.file.read_exact(&mut bytes).later("cannot read what is ready to be sent")?;
+            left -= bytes.len() as u64;
+            take(bytes)?;
+        }
+        Ok::<(), Failure>(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    fn sent(ready: Ready) -> Vec<u8> {
+        let mut all = Vec::new();
+        ready
+            .send(7, |piece| {
+                all.extend(piece);
+                Ok(())
+            })
+            .unwrap();
+        zstd::decode_all(&all[..]).unwrap()
+    }
+
+    #[test]
+    fn what_many_need_at_a_time_is_made_once() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store { folder: root.path().join("ready"), others: Vec::new() };
+        let (made, key) = (AtomicUsize::new(0), blake3::hash(b"key"));
+        let told = Told { base: "1.0".parse().unwrap(), base_stamp: Stamp(-7), recipe_length: 9 };
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    let make = |out: &mut dyn Write| {
+                        made.fetch_add(1, Ordering::Relaxed);
+                        sleep(Duration::from_millis(50));
+                        out.write_all(b"the same bytes").later("cannot write")?;
+                        Ok(Some(told.clone()))
+                    };
+                    let ready = store.take_or_make(&key, &Progress::start(), make).unwrap().unwrap();
+                    assert_eq!(ready.told.as_ref(), Some(&told));
+                    assert_eq!(sent(ready), b"the same bytes");
+                });
+            }
+        });
+        assert_eq!(made.into_inner(), 1);
+    }
+
+    #[test]
+    fn what_is_torn_is_made_anew_and_what_fails_is_not_kept() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store { folder: root.path().to_owned(), others: Vec::new() };
+        let key = blake3::hash(b"key");
+        let make = |text: &'static str| {
+            move |out: &mut dyn Write| {
+                out.write_all(text.as_bytes()).later("cannot write")?;
+                Ok(None)
+            }
+        };
+        let take = |text| store.take_or_make(&key, &Progress::start(), make(text)).unwrap().unwrap();
+        assert_eq!(sent(take("first")), b"first");
+        assert_eq!(sent(take("second")), b"first");
+        let path = root.path().join(key.to_hex().as_str());
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[3] ^= 1;
+        fs::write(&path, bytes).unwrap();
+        assert_eq!(sent(take("third")), b"third");
+        let other = blake3::hash(b"other");
+        let fails = |_: &mut dyn Write| Err(Failure::later(anyhow::anyhow!("it changed")));
+        assert!(store.take_or_make(&other, &Progress::start(), fails).is_err());
+        assert!(!root.path().join(other.to_hex().as_str()).exists());
+    }
+
+    #[test]
+    fn it_serves_while_another_target_is_served_beside() {
+        let root = tempfile::tempdir().unwrap();
+        ["site1", "site2", "tags"].iter().for_each(|name| fs::create_dir(root.path().join(name)).unwrap());
+        let store =
+            Store::new(root.path().join("ready"), &root.path().join("site1"), OsStr::new("transfer.lock"));
+        let own = lock::take(&root.path().join("site1/transfer.lock"), "a run").unwrap();
+        assert!(!store.serves(1 << 20));
+        let other = lock::take(&root.path().join("site2/transfer.lock"), "a run").unwrap();
+        assert!(store.serves(1 << 20) && !store.serves(1 << 10) && !store.serves(1 << 40));
+        drop((own, other));
+        assert!(!store.serves(1 << 20));
+    }
+}

@@ -1,0 +1,61 @@
+//! One package for ten targets at once, beside one for one: what it costs the master.
+//!
+//! The targets are archives of one site, so that the machine that measures is not busy with ten of them;
+//! only what the master's own programs take counts.
+
+use std::time::Duration;
+
+use crate::builds::Dice;
+use crate::field::{Field, SOURCE, seal};
+use crate::fill::{Took, measured};
+use crate::line;
+
+const TARGETS: usize = 10;
+/// Of the package, in bytes: half of it noise, the other half text that packs well.
+const HALF: usize = 40 << 20;
+const ROUNDS: usize = 3;
+/// The promise: so many times the CPU that one target takes.
+const TIMES_MAX: f64 = 2.0;
+
+pub(crate) fn measure() {
+    let field = Field::new("many");
+    let names: Vec<String> = (1..=TARGETS).map(|number| format!("site{number}")).collect();
+    names.iter().for_each(|name| field.add_target(name, SOURCE, ""));
+    names.iter().for_each(|name| field.wait_connected(name));
+    // Brings the helper.
+    field.publish("first", "1.0");
+    send(&field, &names, "first");
+    let (mut one, mut ten) = (f64::MAX, f64::MAX);
+    for round in 0..ROUNDS {
+        // Each another package, so that none is told by another.
+        let (alone, shared) = (format!("alone{round}"), format!("shared{round}"));
+        publish(&field, &alone);
+        publish(&field, &shared);
+        one = one.min(send(&field, &names[..1], &alone).master_cpu);
+        ten = ten.min(send(&field, &names, &shared).master_cpu);
+    }
+    line("one package to ten targets at once: CPU of the master, s (to one)", ten, one);
+    line("  the promise: times", ten / one, TIMES_MAX);
+}
+
+/// Tags a package for all of `targets` at once, and waits until it is everywhere.
+fn send(field: &Field, targets: &[String], package: &str) -> Took {
+    measured(field, None, ["blat", "ssh"], &["blat-target", "sshd", "sshd-session"], || {
+        targets.iter().for_each(|target| field.tag(target, package, "1.0"));
+        targets.iter().for_each(|target| field.wait_for(target, package, "1.0", Duration::from_secs(120)));
+        targets.iter().for_each(|target| {
+            field.wait_no_tags(target, Duration::from_secs(60));
+            field.wait_idle(target);
+        });
+    })
+}
+
+fn publish(field: &Field, package: &str) {
+    let folder = field.publish_open(package, "1.0", &[]);
+    let mut dice = Dice::new();
+    let text =
+        dice.noise(HALF / 8).iter().flat_map(|byte| format!("{byte:08b}").into_bytes()).collect::<Vec<_>>();
+    std::fs::write(folder.join("noise"), dice.noise(HALF)).expect("a file");
+    std::fs::write(folder.join("text"), text).expect("a file");
+    seal(&folder);
+}
