@@ -44,11 +44,15 @@ impl Channel {
         let helper = Helper::read(helper)?;
         let limit = ssh.bandwidth.as_bytes();
         // Synchronisations share what they pack with each other, and transfers likewise.
-        let beside = if way_for.is_some() { places.sync_lock() } else { places.transfer_lock() };
+        let tags = settings.tags.directory.as_path();
+        let (beside, tags) = match way_for {
+            Some(_) => (places.sync_lock(), None),
+            None => (places.transfer_lock(), Some(tags)),
+        };
         let lock = beside.file_name().unwrap_or_default();
         let means = Means {
             cache: Cache::new(places.digests.clone()),
-            ready: Store::new(places.ready.clone(), &places.state, lock),
+            ready: Store::new(places.ready.clone(), &places.state, lock, tags),
             pace: Pace::new(limit, way_for),
         };
         let connection = match Connection::attach(&places.control()).await {

@@ -153,7 +153,7 @@ impl Packer {
         let head = PackageHead { number, id, stamp: scan.stamp, manifest_length: manifest.len() as u32 };
         self.sent += 1;
         let kept = self.kept(&head, &manifest)?;
-        if kept.is_none() && self.ready.serves(scan.manifest.bytes()) {
+        if kept.is_none() && self.ready.serves(&head.id, scan.manifest.bytes()) {
             match self.make_ready(&head.id, &scan, &manifest, bases) {
                 Ok(Some(ready)) => return self.send_ready(head, scan, ready),
                 Ok(None) => {}

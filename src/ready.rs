@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, SystemTime};
 
-use blat_target::package::Name;
+use blat_target::package::{Name, PackageVersion};
 use blat_target::stamp::Stamp;
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +20,7 @@ use crate::failure::{Failure, Needs, Result};
 use crate::lock;
 use crate::press;
 use crate::progress::Progress;
+use crate::tags::Tag;
 
 /// Where the files lie, below the root.
 pub const READY: &str = "var/cache/blat/ready";
@@ -42,6 +43,8 @@ pub struct Store {
     folder: PathBuf,
     /// The locks that the runs of other targets hold.
     others: Vec<PathBuf>,
+    /// The tag directories beside this target's.
+    tags: Vec<PathBuf>,
 }
 
 /// By what a package is told that is ready.
@@ -61,22 +64,26 @@ pub(crate) struct Ready {
 }
 
 impl Store {
-    /// The store in `folder`, there or not, for a run beside those of the other targets in `states`,
-    /// which hold locks of that name while they run.
-    pub fn new(folder: PathBuf, own_state: &Path, lock: &OsStr) -> Self {
-        let states = own_state.parent().map(fs::read_dir).into_iter().flatten().flatten().flatten();
-        let others = states.map(|state| state.path()).filter(|state| state != own_state);
-        Self { folder, others: others.map(|state| state.join(lock)).collect() }
+    /// The store in `folder`, there or not, for a run beside those of the other targets: these have
+    /// their state beside `own_state`, and hold a lock of that name there while they run; and have
+    /// their tags beside `own_tags`, for a run that tags are sent by.
+    pub fn new(folder: PathBuf, own_state: &Path, lock: &OsStr, own_tags: Option<&Path>) -> Self {
+        let others = beside(own_state).map(|state| state.join(lock)).collect();
+        Self { folder, others, tags: own_tags.map(beside).into_iter().flatten().collect() }
     }
 
     /// A store that is never used.
     pub fn none() -> Self {
-        Self { folder: PathBuf::new(), others: Vec::new() }
+        Self { folder: PathBuf::new(), others: Vec::new(), tags: Vec::new() }
     }
 
-    /// Whether a package of so many bytes is packed for others, too.
-    pub(crate) fn serves(&self, bytes: u64) -> bool {
-        (BYTES_MIN..=BYTES_MAX).contains(&bytes) && self.others.iter().any(|lock| lock::is_held(lock))
+    /// Whether a package of so many bytes is packed for others, too: they are served right now, or are
+    /// about to get it.
+    pub(crate) fn serves(&self, id: &PackageVersion, bytes: u64) -> bool {
+        let tag = Tag(id.clone()).to_string();
+        (BYTES_MIN..=BYTES_MAX).contains(&bytes)
+            && (self.others.iter().any(|lock| lock::is_held(lock))
+                || self.tags.iter().any(|tags| tags.join(&tag).exists()))
     }
 
     /// The package of this key, made by `make` if nobody has made it, or is making it.
@@ -149,6 +156,12 @@ impl Store {
             .map_or(0, |disk| disk.blocks_available() * disk.fragment_size());
         total <= ALL_MAX - BYTES_MAX && free >= FREE_MIN
     }
+}
+
+/// The folders beside one.
+fn beside(own: &Path) -> impl Iterator<Item = PathBuf> {
+    let all = own.parent().map(fs::read_dir).into_iter().flatten().flatten().flatten();
+    all.map(|item| item.path()).filter(move |path| path != own)
 }
 
 /// Writes a file. None where the disk does not take it.
@@ -276,7 +289,7 @@ mod tests {
     #[test]
     fn what_many_need_at_a_time_is_made_once() {
         let root = tempfile::tempdir().unwrap();
-        let store = Store { folder: root.path().join("ready"), others: Vec::new() };
+        let store = Store { folder: root.path().join("ready"), others: Vec::new(), tags: Vec::new() };
         let (made, key) = (AtomicUsize::new(0), blake3::hash(b"key"));
         let told = Told { base: "1.0".parse().unwrap(), base_stamp: Stamp(-7), recipe_length: 9 };
         std::thread::scope(|scope| {
@@ -300,7 +313,7 @@ mod tests {
     #[test]
     fn what_is_torn_is_made_anew_and_what_fails_is_not_kept() {
         let root = tempfile::tempdir().unwrap();
-        let store = Store { folder: root.path().to_owned(), others: Vec::new() };
+        let store = Store { folder: root.path().to_owned(), others: Vec::new(), tags: Vec::new() };
         let key = blake3::hash(b"key");
         let make = |text: &'static str| {
             move |out: &mut dyn Write| {
@@ -325,14 +338,19 @@ mod tests {
     #[test]
     fn it_serves_while_another_target_is_served_beside() {
         let root = tempfile::tempdir().unwrap();
-        ["site1", "site2", "tags"].iter().for_each(|name| fs::create_dir(root.path().join(name)).unwrap());
-        let store =
-            Store::new(root.path().join("ready"), &root.path().join("site1"), OsStr::new("transfer.lock"));
+        ["site1", "site2"].iter().for_each(|name| fs::create_dir(root.path().join(name)).unwrap());
+        let (state, tags) = (root.path().join("site1"), root.path().join("tags/site1"));
+        let lock = OsStr::new("transfer.lock");
+        fs::create_dir_all(root.path().join("tags/site2")).unwrap();
+        let store = Store::new(root.path().join("ready"), &state, lock, Some(&tags));
+        let id = PackageVersion::new("core", "1.0").unwrap();
         let own = lock::take(&root.path().join("site1/transfer.lock"), "a run").unwrap();
-        assert!(!store.serves(1 << 20));
+        assert!(!store.serves(&id, 1 << 20));
         let other = lock::take(&root.path().join("site2/transfer.lock"), "a run").unwrap();
-        assert!(store.serves(1 << 20) && !store.serves(1 << 10) && !store.serves(1 << 40));
+        assert!(store.serves(&id, 1 << 20) && !store.serves(&id, 1 << 10) && !store.serves(&id, 1 << 40));
         drop((own, other));
-        assert!(!store.serves(1 << 20));
+        assert!(!store.serves(&id, 1 << 20));
+        fs::write(root.path().join("tags/site2/core::1.0"), "").unwrap();
+        assert!(store.serves(&id, 1 << 20));
     }
 }

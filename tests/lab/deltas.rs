@@ -160,7 +160,7 @@ fn publish(field: &Field, pair: &Pair, version: &str) {
 }
 
 /// An unpacked wheel for Linux on x86_64; fetched once.
-fn wheel(package: &str, version: &str) -> PathBuf {
+pub(crate) fn wheel(package: &str, version: &str) -> PathBuf {
     let done = lab_dir().join("wheels").join(package).join(version);
     if !done.exists() {
         let draft = done.with_extension("draft");
@@ -201,7 +201,7 @@ fn crate_source(package: &str, version: &str) -> PathBuf {
 }
 
 #[track_caller]
-fn run(command: &mut Command) {
+pub(crate) fn run(command: &mut Command) {
     let output = command.output().unwrap_or_else(|why| panic!("{command:?}: {why}: install python3-pip"));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command:?}: {said}");

@@ -87,7 +87,7 @@ fn aged(field: &Field) {
         field
             .master
             .journal(&["-u", "blat-notify@site1"])
-            .contains("site1 needs a person: the target should have 1 package-versions, 2 before")
+            .contains("site1 needs a person: nothing that is in excess was marked or deleted")
     });
     let status = field.master.sh("blat status site1 || echo code $?");
     assert!(status.contains("nothing in excess was marked") && status.ends_with("code 2"), "{status}");
