@@ -12,6 +12,7 @@ use crate::config::{Settings, SshTarget, There};
 use crate::delta::Cache;
 use crate::failure::{Failure, Needs, Result};
 use crate::helper::Helper;
+use crate::memory::Memory;
 use crate::pace::Pace;
 use crate::places::Places;
 use crate::ready::Store;
@@ -52,6 +53,7 @@ impl Channel {
         let lock = beside.file_name().unwrap_or_default();
         let means = Means {
             cache: Cache::new(places.digests.clone()),
+            memory: Memory::new(ssh.memory.as_bytes(), target.memory.as_bytes()),
             ready: Store::new(places.ready.clone(), &places.state, lock, tags),
             pace: Pace::new(limit, way_for),
         };

@@ -16,6 +16,7 @@ pub mod bases;
 
 pub mod delta;
 mod jobs;
+pub mod memory;
 pub mod pace;
 pub mod pack;
 mod packer;

@@ -9,6 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use blat_target::manifest::{ENTRIES_MAX, MANIFEST_MAX};
+use blat_target::message::WINDOW_LOG_MAX;
 use blat_target::message::{DeltaHead, Digest, PackageHead, Partial, RestHead, Standing, ToHost, ToTarget};
 use blat_target::package::{Name, PackageVersion};
 use tokio::sync::mpsc;
@@ -17,12 +18,13 @@ use crate::bases::Base;
 use crate::delta::{Cache, Delta, Made, Mend};
 use crate::failure::{Failure, Needs, Result};
 use crate::jobs::Jobs;
+use crate::memory::Memory;
 use crate::pack::{self, Scan};
 use crate::press::Press;
 use crate::progress::Progress;
 use crate::ready::{Ready, Store, Told};
 use crate::resume::{Kept, Partials, Start};
-use crate::session::Heard;
+use crate::session::{Heard, Means};
 
 /// A target on which nothing moves for so long hangs.
 pub(crate) const STALL: Duration = Duration::from_secs(45);
@@ -96,15 +98,17 @@ pub struct Resumed {
 pub(crate) fn start(
     jobs: Jobs,
     answers: Receiver<ToHost>,
-    cache: Cache,
-    ready: Store,
+    means: Means,
     frames: mpsc::Sender<Vec<u8>>,
     hear: mpsc::Sender<Heard>,
     progress: Progress,
 ) {
     thread::spawn(move || {
-        let (press, partials) = (Press::start(frames, hear.clone()), Partials::new(answers));
-        let packer = Packer { press, progress, cache, ready, partials, bases: HashMap::new(), sent: 0 };
+        let Means { cache, memory, ready, .. } = means;
+        let (press, partials) =
+            (Press::start(memory.window_log(), frames, hear.clone()), Partials::new(answers));
+        let packer =
+            Packer { press, progress, cache, memory, ready, partials, bases: HashMap::new(), sent: 0 };
         if let Err(failure) = packer.run(&jobs) {
             // The session has ended already when this cannot be said any more.
             let _ = hear.blocking_send(Heard::Broken(failure));
@@ -116,6 +120,7 @@ struct Packer {
     press: Press,
     progress: Progress,
     cache: Cache,
+    memory: Memory,
     partials: Partials,
     ready: Store,
     /// By what the packages were told that were.
@@ -153,7 +158,7 @@ impl Packer {
         let head = PackageHead { number, id, stamp: scan.stamp, manifest_length: manifest.len() as u32 };
         self.sent += 1;
         let kept = self.kept(&head, &manifest)?;
-        if kept.is_none() && self.ready.serves(&head.id, scan.manifest.bytes()) {
+        if kept.is_none() && self.shares() && self.ready.serves(&head.id, scan.manifest.bytes()) {
             match self.make_ready(&head.id, &scan, &manifest, bases) {
                 Ok(Some(ready)) => return self.send_ready(head, scan, ready),
                 Ok(None) => {}
@@ -221,6 +226,11 @@ impl Packer {
         }
     }
 
+    /// Whether others could send what this one packs: one that has to be brief has a stream of its own.
+    fn shares(&self) -> bool {
+        self.memory.window_log() == WINDOW_LOG_MAX
+    }
+
     /// Has a package packed for all targets that need it now.
     fn make_ready(
         &self,
@@ -239,7 +249,7 @@ impl Packer {
                 return scan.write(manifest, &mut out).map(|()| None);
             };
             let recipe = delta.recipe();
-            delta.write(manifest, &recipe, Start::default(), &self.progress, &mut out)?;
+            delta.write(manifest, &recipe, Start::default(), self.memory, &self.progress, &mut out)?;
             let recipe_length = recipe.len() as u32;
             Ok(delta.base.map(|(base, base_stamp)| Told { base, base_stamp, recipe_length }))
         })
@@ -278,7 +288,7 @@ impl Packer {
         self.bases.insert(head.number, base.clone());
         tracing::debug!("{} is told by {base}", head.id);
         self.press.say(ToTarget::Delta(DeltaHead { head, base, base_stamp, recipe_length }))?;
-        Ok(delta.write(manifest, &recipe, Start::default(), &self.progress, &mut self.press))
+        Ok(delta.write(manifest, &recipe, Start::default(), self.memory, &self.progress, &mut self.press))
     }
 
     /// Sends the rest of a package; the inner error is the package's own.
@@ -299,7 +309,7 @@ impl Packer {
         let (recipe_length, files) = (recipe.len() as u32, start.files as u32);
         let rest = RestHead { head, base, recipe_length, files, bytes: start.bytes };
         self.press.say(ToTarget::Rest(rest))?;
-        Ok(delta.write(manifest, &recipe, start, &self.progress, &mut self.press))
+        Ok(delta.write(manifest, &recipe, start, self.memory, &self.progress, &mut self.press))
     }
 
     /// Sends the files in full that the target could not make.

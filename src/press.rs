@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
 use blat_target::frame;
-use blat_target::message::{ToTarget, WINDOW_LOG_MAX};
+use blat_target::message::ToTarget;
 use tokio::sync::mpsc;
 use zstd::stream::raw::CParameter;
 use zstd::stream::write::Encoder;
@@ -49,10 +49,10 @@ pub(crate) struct Press {
 
 impl Press {
     /// Starts the thread. It ends with this end, or when nobody takes its frames any more.
-    pub(crate) fn start(frames: mpsc::Sender<Vec<u8>>, hear: mpsc::Sender<Heard>) -> Self {
+    pub(crate) fn start(window_log: u32, frames: mpsc::Sender<Vec<u8>>, hear: mpsc::Sender<Heard>) -> Self {
         let (steps, to_do) = sync_channel(PIECES_AHEAD);
         thread::spawn(move || {
-            if let Err(failure) = work(&to_do, frames, &hear) {
+            if let Err(failure) = work(&to_do, window_log, frames, &hear) {
                 // The session has ended already when this cannot be said any more.
                 let _ = hear.blocking_send(Heard::Broken(failure));
             }
@@ -103,6 +103,7 @@ impl Write for Press {
 
 fn work(
     steps: &Receiver<Step>,
+    window_log: u32,
     frames: mpsc::Sender<Vec<u8>>,
     hear: &mpsc::Sender<Heard>,
 ) -> Result<(), Failure> {
@@ -114,7 +115,7 @@ fn work(
             Step::Pack(plain) => {
                 let stream = match &mut open {
                     Some(stream) => stream,
-                    None => open.insert(stream(pieces()).later("cannot start to pack")?),
+                    None => open.insert(stream(window_log, pieces()).later("cannot start to pack")?),
                 };
                 stream.write_all(&plain).later("cannot send")?;
             }
@@ -133,9 +134,9 @@ fn work(
 }
 
 /// Packs what is written to it into `out`.
-pub(crate) fn stream<W: Write>(out: W) -> io::Result<Encoder<'static, W>> {
+pub(crate) fn stream<W: Write>(window_log: u32, out: W) -> io::Result<Encoder<'static, W>> {
     let mut stream = Encoder::new(out, LEVEL)?;
-    stream.window_log(WINDOW_LOG_MAX)?;
+    stream.window_log(window_log)?;
     stream.long_distance_matching(true)?;
     stream.set_parameter(CParameter::LdmHashRateLog(LONG_DISTANCE_RATE))?;
     Ok(stream)

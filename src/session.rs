@@ -28,6 +28,7 @@ use crate::bases::Base;
 use crate::delta::{Cache, Made};
 use crate::failure::{Failure, Needs, Result};
 use crate::jobs::{Closed, Desk, jobs};
+use crate::memory::Memory;
 use crate::pace::Pace;
 use crate::packer::{self, Job};
 pub use crate::packer::{Mended, Packed, Resumed};
@@ -63,6 +64,7 @@ pub enum Event {
 #[derive(Clone, Debug)]
 pub struct Means {
     pub cache: Cache,
+    pub memory: Memory,
     pub ready: Store,
     pub pace: Pace,
 }
@@ -70,7 +72,12 @@ pub struct Means {
 impl Means {
     /// For a session that sends no package.
     pub fn none() -> Self {
-        Self { cache: Cache::new(PathBuf::new()), ready: Store::none(), pace: Pace::new(0, None) }
+        Self {
+            cache: Cache::new(PathBuf::new()),
+            memory: Memory::default(),
+            ready: Store::none(),
+            pace: Pace::new(0, None),
+        }
     }
 }
 
@@ -168,9 +175,8 @@ impl Session {
             tokio::spawn(async move { tracing::debug!("the helper said: {}", words(stderr).await) });
         }
         let (answer, answers) = std::sync::mpsc::channel();
-        let (cache, ready) = (means.cache, means.ready);
-        packer::start(to_do, answers, cache, ready, frames, hear.clone(), progress.clone());
-        let writer = tokio::spawn(write(stdin, to_send, means.pace, progress.clone()));
+        let writer = tokio::spawn(write(stdin, to_send, means.pace.clone(), progress.clone()));
+        packer::start(to_do, answers, means, frames, hear.clone(), progress.clone());
         let reader = tokio::spawn(read(stdout, hear, answer, progress.clone()));
         Self { hello, jobs, told: HashMap::new(), heard, progress, sent: 0, writer, reader, _child: child }
     }

@@ -16,6 +16,7 @@ use super::size::Size;
 use super::value::{
     BucketName, Calendar, Encryption, Endpoint, Host, OneWord, Prefix, RemoteBin, RemotePath, Uploads, User,
 };
+use crate::memory;
 
 /// What kind of place a target is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +56,8 @@ pub struct Ssh {
     pub known_hosts: PathBuf,
     /// At most so much a second goes to the target; none for as fast as the line is.
     pub bandwidth: Size,
+    /// The most memory that a run takes on this machine to send packages.
+    pub memory: Size,
 }
 
 /// What lies where on the target.
@@ -66,6 +69,8 @@ pub struct There {
     pub index_at: Calendar,
     /// When the target deletes what is marked for long enough.
     pub purge_at: Calendar,
+    /// The most memory that receiving packages takes there.
+    pub memory: Size,
 }
 
 /// A bucket.
@@ -204,6 +209,7 @@ impl Ssh {
             identity: path(&own.identity, &general.identity, "/etc/blat/keys/{target}", name),
             known_hosts: path(&own.known_hosts, &general.known_hosts, "/etc/blat/known_hosts", name),
             bandwidth: own.bandwidth.or(general.bandwidth).unwrap_or(Size::NONE),
+            memory: own.memory.or(general.memory).unwrap_or(Size::of_bytes(memory::HERE)),
         }
     }
 }
@@ -216,6 +222,7 @@ impl There {
             bin: or(&own.bin, &general.bin, || built_in("bin")),
             index_at: or(&own.index_at, &general.index_at, || built_in("*-*-* 03:00:00")),
             purge_at: or(&own.purge_at, &general.purge_at, || built_in("Mon *-*-* 06:00:00")),
+            memory: own.memory.or(general.memory).unwrap_or(Size::of_bytes(memory::THERE)),
         }
     }
 }

@@ -17,7 +17,7 @@ const CALENDAR: &str = "give a time as systemd's OnCalendar= takes it, such as \
 const QUERY: &str = "give a query in the words of the database";
 
 /// Every key, in the order in which settings are shown.
-pub(super) const KEYS: [Key; 48] = [
+pub(super) const KEYS: [Key; 50] = [
     key("source", LOCAL_PATH),
     key("enabled", "give true or false"),
     key("verbosity", "give \"error\", \"warn\", \"info\", \"debug\" or \"trace\""),
@@ -31,10 +31,12 @@ pub(super) const KEYS: [Key; 48] = [
     key("ssh.identity", LOCAL_PATH),
     key("ssh.known_hosts", LOCAL_PATH),
     key("ssh.bandwidth", "give a size such as \"10m\", so much a second, or 0 for no limit"),
+    key("ssh.memory", "give a size such as \"512m\", 128m at least"),
     key("target.archive", "give a path on the target: absolute, or seen from the user's home"),
     key("target.bin", "give a folder on the target, such as \"bin\", of the characters A-Z a-z 0-9 . _ / -"),
     key("target.index_at", CALENDAR),
     key("target.purge_at", CALENDAR),
+    key("target.memory", "give a size such as \"256m\", 32m at least"),
     key("s3.bucket", "give the bucket's name"),
     key("s3.prefix", "give \"\", or a text that ends in a slash, such as \"ci/\""),
     key("s3.endpoint", "give \"\", or an address such as \"https://s3.example.org:9000\""),

@@ -19,6 +19,7 @@ use super::value::{
     RemotePath, Uploads, User, Verbosity,
 };
 use super::wanted::{Packages, ProjectName, ReleaseName};
+use crate::memory;
 
 /// The keys of `blat.toml` and of a target's file.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -51,6 +52,8 @@ pub(super) struct SshLayer {
     pub(super) identity: Option<PathPattern>,
     pub(super) known_hosts: Option<PathPattern>,
     pub(super) bandwidth: Option<Size>,
+    #[serde(deserialize_with = "memory_here")]
+    pub(super) memory: Option<Size>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -60,6 +63,8 @@ pub(super) struct TargetLayer {
     pub(super) bin: Option<RemoteBin>,
     pub(super) index_at: Option<Calendar>,
     pub(super) purge_at: Option<Calendar>,
+    #[serde(deserialize_with = "memory_there")]
+    pub(super) memory: Option<Size>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -105,6 +110,22 @@ fn port<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u16>, D::Er
         0 => Err(de::Error::custom("there is no port 0")),
         port => Ok(Some(port)),
     }
+}
+
+fn memory_here<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Size>, D::Error> {
+    at_least(memory::HERE_MIN, deserializer)
+}
+
+fn memory_there<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Size>, D::Error> {
+    at_least(memory::THERE_MIN, deserializer)
+}
+
+fn at_least<'de, D: Deserializer<'de>>(least: u64, deserializer: D) -> Result<Option<Size>, D::Error> {
+    let size = Size::deserialize(deserializer)?;
+    if size.as_bytes() < least {
+        return Err(de::Error::custom(format!("that is less than the {}m that it takes", least >> 20)));
+    }
+    Ok(Some(size))
 }
 
 pub(super) fn not_zero<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Period>, D::Error> {
@@ -211,7 +232,7 @@ mod tests {
         assert_eq!(
             found,
             "f.toml:4:3: key `ssh.prot`: unknown key; \
-             the keys here are ssh.host, ssh.port, ssh.user, ssh.identity, ssh.known_hosts, ssh.bandwidth"
+             the keys here are ssh.host, ssh.port, ssh.user, ssh.identity, ssh.known_hosts, ssh.bandwidth, ssh.memory"
         );
         assert!(fault("[shh]\nhost = \"h\"\n").starts_with("f.toml:1:2: key `shh`: unknown key; "));
         assert!(fault("ssh.prot = 1").starts_with("f.toml:1:5: key `ssh.prot`: unknown key; "));
@@ -229,6 +250,10 @@ mod tests {
             ("enabled = \"yes\"", "f.toml:1:11: key `enabled`: "),
             ("[ssh]\nport = 70000", "f.toml:2:8: key `ssh.port`: "),
             ("[ssh]\nport = 0", "f.toml:2:8: key `ssh.port`: there is no port 0; "),
+            (
+                "[ssh]\nmemory = '64m'",
+                "f.toml:2:10: key `ssh.memory`: that is less than the 128m that it takes; ",
+            ),
             ("[tags]\npoll = 0", "f.toml:2:8: key `tags.poll`: the period cannot be zero; "),
             ("source = 'srv'", "f.toml:1:10: key `source`: the path is not absolute; "),
             ("ssh = 1", "f.toml:1:7: key `ssh`: "),

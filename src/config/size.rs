@@ -27,6 +27,11 @@ impl Size {
     /// No bytes.
     pub const NONE: Self = Self(0);
 
+    /// The size of whole blocks in so many bytes.
+    pub(crate) const fn of_bytes(bytes: u64) -> Self {
+        Self(bytes / BLOCK)
+    }
+
     /// A size of so many blocks of 1024 bytes.
     ///
     /// # Errors

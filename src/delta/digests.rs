@@ -26,6 +26,8 @@ pub const CACHE: &str = "var/cache/blat/digests";
 const CACHE_MAX: u64 = 256 << 20;
 /// A file is read in pieces of so many bytes.
 const PIECE: usize = 1 << 18;
+/// Disks are not read faster by more threads.
+const THREADS_MAX: usize = 4;
 
 /// The cache; without a folder, nothing is remembered.
 #[derive(Clone, Debug)]
@@ -92,7 +94,8 @@ fn digests(scan: &Scan, progress: &Progress) -> Result<Vec<Digest>> {
     let files: Vec<_> = scan.manifest.files().map(|(entry, ..)| entry).collect();
     let mut all = Vec::with_capacity(files.len());
     let work = |number: usize| digest(&scan.path(files[number]), progress);
-    in_order(files.len(), work, |digest: Result<Digest>| {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
+    in_order(threads, files.len(), work, |digest: Result<Digest>| {
         all.push(digest?);
         Ok::<(), Failure>(())
     })?;

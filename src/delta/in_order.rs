@@ -1,4 +1,4 @@
-//! Work on all cores whose results are wanted in order.
+//! Work on several cores whose results are wanted in order.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -8,17 +8,16 @@ use std::thread;
 
 /// How many results may wait for one before them: what is ready stays small, too.
 const AHEAD: usize = 8;
-/// More threads than this would only take memory.
-const THREADS_MAX: usize = 4;
 
-/// Does `work` on each number below `count`, on all cores, and hands what comes of it to `take` in
+/// Does `work` on each number below `count`, on so many threads, and hands what comes of it to `take` in
 /// order. Ends early when `take` fails.
 pub(super) fn in_order<T: Send, E>(
+    threads: usize,
     count: usize,
     work: impl Fn(usize) -> T + Sync,
     mut take: impl FnMut(T) -> Result<(), E>,
 ) -> Result<(), E> {
-    let threads = thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX).min(count);
+    let threads = threads.min(count);
     if threads < 2 {
         return (0..count).try_for_each(|number| take(work(number)));
     }
@@ -84,6 +83,8 @@ impl Gate {
 mod tests {
     use super::*;
 
+    const THREADS: usize = 4;
+
     #[test]
     fn results_come_in_order_and_not_too_far_ahead() {
         let (begun, mut taken) = (AtomicUsize::new(0), Vec::new());
@@ -93,16 +94,16 @@ mod tests {
         };
         let take = |result| {
             taken.push(result);
-            assert!(begun.load(Relaxed) <= taken.len() + AHEAD + THREADS_MAX);
+            assert!(begun.load(Relaxed) <= taken.len() + AHEAD + THREADS);
             Ok::<(), ()>(())
         };
-        in_order(1000, work, take).unwrap();
+        in_order(THREADS, 1000, work, take).unwrap();
         assert_eq!(taken, (0..1000).map(|number| number * 2).collect::<Vec<_>>());
     }
 
     #[test]
     fn a_failure_ends_the_work() {
         let take = |number| if number == 5 { Err("enough") } else { Ok(()) };
-        assert_eq!(in_order(1000, |number| number, take), Err("enough"));
+        assert_eq!(in_order(THREADS, 1000, |number| number, take), Err("enough"));
     }
 }

@@ -25,6 +25,7 @@ pub(crate) use mend::{Made, Mend};
 
 use crate::bases::Base;
 use crate::failure::{Failure, Needs, Result};
+use crate::memory::Memory;
 use crate::pack::Scan;
 use crate::progress::Progress;
 use crate::resume::{Kept, Start};
@@ -110,11 +111,13 @@ impl<'a> Delta<'a> {
         manifest: &[u8],
         recipe: &[u8],
         start: Start,
+        memory: Memory,
         progress: &Progress,
         out: &mut impl Write,
     ) -> Result<()> {
         out.write_all(manifest).and_then(|()| out.write_all(recipe)).later("cannot send")?;
-        let chunks = chunks(self.new, self.old.as_ref(), &self.recipe, start);
+        let means = memory.means();
+        let chunks = chunks(self.new, self.old.as_ref(), &self.recipe, start, means);
         let work = |number: usize| {
             progress.moved();
             match &chunks[number] {
@@ -123,7 +126,7 @@ impl<'a> Delta<'a> {
             }
         };
         let mut number = 0;
-        in_order(chunks.len(), work, |made: Result<Option<Streams>>| {
+        in_order(means.threads, chunks.len(), work, |made: Result<Option<Streams>>| {
             let chunk = &chunks[number];
             number += 1;
             match (made?, chunk) {

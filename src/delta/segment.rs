@@ -14,13 +14,9 @@ use blat_target::manifest::{Entry, Time};
 use super::differ::Old;
 use super::smaller;
 use crate::failure::{Failure, Needs, Result};
+use crate::memory::Means;
 use crate::pack::{Scan, time};
 use crate::resume::Start;
-
-/// How many bytes of a new file share one indexed part of the old one,
-const SEGMENT: u64 = 32 << 20;
-/// and the most that this part has.
-const WINDOW: u64 = 64 << 20;
 
 /// What is sent next of a package's files.
 pub(super) enum Chunk<'a> {
@@ -48,7 +44,13 @@ struct Segment {
 }
 
 /// All that follows the recipe from `start` on, in order.
-pub(super) fn chunks<'a>(new: &'a Scan, old: Option<&Scan>, recipe: &Recipe, start: Start) -> Vec<Chunk<'a>> {
+pub(super) fn chunks<'a>(
+    new: &'a Scan,
+    old: Option<&Scan>,
+    recipe: &Recipe,
+    start: Start,
+    means: Means,
+) -> Vec<Chunk<'a>> {
     let old_files = old.into_iter().flat_map(|old| old.manifest.files().map(move |file| (old, file)));
     let origins: std::collections::HashMap<&[u8], (PathBuf, u64)> =
         old_files.map(|(old, (entry, size, _))| (&entry.path[..], (old.path(entry), size))).collect();
@@ -59,7 +61,7 @@ pub(super) fn chunks<'a>(new: &'a Scan, old: Option<&Scan>, recipe: &Recipe, sta
             (Source::Same(_), _) => {}
             (Source::Changed(_), Some((origin, old_size))) => {
                 let paths = (new.path(entry), origin.clone());
-                all.extend(changed(entry.modified, paths, at..size, *old_size).map(Chunk::Changed));
+                all.extend(changed(entry.modified, paths, at..size, *old_size, means).map(Chunk::Changed));
             }
             _ => all.push(Chunk::Whole(entry, at)),
         }
@@ -73,12 +75,13 @@ fn changed(
     (new, old): (PathBuf, PathBuf),
     part: Range<u64>,
     old_size: u64,
+    means: Means,
 ) -> impl Iterator<Item = Changed> {
     let end = part.end;
-    part.step_by(SEGMENT as usize).flat_map(move |first| {
-        let end = end.min(first + SEGMENT);
+    part.step_by(means.segment() as usize).flat_map(move |first| {
+        let end = end.min(first + means.segment());
         let places = (first..end).step_by(CHUNK);
-        let segment = Arc::new(Segment::new(old.clone(), old_size, first, places.clone().count()));
+        let segment = Arc::new(Segment::new(old.clone(), old_size, first, places.clone().count(), means));
         let new = new.clone();
         places.map(move |at| {
             let length = (end - at).min(CHUNK as u64) as usize;
@@ -109,10 +112,10 @@ impl Changed {
 }
 
 impl Segment {
-    fn new(old: PathBuf, old_size: u64, first: u64, needed: usize) -> Self {
-        let middle = first + SEGMENT / 2;
-        let start = middle.saturating_sub(WINDOW / 2).min(old_size.saturating_sub(WINDOW));
-        let length = WINDOW.min(old_size - start);
+    fn new(old: PathBuf, old_size: u64, first: u64, needed: usize, means: Means) -> Self {
+        let middle = first + means.segment() / 2;
+        let start = middle.saturating_sub(means.part / 2).min(old_size.saturating_sub(means.part));
+        let length = means.part.min(old_size - start);
         Self { old, start, length, needed: AtomicUsize::new(needed), indexed: Mutex::new(None) }
     }
 

@@ -369,11 +369,17 @@ impl Committer {
             Ok(()) => self.place(&pending),
         };
         self.pulse.moved();
+        let done = pending.iter().zip(&outcomes);
+        let committed: Vec<_> = done
+            .filter(|(_, outcome)| matches!(outcome, Outcome::Committed { .. }))
+            .map(|(member, _)| member.id.clone())
+            .collect();
         let answer = |(member, outcome): (&Pending, _)| self.output.answer(member.number, outcome);
         let told = pending.iter().zip(outcomes).try_for_each(answer);
         self.pulse.committed(pending.len());
-        // Only now goes what was replaced.
+        // Only now goes what was replaced, and what was overtaken.
         drop(pending);
+        partial::clear_overtaken(&self.archive, committed.iter());
         self.pulse.moved();
         told
     }

@@ -5,7 +5,7 @@
 //! which the kernel sees to whatever becomes of the process, and goes once the package is committed
 //! or refused. So a record whose lock can be had is of a session that ended in the middle, and what
 //! it names is kept from being cleared ([`crate::sessions`]) until somebody goes on with it
-//! ([`crate::resume`]), or it is not worth keeping: its package-version stands, it is older than
+//! ([`crate::resume`]), or it is not worth keeping: its package-version is committed, it is older than
 //! [`AGE_MAX`], there are more than [`COUNT_MAX`], or space is short.
 //!
 //! Only the holder of its lock removes a record, and what it names goes before it. A crash or a power
@@ -15,6 +15,7 @@
 //! Who wants what another session holds touches its record, and waits. A session that has heard
 //! nothing from its host for a while then ends: its line is cut, and it does not know yet.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
@@ -30,6 +31,7 @@ use crate::archive::{Archive, OWN_FOLDER, open_or_make};
 use crate::folder::Folder;
 use crate::manifest::{MANIFEST_MAX, Manifest};
 use crate::message::{self, Digest, PackageHead, Refusal, Standing};
+use crate::package::PackageVersion;
 use crate::refusal::{errno, refusal, shown};
 use crate::remove::remove;
 use crate::sessions::{HIDDEN, is_hidden};
@@ -80,13 +82,7 @@ impl Partial {
         if manifest.bytes() < BYTES_MIN {
             return None;
         }
-        for (other, folder) in records(archive) {
-            if let Ok(held) = Self::lock(folder, &other)
-                && held.head.what.id == of.id
-            {
-                let _ = held.discard(archive);
-            }
-        }
+        clear_if(archive, |what| what.id == of.id);
         let digest = Digest(*blake3::hash(encoded).as_bytes());
         let what = message::Partial { id: of.id.clone(), stamp: of.stamp, manifest: digest };
         // Without a record, the package is sent anew should the line be cut.
@@ -254,8 +250,23 @@ pub(crate) fn clear(archive: &Archive) -> Vec<Refusal> {
 
 /// Removes all that nobody works on: space is short.
 pub(crate) fn make_room(archive: &Archive) {
+    clear_if(archive, |_| true);
+}
+
+/// Removes what nobody works on of package-versions that were committed now, in whatever build.
+pub(crate) fn clear_overtaken<'a>(archive: &Archive, committed: impl Iterator<Item = &'a PackageVersion>) {
+    let committed: BTreeSet<_> = committed.collect();
+    if !committed.is_empty() {
+        clear_if(archive, |what| committed.contains(&what.id));
+    }
+}
+
+fn clear_if(archive: &Archive, which: impl Fn(&message::Partial) -> bool) {
     for (name, folder) in records(archive) {
-        if let Ok(partial) = Partial::lock(folder, &name) {
+        // What cannot be removed is tried again by a later session.
+        if let Ok(partial) = Partial::lock(folder, &name)
+            && which(&partial.head.what)
+        {
             let _ = partial.discard(archive);
         }
     }

@@ -93,7 +93,7 @@ pub(crate) fn rebuild(
         Some((rest, kept)) => start(&rest, kept, (&manifest, &encoded), &staging, packed)?,
         None => Start::default(),
     };
-    let told_by = base.as_ref().map(|(base, _)| base);
+    drop(encoded);
     let making = Making {
         staging: &staging,
         base: base.as_ref().map_or(Base(None), |base| Base::open(archive, &head, base)),
@@ -104,7 +104,7 @@ pub(crate) fn rebuild(
     if broken.is_empty() {
         return complete(&head, &manifest, staging);
     }
-    if told_by.is_none() {
+    if base.is_none() {
         return Err(Stop::later("its files are not what they were when their seals were made"));
     }
     Ok(Rebuilt::Doubtful(Box::new(Doubtful { head, manifest, staging, broken })))

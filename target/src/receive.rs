@@ -37,6 +37,7 @@ pub(crate) fn receive(
     let (manifest, encoded) = manifest(head, packed)?;
     check_stamp(head, &manifest)?;
     let staging = Staging::begin(archive, session, head, (&manifest, &encoded))?;
+    drop(encoded);
     packed.holds(staging.partial());
     staging.keep_if_cut(fill(&manifest, &staging, packed))?;
     let (hidden, unsynced) = staging.seal(&manifest)?;

@@ -456,6 +456,63 @@ fn a_package_told_by_another_goes_on_at_a_chunk() {
     assert_nothing_left(&site);
 }
 
+/// A package of 12 MiB that is told by a/0, what its data frames inflate to up to its content, and a
+/// chunk of changes for each 4 MiB of it.
+fn told(site: &Site) -> (Large, Recipe, Vec<u8>, Vec<Vec<u8>>) {
+    let old = noise(3 * CHUNK, 1);
+    assert_eq!(site.send(&[Parts::described("a/0").file("x", &old).pack()]), [NEW]);
+    let mut large = Large { parts: Parts::new("a/1"), files: Vec::new() };
+    large = large.file("descpkg", b"about".to_vec()).file("x", old);
+    let from = blat_target::delta::Origin::SamePath;
+    let recipe = Recipe { files: vec![Source::Same(from.clone()), Source::Changed(from)] };
+    let begin = [large.parts.manifest.encode(), recipe.encode()].concat();
+    // Copied as it stands.
+    let mut operations = Vec::new();
+    [CHUNK as u64, 0, 0].iter().for_each(|number| blat_target::delta::put(&mut operations, *number));
+    let streams = Streams { operations, ..Streams::default() };
+    let chunk = [&streams.header()[..], &streams.parts().concat()].concat();
+    (large, recipe, begin, vec![chunk; 3])
+}
+
+#[test]
+fn a_base_that_went_before_the_rest_came_is_told_of_and_mended_even_after_another_cut() {
+    let site = Site::new();
+    let (large, recipe, begin, chunks) = told(&site);
+    let mut host = site.host();
+    let (manifest_length, recipe_length) =
+        (large.parts.manifest.encode().len() as u32, recipe.encode().len() as u32);
+    let number = host.number();
+    let head = PackageHead { number, id: large.parts.id.clone(), stamp: Stamp(STAMP), manifest_length };
+    let base = "0".parse().unwrap();
+    let head = blat_target::message::DeltaHead { head, base, base_stamp: Stamp(STAMP), recipe_length };
+    host.say(&ToTarget::Delta(head));
+    host.bytes(&[&begin[..], &chunks[0]].concat());
+    host.end();
+    fs::rename(site.archive().join("a/0"), site.path("gone")).unwrap();
+    for cut in [true, false] {
+        let mut host = site.host();
+        host.partial();
+        let start = large.start(&host.resume(large.what()));
+        assert_eq!(start, (1, CHUNK));
+        let number = host.begin_rest(&large, Some("0"), &recipe, start);
+        host.bytes(&[&begin[..], &chunks[1], &chunks[2], &large.sealed()].concat());
+        host.say(&ToTarget::PackageEnd);
+        let made = host.next();
+        let Some(ToHost::Made { digests, .. }) = made else { panic!("no doubt: {made:?}") };
+        assert_eq!((digests[0].is_some(), digests[1]), (true, None));
+        assert_eq!(host.next(), Some(ToHost::Doubt { number }));
+        if cut {
+            host.end();
+            continue;
+        }
+        host.mend(number, &[(1, &large.files[1])]);
+        assert_eq!(host.outcome(), NEW);
+        assert_eq!(host.done().code, Some(0));
+    }
+    assert!(fs::read(site.archive().join("a/1/x")).unwrap() == large.files[1]);
+    assert_nothing_left(&site);
+}
+
 #[test]
 fn a_session_that_hears_nothing_lets_another_go_on() {
     let (site, large) = (Site::new(), Large::new("a/1"));
@@ -545,11 +602,14 @@ fn what_is_not_worth_keeping_goes() {
     assert_eq!(host.done().code, Some(0));
     assert_eq!(site.send(&[Large::new("a/5").pack()]), [NEW]);
     assert_eq!(kept_records(&site).len(), 3);
+    // Another build of it, though a small one.
+    assert_eq!(site.send(&[Parts::described("a/3").pack()]), [NEW]);
+    assert_eq!(kept_records(&site).len(), 2);
     fs::create_dir_all(site.archive().join("a/4")).unwrap();
     let descpkg = File::create(site.archive().join("a/4/descpkg")).unwrap();
     descpkg.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(STAMP as u64)).unwrap();
     purge(&site);
-    assert_eq!(kept_records(&site).len(), 2);
+    assert_eq!(kept_records(&site).len(), 1);
 }
 
 #[test]

@@ -159,13 +159,15 @@ impl Field {
         inside.filter(|path| path.file_name().is_some_and(|name| name.as_bytes().starts_with(b"."))).collect()
     }
 
-    /// Panics unless no staging and no record of a session is left on the site: a later session
+    /// Panics unless no staging and no record of it or of a session is left on the site: a later session
     /// clears what a killed one left, so there is one more.
     pub(crate) fn assert_nothing_left(&self, target: &str) {
         self.publish("last", "1.0");
-        let records = self.archive(target).join(".dpkg_archive/sessions");
+        let own = self.archive(target).join(".dpkg_archive");
         let left = || {
-            let records = fs::read_dir(&records).into_iter().flatten().flatten().map(|item| item.path());
+            let records =
+                ["sessions", "partial"].map(|name| fs::read_dir(own.join(name)).into_iter().flatten());
+            let records = records.into_iter().flatten().flatten().map(|item| item.path());
             self.staging(target).into_iter().chain(records).collect::<Vec<_>>()
         };
         self.tag(target, "last", "1.0");

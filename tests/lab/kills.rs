@@ -20,7 +20,9 @@ const VICTIMS: [&str; 5] = ["the transfer", "the agent", "the ssh master", "the 
 fn readers_see_whole_packages_only_and_no_tag_is_lost() {
     let rounds = if std::env::var_os("BLAT_SOAK").is_some() { 200 } else { 20 };
     let mut dice = Dice::new();
-    let field = Field::with_target("kills");
+    let field = Field::new("kills");
+    field.add_target("site1", SOURCE, "verbosity = \"debug\"\n");
+    field.wait_connected("site1");
     let witness = Witness::of(field.archive("site1"));
     let (over, feed) = (AtomicBool::new(false), dice.clone());
     let begin = Instant::now();
@@ -44,6 +46,10 @@ fn readers_see_whole_packages_only_and_no_tag_is_lost() {
     );
     assert!(hits.iter().flatten().count() * 4 >= rounds * 3, "too few of the kills met somebody");
     judge(&field, &ids);
+    let told = field.master.journal(&["-u", "blat-transfer@site1", "-o", "cat"]);
+    let told = told.lines().filter(|line| line.contains(" is told by ")).count();
+    println!("{told} times a package was told by another version, or the rest of one");
+    assert!(told > 0, "no package was told by another");
 }
 
 fn judge(field: &Field, ids: &BTreeSet<(String, String)>) {
@@ -87,6 +93,8 @@ fn kill(field: &Field, victim: usize) -> bool {
 /// some that take a while to send.
 fn publish_until(field: &Field, mut dice: Dice, over: &AtomicBool) -> (BTreeSet<(String, String)>, u64) {
     let (mut ids, mut tags) = (BTreeSet::new(), 0);
+    // Large ones have most in common, and are told by each other.
+    let common = dice.noise(20_000_000);
     while !over.load(Relaxed) {
         tags += 1;
         let package = format!("package{}", dice.below(PACKAGES));
@@ -95,16 +103,32 @@ fn publish_until(field: &Field, mut dice: Dice, over: &AtomicBool) -> (BTreeSet<
             field.publish_link(&package, "current", &version);
             version = "current".into();
         } else {
-            let large = dice.below(10) == 0;
-            let length = if large { 3_000_000 + dice.below(5_000_000) } else { dice.below(5_000) };
+            let large = dice.below(4) == 0;
             let folder = field.source().join(&package).join(&version);
-            put_build(&folder, tags, 1 + dice.below(12) as usize, &dice.noise(length as usize));
+            let blob = match large {
+                true => changed(&mut dice, &common),
+                false => noise(&mut dice, 5_000),
+            };
+            put_build(&folder, tags, 1 + dice.below(12) as usize, &blob);
         }
         field.tag("site1", &package, &version);
         ids.insert((package, version));
         std::thread::sleep(dice.millis(250));
     }
     (ids, tags)
+}
+
+fn noise(dice: &mut Dice, below: u64) -> Vec<u8> {
+    let length = dice.below(below);
+    dice.noise(length as usize)
+}
+
+/// A beginning of it, with changes all over.
+fn changed(dice: &mut Dice, common: &[u8]) -> Vec<u8> {
+    let mut blob = common[..3_000_000 + dice.below(17_000_000) as usize].to_vec();
+    let step = 500 + dice.below(5_000) as usize;
+    blob.iter_mut().step_by(step).for_each(|byte| *byte ^= 1);
+    blob
 }
 
 #[test]

@@ -19,6 +19,7 @@ mod packages;
 mod readme;
 mod releases;
 mod restricted;
+mod resume;
 #[path = "../buckets/servers.rs"]
 mod s3;
 #[path = "../databases/servers.rs"]
@@ -28,4 +29,5 @@ mod sync_faults;
 mod sync_kills;
 mod transfer;
 mod upgrade;
+mod usage;
 mod waiting;

@@ -2,6 +2,8 @@
 //!
 //! Looks every 50 ms, so what a process does in its last moments is not seen.
 
+#![allow(dead_code, reason = "shared by two crates, none of which uses all of it")]
+
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -28,6 +30,7 @@ struct Process {
     ticks_before: u64,
     ticks: u64,
     peak_kib: u64,
+    anonymous_kib: u64,
 }
 
 /// What was seen of a machine's processes; none for one of another machine.
@@ -68,6 +71,12 @@ impl Seen {
         (ticks as f64 / TICKS_PER_SECOND, peak as f64 / 1024.0)
     }
 
+    /// The most anonymous memory that a process of this program had, in MiB.
+    pub(crate) fn anonymous(&self, program: &str) -> f64 {
+        let these = self.0.values().flatten().filter(|process| process.program == program);
+        these.map(|process| process.anonymous_kib).max().unwrap_or(0) as f64 / 1024.0
+    }
+
     fn look(&mut self, space: Option<&Path>, first: bool) {
         for item in fs::read_dir("/proc").into_iter().flatten().flatten() {
             let Ok(name) = item.file_name().into_string() else { continue };
@@ -89,7 +98,7 @@ impl Process {
             return None;
         }
         let ticks = if first { ticks(path)? } else { 0 };
-        Some(Self { program: String::new(), ticks_before: ticks, ticks, peak_kib: 0 })
+        Some(Self { program: String::new(), ticks_before: ticks, ticks, peak_kib: 0, anonymous_kib: 0 })
     }
 
     fn look(&mut self, path: &Path) {
@@ -100,9 +109,12 @@ impl Process {
             self.program = comm.trim_end().to_owned();
         }
         let status = fs::read_to_string(path.join("status")).unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let peak = line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok());
-        self.peak_kib = self.peak_kib.max(peak.unwrap_or(0));
+        let kib = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0)
+        };
+        self.peak_kib = self.peak_kib.max(kib("VmHWM:"));
+        self.anonymous_kib = self.anonymous_kib.max(kib("RssAnon:"));
     }
 }
 

@@ -1,5 +1,6 @@
 //! Measurements that need no machine: listing a large archive, and making its index, beside `find`; planning
-//! a large target; telling the state of many; filling a bucket beside `zip` and `s5cmd`.
+//! a large target; telling the state of many; the
+//! memory that a large package takes; filling a bucket beside `zip` and `s5cmd`.
 //!
 //! Run with `make bench`, which builds the helper first. Prints lines as the lab's bench does:
 //! `name ours peer ratio`; the bounds that were promised are asserted.
@@ -7,8 +8,11 @@
 mod bucket;
 mod index;
 mod listing;
+#[path = "../loopback/mod.rs"]
+mod loopback;
 #[path = "../lab/machines/mod.rs"]
 mod machines;
+mod memory;
 mod planner;
 #[path = "../buckets/servers.rs"]
 mod servers;

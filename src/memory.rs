@@ -1,0 +1,116 @@
+//! How much memory it may take to send packages, on either side: what follows from the two settings,
+//! `ssh.memory` and `target.memory`, whatever the packages' sizes.
+//!
+//! Here, parts of old files are what counts: each core that makes changes has one in memory, with an
+//! index of at most the same size, and one more may wait for its last piece. On the target, it is the
+//! window of the packed stream, which this side chooses.
+
+use std::thread::available_parallelism;
+
+use blat_target::delta::CHUNK;
+use blat_target::message::WINDOW_LOG_MAX;
+
+const MIB: u64 = 1 << 20;
+/// What each setting is by default, and at least.
+pub const HERE: u64 = 512 * MIB;
+pub const HERE_MIN: u64 = 128 * MIB;
+pub const THERE: u64 = 256 * MIB;
+pub const THERE_MIN: u64 = 32 * MIB;
+/// More threads than this would make nothing faster.
+const THREADS_MAX: usize = 4;
+/// What is needed here beside the parts of old files,
+const BESIDE: u64 = 64 * MIB;
+/// and what a thread needs beside its own,
+const BESIDE_EACH: u64 = 16 * MIB;
+/// and a part of an old file is never larger than this.
+const PART_MAX: u64 = 64 * MIB;
+/// With smaller parts, fewer threads do better.
+const PART_MIN: u64 = 16 * MIB;
+/// What the target needs beside the window of the packed stream.
+const BESIDE_WINDOW: u64 = 16 * MIB;
+
+/// The bounds of both sides, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    here: u64,
+    there: u64,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self { here: HERE, there: THERE }
+    }
+}
+
+/// How changes are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Means {
+    pub(crate) threads: usize,
+    /// How much of an old file is looked at for the pieces of a segment of the new one.
+    pub(crate) part: u64,
+}
+
+impl Means {
+    /// How much of a new file is made of one part of the old one: whole chunks.
+    pub(crate) fn segment(self) -> u64 {
+        let chunk = CHUNK as u64;
+        (self.part / 2 / chunk).max(1) * chunk
+    }
+}
+
+impl Memory {
+    pub fn new(here: u64, there: u64) -> Self {
+        Self { here, there }
+    }
+
+    /// How changes are made within the bound, on this machine.
+    pub(crate) fn means(self) -> Means {
+        self.means_of(available_parallelism().map_or(1, usize::from))
+    }
+
+    fn means_of(self, cores: usize) -> Means {
+        let part = |threads: usize| {
+            let left = self.here.saturating_sub(BESIDE + BESIDE_EACH * threads as u64);
+            // Each with its index; of large parts that takes less.
+            let share = left / (threads as u64 + 1);
+            (share / 2).max(share.saturating_sub(32 * MIB)).clamp(MIB, PART_MAX)
+        };
+        let all = (1..=cores.clamp(1, THREADS_MAX)).rev();
+        let threads = all.clone().find(|threads| part(*threads) >= PART_MIN).unwrap_or(1);
+        Means { threads, part: part(threads) }
+    }
+
+    /// The packed stream's window, as a power of two in bytes.
+    pub(crate) fn window_log(self) -> u32 {
+        self.there.saturating_sub(BESIDE_WINDOW).max(MIB).ilog2().min(WINDOW_LOG_MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_allowed_is_used_and_never_exceeded() {
+        for here in [HERE_MIN, 160 * MIB, 256 * MIB, HERE, 4 * HERE] {
+            for cores in [1, 2, 4, 64] {
+                let means = Memory::new(here, THERE).means_of(cores);
+                let index = means.part.min(32 * MIB);
+                let most = BESIDE
+                    + means.threads as u64 * BESIDE_EACH
+                    + (means.threads as u64 + 1) * (means.part + index);
+                assert!(most <= here, "{here} on {cores} cores: {means:?} takes {most}");
+                assert!(means.part >= 8 * MIB && means.segment() >= CHUNK as u64, "{means:?}");
+            }
+        }
+        let default = Memory::default().means_of(2);
+        assert_eq!(default, Means { threads: 2, part: PART_MAX });
+    }
+
+    #[test]
+    fn the_window_leaves_the_target_what_else_it_needs() {
+        assert_eq!(Memory::default().window_log(), WINDOW_LOG_MAX);
+        assert_eq!(Memory::new(HERE, THERE_MIN).window_log(), 24);
+        assert_eq!(Memory::new(HERE, 24 * MIB).window_log(), 23);
+    }
+}
