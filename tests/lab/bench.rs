@@ -6,6 +6,7 @@
 
 mod builds;
 mod deltas;
+mod disk;
 mod field;
 mod fill;
 mod idle;
@@ -19,6 +20,7 @@ mod usage;
 use table::line;
 
 fn main() {
+    let _disk = disk::Disk::fresh();
     println!("{:<60} {:>12} {:>12} {:>7}", "measure", "blat", "rsync", "ratio");
     let only: Vec<String> = std::env::args().skip(1).collect();
     let measures: [(&str, fn()); 5] = [

@@ -81,6 +81,10 @@ const FILES: &[(&str, &str)] = &[
 /// Folders of the image that nobody reads in a test.
 const LEFT_OUT: &[&str] = &["/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*"];
 
+/// How often the image is tried, and the pause in between.
+const ATTEMPTS: usize = 3;
+const PAUSE: std::time::Duration = std::time::Duration::from_secs(20);
+
 /// The image's root folder; builds it when it is not there yet.
 ///
 /// # Errors
@@ -113,15 +117,26 @@ fn suite() -> Result<String> {
 fn build(suite: &str, root: &Path) -> Result<()> {
     eprintln!("building the lab's root image once (about a minute)");
     let draft = root.with_extension("draft");
-    remove_tree(&draft)?;
-    bootstrap(suite, &draft)?;
+    let mut attempts = 1..=ATTEMPTS;
+    loop {
+        remove_tree(&draft)?;
+        match bootstrap(suite, &draft) {
+            Ok(()) => break,
+            // Mirrors have their moments.
+            Err(why) if attempts.next().is_some_and(|number| number < ATTEMPTS) => {
+                eprintln!("once more in {} s, for it failed: {why:#}", PAUSE.as_secs());
+                std::thread::sleep(PAUSE);
+            }
+            Err(why) => return Err(why),
+        }
+    }
     configure(&draft)?;
     Ok(fs::rename(&draft, root)?)
 }
 
 fn bootstrap(suite: &str, draft: &Path) -> Result<()> {
     let mut command = Command::new("mmdebstrap");
-    command.args(["--quiet", "--mode=root", "--variant=minbase"]);
+    command.args(["--quiet", "--mode=root", "--variant=minbase", "--aptopt=Acquire::Retries \"5\""]);
     command.arg(format!("--include={}", PACKAGES.join(",")));
     for path in LEFT_OUT {
         command.arg(format!("--dpkgopt=path-exclude={path}"));
