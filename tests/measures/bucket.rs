@@ -86,14 +86,7 @@ impl Master {
         Took::of_peer(client(command.arg(file), server))
     }
 
-    /// Finds with the command line of AWS that nothing is to be uploaded.
-    fn aws_repeat(&self, server: &Server, prefix: &str) -> f64 {
-        let mut command = Command::new(program("aws"));
-        let command = client(&mut command, server).args(["--endpoint-url", &server.endpoint(), "s3", "sync"]);
-        nothing_to_send(command.arg(self.root.path().join("zips")).arg(format!("s3://{BUCKET}/{prefix}")))
-    }
-
-    /// The same with s5cmd.
+    /// Finds with s5cmd that nothing is to be uploaded.
     fn others_repeat(&self, server: &Server, prefix: &str) -> f64 {
         let from = format!("{}/", self.root.path().join("zips").display());
         let mut command = Command::new(s5cmd());
@@ -203,14 +196,12 @@ fn a_bucket_is_filled_in_seven_tenths_of_the_time_and_checked_in_a_fifth() {
     line("bucket, the real archive, s (zip -r, s5cmd cp)", ours.seconds, peers.seconds);
     line("  cores at work, with the server's", ours.cores, peers.cores);
     line("  most memory, MiB (allowed)", ours.peak_mib, MIB_MAX);
-    let (mut again, mut peers_again, mut aws_again) = (f64::MAX, f64::MAX, f64::MAX);
+    let (mut again, mut peers_again) = (f64::MAX, f64::MAX);
     for _ in 0..REPEATS {
         again = again.min(master.sync(0).seconds);
-        aws_again = aws_again.min(master.aws_repeat(&server, &format!("peers-{}/", FILLS - 1)));
         peers_again = peers_again.min(master.others_repeat(&server, &format!("peers-{}/", FILLS - 1)));
     }
     line("bucket, nothing to send, ms (s5cmd sync)", again * 1e3, peers_again * 1e3);
-    line("bucket, nothing to send, ms (aws s3 sync)", again * 1e3, aws_again * 1e3);
     assert!(ours.seconds <= FILL_MAX * peers.seconds);
     assert!(again <= REPEAT_MAX * peers_again);
 }
