@@ -45,16 +45,14 @@ impl Channel {
         let helper = Helper::read(helper)?;
         let limit = ssh.bandwidth.as_bytes();
         // Synchronisations share what they pack with each other, and transfers likewise.
-        let tags = settings.tags.directory.as_path();
-        let (beside, tags) = match way_for {
+        let (lock, tags) = match way_for {
             Some(_) => (places.sync_lock(), None),
-            None => (places.transfer_lock(), Some(tags)),
+            None => (places.transfer_lock(), Some(settings.tags.directory.as_path())),
         };
-        let lock = beside.file_name().unwrap_or_default();
         let means = Means {
             cache: Cache::new(places.digests.clone()),
             memory: Memory::new(ssh.memory.as_bytes(), target.memory.as_bytes()),
-            ready: Store::new(places.ready.clone(), &places.state, lock, tags),
+            ready: Store::new(places.ready.clone(), &lock, tags),
             pace: Pace::new(limit, way_for),
         };
         let connection = match Connection::attach(&places.control()).await {

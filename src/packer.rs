@@ -189,11 +189,11 @@ impl Packer {
 
     /// What the target keeps of the package, if it does.
     fn kept(&mut self, head: &PackageHead, manifest: &[u8]) -> Result<Option<Kept>> {
-        let manifest = Digest(*blake3::hash(manifest).as_bytes());
-        let what = Partial { id: head.id.clone(), stamp: head.stamp, manifest };
-        if !self.partials.has(&what) {
-            return Ok(None);
-        }
+        let what = || {
+            let manifest = Digest(*blake3::hash(manifest).as_bytes());
+            Partial { id: head.id.clone(), stamp: head.stamp, manifest }
+        };
+        let Some(what) = self.partials.take(what) else { return Ok(None) };
         self.press.say(ToTarget::Resume(what))?;
         self.partials.kept(&self.progress).map(Some)
     }

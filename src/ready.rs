@@ -5,7 +5,6 @@
 //! digest. It ends with its own, so what a full disk or a power cut left of one is never sent. All of
 //! them may be deleted at any time; together they stay below [`ALL_MAX`].
 
-use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -17,6 +16,7 @@ use blat_target::package::{Name, PackageVersion};
 use blat_target::stamp::Stamp;
 use serde::{Deserialize, Serialize};
 
+use crate::delta::digest_of;
 use crate::failure::{Failure, Needs, Result};
 use crate::lock;
 use crate::press;
@@ -65,11 +65,13 @@ pub(crate) struct Ready {
 }
 
 impl Store {
-    /// The store in `folder`, there or not, for a run beside those of the other targets: these have
-    /// their state beside `own_state`, and hold a lock of that name there while they run; and have
-    /// their tags beside `own_tags`, for a run that tags are sent by.
-    pub fn new(folder: PathBuf, own_state: &Path, lock: &OsStr, own_tags: Option<&Path>) -> Self {
-        let others = beside(own_state).map(|state| state.join(lock)).collect();
+    /// The store in `folder`, there or not, for a run that holds `own_lock`, beside those of the other
+    /// targets, which hold theirs in folders beside the one it lies in; and which have their tags beside
+    /// `own_tags`, for a run that tags are sent by.
+    pub fn new(folder: PathBuf, own_lock: &Path, own_tags: Option<&Path>) -> Self {
+        let name = own_lock.file_name().unwrap_or_default();
+        let states = own_lock.parent().map(beside).into_iter().flatten();
+        let others = states.map(|state| state.join(name)).collect();
         Self { folder, others, tags: own_tags.map(beside).into_iter().flatten().collect() }
     }
 
@@ -217,11 +219,7 @@ impl Write for Keeping {
 fn read(path: &Path, progress: &Progress) -> Option<Ready> {
     let mut file = File::open(path).ok()?;
     let body = file.metadata().ok()?.len().checked_sub(32)?;
-    let mut hash = blake3::Hasher::new();
-    let mut digested = Digested { hash: &mut hash, progress };
-    if io::copy(&mut (&file).take(body), &mut digested).ok()? != body {
-        return None;
-    }
+    let hash = digest_of((&file).take(body), progress).ok()?;
     let mut digest = [0; 32];
     file.read_exact(&mut digest).ok()?;
     let mut length = [0; 4];
@@ -232,29 +230,12 @@ fn read(path: &Path, progress: &Progress) -> Option<Ready> {
     let mut told = vec![0; head as usize];
     file.seek(SeekFrom::Start(start)).ok()?;
     file.read_exact(&mut told).ok()?;
-    if hash.finalize() != digest {
+    if hash != digest {
         return None;
     }
     let told = serde_json::from_slice(&told).ok()?;
     file.rewind().ok()?;
     Some(Ready { told, file, length: start })
-}
-
-struct Digested<'a> {
-    hash: &'a mut blake3::Hasher,
-    progress: &'a Progress,
-}
-
-impl Write for Digested<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.hash.update(bytes);
-        self.progress.moved();
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 impl Ready {
@@ -340,12 +321,11 @@ mod tests {
     fn it_serves_while_another_target_is_served_beside() {
         let root = tempfile::tempdir().unwrap();
         ["site1", "site2"].iter().for_each(|name| fs::create_dir(root.path().join(name)).unwrap());
-        let (state, tags) = (root.path().join("site1"), root.path().join("tags/site1"));
-        let lock = OsStr::new("transfer.lock");
+        let (lock, tags) = (root.path().join("site1/transfer.lock"), root.path().join("tags/site1"));
         fs::create_dir_all(root.path().join("tags/site2")).unwrap();
-        let store = Store::new(root.path().join("ready"), &state, lock, Some(&tags));
+        let store = Store::new(root.path().join("ready"), &lock, Some(&tags));
         let id = PackageVersion::new("core", "1.0").unwrap();
-        let own = lock::take(&root.path().join("site1/transfer.lock"), "a run").unwrap();
+        let own = lock::take(&lock, "a run").unwrap();
         assert!(!store.serves(&id, 1 << 20));
         let other = lock::take(&root.path().join("site2/transfer.lock"), "a run").unwrap();
         assert!(store.serves(&id, 1 << 20) && !store.serves(&id, 1 << 10) && !store.serves(&id, 1 << 40));

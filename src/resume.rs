@@ -4,14 +4,13 @@
 //! it asked what that is: it tells the digest of each file, and what agrees with the files here
 //! needs not be sent again.
 
-use std::fs::File;
-use std::io::Read;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use blat_target::message::{Digest, Partial, ToHost};
 
-use crate::failure::{Failure, Needs, Result};
+use crate::delta::beginning;
+use crate::failure::{Failure, Result};
 use crate::pack::Scan;
 use crate::packer::STALL;
 use crate::progress::Progress;
@@ -39,16 +38,20 @@ impl Partials {
         Self { answers, known: Vec::new() }
     }
 
-    /// Whether something is kept of this package; it is told once.
-    pub(crate) fn has(&mut self, what: &Partial) -> bool {
+    /// The package, if something is kept of it; it is told once.
+    pub(crate) fn take(&mut self, what: impl FnOnce() -> Partial) -> Option<Partial> {
         for said in self.answers.try_iter() {
             if let ToHost::Partial(partials) = said {
                 self.known.extend(partials);
             }
         }
+        if self.known.is_empty() {
+            return None;
+        }
+        let what = what();
         let count = self.known.len();
-        self.known.retain(|known| known != what);
-        self.known.len() < count
+        self.known.retain(|known| *known != what);
+        (self.known.len() < count).then_some(what)
     }
 
     /// Hears what is kept of a package that was asked about.
@@ -92,7 +95,7 @@ impl Start {
             (Some((bytes, digest)), Some((entry, size, _)))
                 if files == kept.digests.len() && bytes < size =>
             {
-                let agrees = beginning(scan, entry, bytes, progress)? == digest;
+                let agrees = beginning(&scan.path(entry), bytes, progress)? == digest;
                 Self { files, bytes: if agrees { bytes } else { 0 } }
             }
             _ => Self { files, bytes: 0 },
@@ -103,25 +106,5 @@ impl Start {
     /// How many bytes that is.
     pub(crate) fn total(self, scan: &Scan) -> u64 {
         scan.manifest.files().take(self.files).map(|(_, size, _)| size).sum::<u64>() + self.bytes
-    }
-}
-
-/// The digest of the first bytes of a file.
-fn beginning(
-    scan: &Scan,
-    entry: &blat_target::manifest::Entry,
-    bytes: u64,
-    progress: &Progress,
-) -> Result<Digest> {
-    let at = scan.path(entry);
-    let cannot = || format!("cannot read {}", at.display());
-    let mut file = File::open(&at).later(cannot())?.take(bytes);
-    let (mut hasher, mut buffer) = (blake3::Hasher::new(), vec![0; 1 << 18]);
-    loop {
-        match file.read(&mut buffer).later(cannot())? {
-            0 => return Ok(Digest(*hasher.finalize().as_bytes())),
-            got => hasher.update(&buffer[..got]),
-        };
-        progress.moved();
     }
 }

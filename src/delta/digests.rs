@@ -6,7 +6,7 @@
 //! be deleted at any time, and keeps itself below [`CACHE_MAX`].
 
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Once;
 use std::time::SystemTime;
@@ -103,12 +103,21 @@ fn digests(scan: &Scan, progress: &Progress) -> Result<Vec<Digest>> {
 }
 
 pub(super) fn digest(path: &Path, progress: &Progress) -> Result<Digest> {
-    let cannot = || format!("cannot read {}", path.display());
-    let mut file = File::open(path).later(cannot())?;
+    beginning(path, u64::MAX, progress)
+}
+
+/// The digest of a file's first bytes.
+pub(crate) fn beginning(path: &Path, bytes: u64, progress: &Progress) -> Result<Digest> {
+    let digest = File::open(path).and_then(|file| digest_of(file.take(bytes), progress));
+    digest.map(|digest| Digest(digest.into())).later(format!("cannot read {}", path.display()))
+}
+
+/// The digest of all that comes.
+pub(crate) fn digest_of(mut from: impl Read, progress: &Progress) -> io::Result<blake3::Hash> {
     let (mut hasher, mut piece) = (blake3::Hasher::new(), vec![0; PIECE]);
     loop {
-        match file.read(&mut piece).later(cannot())? {
-            0 => return Ok(Digest(*hasher.finalize().as_bytes())),
+        match from.read(&mut piece)? {
+            0 => return Ok(hasher.finalize()),
             got => hasher.update(&piece[..got]),
         };
         progress.moved();

@@ -21,6 +21,7 @@ use blat_target::package::{Name, PackageVersion};
 use blat_target::stamp::Stamp;
 
 pub use digests::{CACHE, Cache};
+pub(crate) use digests::{beginning, digest_of};
 pub(crate) use mend::{Made, Mend};
 
 use crate::bases::Base;

@@ -361,9 +361,7 @@ impl Committer {
         let Batch { pending, unsynced } = batch;
         let outcomes = match sync(&pending, unsynced) {
             Err(why) => {
-                if matches!(why, Errno::ENOSPC | Errno::EDQUOT) {
-                    partial::make_room(&self.archive);
-                }
+                partial::make_room(&self.archive, why);
                 vec![Outcome::Refused(refusal("sync what was staged to disk", why)); pending.len()]
             }
             Ok(()) => self.place(&pending),

@@ -248,9 +248,11 @@ pub(crate) fn clear(archive: &Archive) -> Vec<Refusal> {
     left
 }
 
-/// Removes all that nobody works on: space is short.
-pub(crate) fn make_room(archive: &Archive) {
-    clear_if(archive, |_| true);
+/// Removes all that nobody works on, if that is what `why` asks for: space is short.
+pub(crate) fn make_room(archive: &Archive, why: Errno) {
+    if matches!(why, Errno::ENOSPC | Errno::EDQUOT) {
+        clear_if(archive, |_| true);
+    }
 }
 
 /// Removes what nobody works on of package-versions that were committed now, in whatever build.

@@ -267,9 +267,7 @@ impl Staging {
 
     /// The refusal when `attempt` failed on an entry.
     pub(crate) fn refusal(&self, attempt: &str, entry: &Entry, why: Errno) -> Refusal {
-        if matches!(why, Errno::ENOSPC | Errno::EDQUOT) {
-            partial::make_room(&self.hidden.archive);
-        }
+        partial::make_room(&self.hidden.archive, why);
         refusal(format_args!("{attempt} {}/{}", self.id, shown(&entry.path)), why)
     }
 
