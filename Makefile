@@ -11,6 +11,10 @@ TRIPLE := $(shell rustc -vV | sed -n 's/^host: //p')
 LAB ?= 1
 LAB_THREADS ?= 4
 
+# Clippy's driver is rustc, with lints: what tests are made of is looked at while it is compiled, and
+# no dependency is read a second time for the lints alone.
+TESTS := RUSTC_WORKSPACE_WRAPPER=clippy-driver CLIPPY_ARGS=-Dwarnings $(CARGO) test --locked $(OUT)
+
 # What a Debian with git, make and Rust lacks: to build, to boot machines, to run databases and buckets.
 DEBIAN_PACKAGES := gcc libc6-dev unixodbc-dev dpkg-dev lintian rpm rpmlint \
 	iproute2 man-db mmdebstrap openssl openssh-client openssh-server rsync systemd systemd-container util-linux \
@@ -43,16 +47,16 @@ build: ## builds the host's programs (build/release) and the targets' (build/dis
 		$(CARGO) build --profile helper --locked -p blat-target --target $(TRIPLE) $(OUT)
 	install -C -D -m 0755 build/$(TRIPLE)/helper/blat-target build/dist/blat-target
 
-check: ## looks at format and lints
+check: ## looks at format and lints, and compiles the tests
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --workspace --all-targets --locked $(OUT) -- -D warnings
-	$(CARGO) clippy --test lab --test bench --test buckets --test databases --test measures --test web --locked $(OUT) -- -D warnings
+	$(TESTS) --no-run --workspace --all-targets
+	$(TESTS) --no-run --test lab --test bench --test buckets --test databases --test measures --test web
 
 unit: ## runs the tests that need neither root nor network
-	$(CARGO) test --workspace --locked $(OUT)
+	$(TESTS) --workspace
 
 browser: build/browser/node_modules ## tests the web pages in headless Chromium (screenshots: build/screenshots)
-	$(CARGO) test --test web --locked $(OUT) -- --test-threads=1
+	$(TESTS) --test web -- --test-threads=1
 
 # What only the browser tests need: a browser and promtool from Debian, axe and a driver from npm.
 build/browser/node_modules: tests/web/package.json tests/web/package-lock.json
@@ -68,7 +72,7 @@ build/browser/node_modules: tests/web/package.json tests/web/package-lock.json
 	touch $@
 
 databases: ## runs the tests that need databases: SQLite, and a private PostgreSQL and MariaDB
-	$(CARGO) test --test databases --locked $(OUT) -- --test-threads=$(LAB_THREADS)
+	$(TESTS) --test databases -- --test-threads=$(LAB_THREADS)
 
 # Servers and clients of S3 that are not Debian's.
 build/s3/done: tests/buckets/requirements.txt
@@ -77,14 +81,16 @@ build/s3/done: tests/buckets/requirements.txt
 	touch $@
 
 buckets: build/s3/done ## runs the tests that need buckets: private SeaweedFS and moto servers
-	$(CARGO) test --test buckets --locked $(OUT) -- --test-threads=$(LAB_THREADS)
+	$(TESTS) --test buckets -- --test-threads=$(LAB_THREADS)
 
 # A helper that was never updated, as far as its protocol goes.
 oldest-helper:
 	$(CARGO) build --locked -p blat-target --bin blat-target-oldest --features oldest-protocol $(OUT)
 
 lab: lab-possible build build/s3/done oldest-helper deb rpm ## boots machines and runs the tests that need them (root)
-	$(CARGO) test --test lab --locked $(OUT) -- --test-threads=$(LAB_THREADS)
+	@set -o pipefail; $(TESTS) --test lab -- --test-threads=$(LAB_THREADS) 2>&1 | tee build/lab.log || { \
+		printf '\nWhat failed, in short (the whole of it: build/lab.log):\n'; \
+		grep -A 5 'panicked at' build/lab.log; exit 1; }
 
 lab-possible:
 	@for program in systemd-nspawn mmdebstrap ip nsenter ssh-keygen; do \
@@ -103,7 +109,7 @@ shipped: ; $(MAKE) -j1 build deb rpm
 
 # What the lab's machines boot from, and what they transfer.
 material:
-	$(CARGO) test --test lab --locked $(OUT) -- --exact itself::two_machines_boot_and_know_each_other \
+	$(TESTS) --test lab -- --exact itself::two_machines_boot_and_know_each_other \
 		itself::the_real_archive_is_large_and_sealed
 
 ifeq ($(LAB),0)
@@ -132,15 +138,15 @@ build/plots/done: tests/measures/requirements.txt
 
 bench: lab-possible build build/s3/done build/plots/done ## measures, on the lab's machines (build/bench: a table and plots)
 	rm -f build/bench/*
-	$(CARGO) test --test bench --locked $(OUT)
+	$(TESTS) --test bench
 	$(CARGO) test --release --test measures --locked $(OUT) -- --nocapture --test-threads=1
 	build/plots/bin/python tests/measures/plots.py build/bench
 
 soak: lab-possible build build/s3/done ## runs all tests with many times the rounds (BLAT_SOAK=1)
-	BLAT_SOAK=1 $(CARGO) test --workspace --locked $(OUT)
-	BLAT_SOAK=1 $(CARGO) test --test databases --locked $(OUT) -- --test-threads=$(LAB_THREADS)
-	BLAT_SOAK=1 $(CARGO) test --test buckets --locked $(OUT) -- --test-threads=$(LAB_THREADS)
-	BLAT_SOAK=1 $(CARGO) test --test lab --locked $(OUT) -- --test-threads=$(LAB_THREADS)
+	BLAT_SOAK=1 $(TESTS) --workspace
+	BLAT_SOAK=1 $(TESTS) --test databases -- --test-threads=$(LAB_THREADS)
+	BLAT_SOAK=1 $(TESTS) --test buckets -- --test-threads=$(LAB_THREADS)
+	BLAT_SOAK=1 $(TESTS) --test lab -- --test-threads=$(LAB_THREADS)
 
 deb: build ## builds Debian packages into build/packages (VERSION=)
 	packaging/deb/build $(VERSION)

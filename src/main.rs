@@ -14,13 +14,10 @@ use blat::release::import::{Import, import_built_in};
 use blat::start::{block_on, settings, settings_and_log};
 use blat::status::{Fleet, Level};
 use blat::sync::run::Mode;
-use blat::tags::{Tag, lines};
+use blat::tags::{Tag, writer};
 use blat::{doctor, enroll, explain, history, hold, log, release, shell, sync, target_install, transfer};
 use blat_target::package::PackageVersion;
 use clap::{CommandFactory, Parser};
-use nix::sys::socket::{setsockopt, sockopt};
-use nix::sys::time::TimeVal;
-use nix::sys::time::TimeValLike;
 
 fn main() -> ExitCode {
     let started = SystemTime::now();
@@ -133,17 +130,9 @@ fn run(arguments: Arguments, started: SystemTime) -> Result<()> {
     }
 }
 
-/// How long a writer of tags may be silent, or not read its answers.
-const SILENCE: i64 = 60;
-
 fn take_tags(root: &Path) -> Result<()> {
     let targets: Vec<_> = config::Overview::read(root).targets.into_values().flatten().collect();
-    let (input, output) = (std::io::stdin(), std::io::stdout());
-    // By hand, from a file or a terminal, there is nobody to be given up.
-    let limit = TimeVal::seconds(SILENCE);
-    let _ = setsockopt(&input, sockopt::ReceiveTimeout, &limit);
-    let _ = setsockopt(&output, sockopt::SendTimeout, &limit);
-    lines::take(&targets, input.lock(), output).later("cannot answer the writer").map(drop)
+    writer::serve(&targets, std::io::stdin(), std::io::stdout()).later("cannot answer the writer")
 }
 
 fn release_command(root: &Path, command: ReleaseCommand) -> Result<()> {

@@ -17,7 +17,7 @@ use super::Tag;
 use crate::config::Settings;
 
 /// The longest line, in bytes.
-pub const LINE_MAX: usize = 4096;
+pub(super) const LINE_MAX: usize = 4096;
 /// So much without a line end is no line any more.
 const ENDLESS: usize = 1 << 20;
 /// How many batches of answers may wait for a writer that does not read.
@@ -28,7 +28,7 @@ const PIECE: usize = 4096;
 ///
 /// # Errors
 /// When an answer cannot be written; what was taken stays taken.
-pub fn take(
+pub(super) fn take(
     targets: &[Settings],
     mut input: impl Read,
     mut output: impl Write + Send + 'static,

@@ -3,8 +3,9 @@
 //! A tag's name is all of it: `PACKAGE::VERSION`. What the file holds is not read.
 
 mod glance;
-pub mod lines;
+mod lines;
 mod queue;
+pub mod writer;
 
 use std::ffi::OsStr;
 use std::fmt;

@@ -13,6 +13,8 @@ const WINDOW: Duration = Duration::from_secs(60);
 /// The promise: of one core, in percent; and resident, in MiB.
 const CPU_MAX: f64 = 1.0;
 const MEMORY_MAX: f64 = 6.0;
+/// What runs for them.
+const PROGRAMS: [(&str, &str); 3] = [("agents", "blat-agent"), ("their ssh", "ssh"), ("the manager", "systemd")];
 /// The kernel's unit of CPU time in `/proc`.
 const TICKS_PER_SECOND: f64 = 100.0;
 
@@ -35,13 +37,16 @@ pub(crate) fn measure() {
     });
     // What was started settles down.
     std::thread::sleep(Duration::from_secs(30));
-    for (name, program) in [("agents", "blat-agent"), ("their ssh", "ssh"), ("the manager", "systemd")] {
-        let before = ticks(&field.master, program);
-        std::thread::sleep(WINDOW);
+    let before = PROGRAMS.map(|(_, program)| ticks(&field.master, program));
+    std::thread::sleep(WINDOW);
+    let mut all = 0.0;
+    for ((name, program), before) in PROGRAMS.into_iter().zip(before) {
         let spent = (ticks(&field.master, program) - before) as f64 / TICKS_PER_SECOND;
         let percent = 100.0 * spent / WINDOW.as_secs_f64();
-        line(&format!("{COUNT} idle, {name}: % of a core; the promise"), percent, CPU_MAX);
+        println!("  {COUNT} idle, {name}: {percent:.2} % of a core");
+        all += percent;
     }
+    line(&format!("{COUNT} idle targets: % of a core; the promise"), all, CPU_MAX);
     let largest = resident(&field.master).into_iter().fold(0.0, f64::max);
     line("an agent, resident: MiB; the promise", largest, MEMORY_MAX);
 }

@@ -14,6 +14,17 @@ use crate::releases::{PASSWORD_FILE, Releases, assert_password_unseen, release};
 const LATER: &str = "75";
 const PERSON: &str = "78";
 
+/// A fault that is about to be made.
+struct Fault {
+    name: &'static str,
+    code: &'static str,
+    says: String,
+    /// What stood before it,
+    standing: BTreeSet<(PathBuf, i64, u32)>,
+    /// and how often the journal said the same.
+    told: usize,
+}
+
 /// A target that has all that its release names, and more to come with each mended fault.
 struct Faulty {
     source: Releases,
@@ -32,6 +43,7 @@ impl Faulty {
         faulty.field.wait_connected("site1");
         faulty.field.master.sh("systemctl start blat-sync@site1");
         faulty.field.wait_for("site1", "first", "1.0", Duration::from_secs(10));
+        faulty.ends("0");
         faulty
     }
 
@@ -88,33 +100,48 @@ impl Faulty {
         all
     }
 
-    /// With the fault there, a synchronisation says so, ends with this code, and changes nothing; once
+    /// What a fault will lead to, and how all stands before it is there.
+    fn before(&self, name: &'static str, code: &'static str, says: &str) -> Fault {
+        Fault { name, code, says: says.to_owned(), standing: self.standing(), told: self.told(says) }
+    }
+
+    /// With the fault there, a synchronisation says so, ends with its code, and changes nothing; once
     /// `mend` was called, what waits arrives by itself.
     #[track_caller]
-    fn fails_and_heals(&mut self, name: &str, code: &str, says: &str, mend: impl FnOnce(&mut Self)) {
-        let (before, told) = (self.standing(), self.told(says));
+    fn fails_and_heals(&mut self, fault: &Fault, mend: impl FnOnce(&mut Self)) {
+        let Fault { name, code, says, .. } = fault;
         self.field.master.sh("systemctl start blat-sync@site1");
-        wait_until(&format!("the journal says {says:?}"), Duration::from_secs(40), || self.told(says) > told);
-        wait_until("the run has ended", Duration::from_secs(10), || {
-            self.field.active("blat-sync@site1") == "inactive"
+        wait_until(&format!("the journal says {says:?}"), Duration::from_secs(40), || {
+            self.told(says) > fault.told
         });
-        let status = self.field.master.sh("systemctl show -P ExecMainStatus blat-sync@site1");
-        assert_eq!(status, code, "{name}");
-        assert_eq!(self.standing(), before, "{name}");
+        self.ends(code);
+        assert_eq!(self.standing(), fault.standing, "{name}");
         assert_eq!(self.field.failed_units(), "", "{name}");
         let begin = Instant::now();
         mend(self);
         let (package, _) = self.ids.last().and_then(|id| id.split_once('/')).expect("some id");
         self.field.wait_for("site1", package, "1.0", Duration::from_secs(45));
         println!("{name}: exit {code}, {says:?}; it healed by itself after {:?}", begin.elapsed());
+        self.ends("0");
+    }
+
+    /// No run is under way, and the last one ended so.
+    #[track_caller]
+    fn ends(&self, code: &str) {
+        wait_until(&format!("the run has ended with {code}"), Duration::from_secs(30), || {
+            let shown = self.field.master.sh("systemctl show -p ActiveState -p ExecMainStatus blat-sync@site1");
+            let is = |property: String| shown.lines().any(|line| line == property);
+            is("ActiveState=inactive".into()) && is(format!("ExecMainStatus={code}"))
+        });
     }
 
     /// A fault in the settings, which are mended.
     #[track_caller]
-    fn setting(&mut self, package: &str, more: &str, code: &str, says: &str) {
+    fn setting(&mut self, package: &'static str, more: &str, code: &'static str, says: &str) {
+        let fault = self.before(package, code, says);
         self.add(package);
         self.put(&self.settings(more));
-        self.fails_and_heals(package, code, says, |faulty| faulty.put(&faulty.settings("")));
+        self.fails_and_heals(&fault, |faulty| faulty.put(&faulty.settings("")));
     }
 }
 
@@ -130,10 +157,11 @@ fn a_built_in_database_that_fails_changes_nothing_and_heals() {
 }
 
 fn the_file_is_missing(faulty: &mut Faulty) {
+    let says = "there is no database to open (`blat release import` makes the built-in one)";
+    let fault = faulty.before("file missing", PERSON, says);
     faulty.add("file-missing");
     faulty.field.master.sh("mv /var/lib/blat/release_manager.db /root/");
-    let says = "there is no database to open (`blat release import` makes the built-in one)";
-    faulty.fails_and_heals("file missing", PERSON, says, |faulty| {
+    faulty.fails_and_heals(&fault, |faulty| {
         assert!(!faulty.field.master.file("/var/lib/blat/release_manager.db").exists(), "none was made");
         faulty.field.master.sh("mv /root/release_manager.db /var/lib/blat/");
     });
@@ -159,10 +187,11 @@ fn queries_that_are_wrong(faulty: &mut Faulty) {
 fn a_release_that_does_not_exist(faulty: &mut Faulty) {
     faulty.field.add_target("site2", SOURCE, &faulty.settings(""));
     faulty.field.wait_connected("site2");
+    let fault = faulty.before("release missing", PERSON, "the project Bus has no release 99");
     faulty.add("release-missing");
     faulty.put("releases = [\"Bus/0\", \"Bus/99\"]\n");
     faulty.field.master.sh("systemctl kill -s USR1 'blat@*'");
-    faulty.fails_and_heals("release missing", PERSON, "the project Bus has no release 99", |faulty| {
+    faulty.fails_and_heals(&fault, |faulty| {
         faulty.field.wait_for("site2", "release-missing", "1.0", Duration::from_secs(20));
         assert!(!faulty.field.has("site1", "release-missing", "1.0"));
         faulty.put(&faulty.settings(""));
@@ -213,9 +242,10 @@ fn a_database_server_that_fails_changes_nothing_and_heals() {
 }
 
 fn the_server_is_down(faulty: &mut Faulty) {
+    let fault = faulty.before("server down", LATER, "the database cannot be reached");
     faulty.add("server-down");
     faulty.source.stop();
-    faulty.fails_and_heals("server down", LATER, "the database cannot be reached", |faulty| {
+    faulty.fails_and_heals(&fault, |faulty| {
         std::thread::sleep(Duration::from_secs(20));
         assert_eq!(faulty.told("the database cannot be reached"), 1, "the same is told once");
         faulty.source.start_again(&faulty.field.lab);
@@ -223,15 +253,17 @@ fn the_server_is_down(faulty: &mut Faulty) {
 }
 
 fn the_password_is_wrong(faulty: &mut Faulty) {
+    let fault = faulty.before("password wrong", PERSON, "the database refused the login");
     faulty.add("password-wrong");
     faulty.field.master.write(PASSWORD_FILE, "not it\n", 0o600);
-    faulty.fails_and_heals("password wrong", PERSON, "the database refused the login", |faulty| {
+    faulty.fails_and_heals(&fault, |faulty| {
         drop(faulty.source.table(&faulty.field.master));
     });
+    let says = format!("cannot read the password file {PASSWORD_FILE}");
+    let fault = faulty.before("password missing", PERSON, &says);
     faulty.add("password-missing");
     faulty.field.master.sh(&format!("mv {PASSWORD_FILE} /root/password"));
-    let says = format!("cannot read the password file {PASSWORD_FILE}");
-    faulty.fails_and_heals("password missing", PERSON, &says, |faulty| {
+    faulty.fails_and_heals(&fault, |faulty| {
         faulty.field.master.sh(&format!("mv /root/password {PASSWORD_FILE}"));
     });
 }
@@ -243,13 +275,14 @@ const SLOW: &str = "timeout = 1\nqueries.content = \"\"\"SELECT k.pkg_name, v.pk
      WHERE c.rtag_id = ? AND pg_sleep(0.001) IS NOT NULL\"\"\"\n";
 
 fn rows_stop_in_the_middle(faulty: &mut Faulty) {
+    let fault = faulty.before("rows cut", LATER, "the connection was lost in the middle");
     faulty.add("rows-cut");
     faulty.put(&faulty.settings(&SLOW.replace("timeout = 1\n", "")));
     let server = faulty.source.process();
     std::thread::scope(|scope| {
         let killer = scope.spawn(|| signal_backend(&server, "-KILL"));
         // The server ends all others when one is killed; it comes up again by itself.
-        faulty.fails_and_heals("rows cut", LATER, "the connection was lost in the middle", |faulty| {
+        faulty.fails_and_heals(&fault, |faulty| {
             faulty.put(&faulty.settings(""));
         });
         killer.join().expect("it found one");
@@ -257,12 +290,13 @@ fn rows_stop_in_the_middle(faulty: &mut Faulty) {
 }
 
 fn the_server_falls_silent(faulty: &mut Faulty) {
+    let fault = faulty.before("server silent", LATER, "has not answered within 10 s");
     faulty.add("rows-silent");
     faulty.put(&faulty.settings(SLOW));
     let server = faulty.source.process();
     std::thread::scope(|scope| {
         let killer = scope.spawn(|| signal_backend(&server, "-STOP"));
-        faulty.fails_and_heals("server silent", LATER, "has not answered within 10 s", |faulty| {
+        faulty.fails_and_heals(&fault, |faulty| {
             faulty.put(&faulty.settings(""));
         });
         let stopped = killer.join().expect("it found one");
