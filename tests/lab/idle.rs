@@ -14,7 +14,8 @@ const WINDOW: Duration = Duration::from_secs(60);
 const CPU_MAX: f64 = 1.0;
 const MEMORY_MAX: f64 = 6.0;
 /// What runs for them.
-const PROGRAMS: [(&str, &str); 3] = [("agents", "blat-agent"), ("their ssh", "ssh"), ("the manager", "systemd")];
+const PROGRAMS: [(&str, &str); 3] =
+    [("agents", "blat-agent"), ("their ssh", "ssh"), ("the manager", "systemd")];
 /// The kernel's unit of CPU time in `/proc`.
 const TICKS_PER_SECOND: f64 = 100.0;
 

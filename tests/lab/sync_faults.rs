@@ -129,7 +129,8 @@ impl Faulty {
     #[track_caller]
     fn ends(&self, code: &str) {
         wait_until(&format!("the run has ended with {code}"), Duration::from_secs(30), || {
-            let shown = self.field.master.sh("systemctl show -p ActiveState -p ExecMainStatus blat-sync@site1");
+            let shown =
+                self.field.master.sh("systemctl show -p ActiveState -p ExecMainStatus blat-sync@site1");
             let is = |property: String| shown.lines().any(|line| line == property);
             is("ActiveState=inactive".into()) && is(format!("ExecMainStatus={code}"))
         });
