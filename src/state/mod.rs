@@ -21,7 +21,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::places::replace;
+use crate::places;
 
 pub use agent::{Agent, Line, LineState};
 pub use excess::Excess;
@@ -47,7 +47,7 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
 /// Writes a file down. What cannot be written is only told: it is advice.
 pub fn keep(path: &Path, value: &impl Serialize) {
     let text = serde_json::to_vec(value).map_err(std::io::Error::other);
-    if let Err(why) = text.and_then(|text| replace(path, &text)) {
+    if let Err(why) = text.and_then(|text| places::keep(path, &text)) {
         tracing::warn!("cannot write {}: {why}", path.display());
     }
 }

@@ -7,7 +7,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use crate::places::replace;
+use crate::places::keep;
 
 /// The number on record.
 pub(super) fn members(path: &Path) -> Option<u64> {
@@ -16,7 +16,7 @@ pub(super) fn members(path: &Path) -> Option<u64> {
 
 /// Puts it on record.
 pub(super) fn write(path: &Path, members: u64) -> io::Result<()> {
-    replace(path, format!("{members}\n").as_bytes())
+    keep(path, format!("{members}\n").as_bytes())
 }
 
 #[cfg(test)]

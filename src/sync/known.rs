@@ -13,7 +13,7 @@ use blat_target::listing::{Entry, Listing, ListingError, Stands, chunk};
 use blat_target::package::PackageVersion;
 use blat_target::stamp::Stamp;
 
-use crate::places::replace;
+use crate::places::keep;
 
 /// Reads the remembered listing; an empty one where there is none that can be read.
 pub(crate) fn read(path: &Path) -> Listing {
@@ -38,7 +38,7 @@ pub(crate) fn write(path: &Path, listing: &Listing) -> io::Result<()> {
         bytes.extend_from_slice(&(chunk.len() as u32).to_le_bytes());
         bytes.extend_from_slice(&chunk);
     }
-    replace(path, &bytes)
+    keep(path, &bytes)
 }
 
 /// What a run put in a place of the target.

@@ -25,6 +25,7 @@ use super::plan::{Plan, Policy};
 use super::plan_text;
 use super::record::{self, Record};
 use super::room;
+use super::rows::Rows;
 use super::show::{Show, tell};
 use super::stop;
 use super::upkeep;
@@ -159,16 +160,18 @@ impl Run<'_> {
         let answer = self.ask().await?;
         let refused = answer.refused.len() as u64;
         let mut record = Record::new(self.places, &answer);
-        let set =
-            CurrentSet::gather(answer.rows, |id| archive.look(id)).person("the current set is too large")?;
-        if matches!(mode, Mode::Real { .. }) {
-            record.wanted(&set);
-        }
-        tell("asking the target what it has");
+        let wanted = wanted(answer.rows, &archive, &record, mode);
         let done = match &self.settings.destination {
-            Destination::Ssh(_) => self.fill_archive(&archive, &set, refused, &mut record, mode).await?,
+            Destination::Ssh(_) => {
+                let set = wanted.await?;
+                self.fill_archive(&archive, &set, refused, &mut record, mode).await?
+            }
             Destination::S3(target) => {
-                self.fill_bucket(&target.s3, &archive, &set, refused, &mut record, mode).await?
+                // The archive's disk and the bucket's server are looked at beside each other. Both looks
+                // come to their ends: what is wanted is told though there be no server.
+                let (set, there) = tokio::join!(wanted, self.look_at_bucket(&target.s3));
+                let (set, there) = (set?, there?);
+                self.fill_bucket(there, &archive, &set, refused, &mut record, mode).await?
             }
         };
         Ok(match done {
@@ -188,6 +191,7 @@ impl Run<'_> {
         record: &mut Record<'_>,
         mode: Mode,
     ) -> Result<Option<(Plan, Carried, Done)>> {
+        tell("asking the target what it has");
         // Tags go before bulk.
         let way_for = Some(self.places.transfer_lock());
         let mut channel =
@@ -200,17 +204,22 @@ impl Run<'_> {
         ended
     }
 
+    async fn look_at_bucket(&self, settings: &S3) -> Result<(Bucket, State)> {
+        tell("asking the target what it has");
+        let bucket = Bucket::open(&self.settings.name, settings, &self.places.sync_uploads()).await?;
+        let state = State::read(&bucket).await?;
+        Ok((bucket, state))
+    }
+
     async fn fill_bucket(
         &mut self,
-        settings: &S3,
+        (bucket, mut state): (Bucket, State),
         archive: &Archive,
         set: &CurrentSet,
         refused: u64,
         record: &mut Record<'_>,
         mode: Mode,
     ) -> Result<Option<(Plan, Carried, Done)>> {
-        let bucket = Bucket::open(&self.settings.name, settings, &self.places.sync_uploads()).await?;
-        let mut state = State::read(&bucket).await?;
         let listing = bucket::listing(&state, set).person("the bucket has too many names")?;
         let grace = self.settings.writable.grace.into();
         let mut plan = Plan::make(set, &listing, Policy { grace }, SystemTime::now());
@@ -511,6 +520,19 @@ fn ask(settings: &Settings) -> Result<Answer> {
     }
     let mut source = release::open(&settings.release)?;
     Ok(Answer::of(Some(&mut *source), &asked)?)
+}
+
+/// What the target should have, which a real run writes down. A thread of its own looks at the archive,
+/// whose disk may be slow.
+async fn wanted(rows: Rows, archive: &Archive, record: &Record<'_>, mode: Mode) -> Result<CurrentSet> {
+    let archive = archive.clone();
+    let gathered = tokio::task::spawn_blocking(move || CurrentSet::gather(rows, |id| archive.look(id)));
+    let gathered = gathered.await.person("looking at the source archive panicked")?;
+    let set = gathered.person("the current set is too large")?;
+    if matches!(mode, Mode::Real { .. }) {
+        record.wanted(&set);
+    }
+    Ok(set)
 }
 
 /// How large a package is, as far as it can be read: in bytes, and in files, folders and links.
