@@ -138,9 +138,11 @@ build/plots/done: tests/measures/requirements.txt
 
 bench: lab-possible build build/s3/done build/plots/done ## measures, on the lab's machines (build/bench: a table and plots)
 	rm -f build/bench/*
-	$(TESTS) --test bench
-	$(CARGO) test --release --test measures --locked $(OUT) -- --nocapture --test-threads=1
-	build/plots/bin/python tests/measures/plots.py build/bench
+	@failed=; \
+	$(TESTS) --test bench || failed="$$failed bench"; \
+	$(CARGO) test --release --test measures --locked $(OUT) -- --nocapture --test-threads=1 || failed="$$failed measures"; \
+	build/plots/bin/python tests/measures/plots.py build/bench || failed="$$failed plots"; \
+	[ -z "$$failed" ] || { echo "bench: these parts failed, as told above:$$failed" >&2; exit 1; }
 
 soak: lab-possible build build/s3/done ## runs all tests with many times the rounds (BLAT_SOAK=1)
 	BLAT_SOAK=1 $(TESTS) --workspace

@@ -13,6 +13,7 @@ mod idle;
 mod latency;
 mod machines;
 mod many;
+mod process;
 #[path = "../measures/table.rs"]
 mod table;
 mod usage;
@@ -30,9 +31,9 @@ fn main() {
         ("many", many::measure),
         ("idle", idle::measure),
     ];
-    for (_, measure) in
-        measures.iter().filter(|(name, _)| only.is_empty() || only.iter().any(|it| it == name))
-    {
-        measure();
-    }
+    let asked = measures.iter().filter(|(name, _)| only.is_empty() || only.iter().any(|it| it == name));
+    // One that fails does not keep the others from being made.
+    let failed = asked.filter(|(_, measure)| std::panic::catch_unwind(measure).is_err());
+    let failed: Vec<&str> = failed.map(|(name, _)| *name).collect();
+    assert!(failed.is_empty(), "as told above, these failed: {}", failed.join(", "));
 }

@@ -16,6 +16,7 @@ mod machines;
 mod operator;
 mod outages;
 mod packages;
+mod process;
 mod readme;
 mod releases;
 mod restricted;

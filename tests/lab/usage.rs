@@ -13,6 +13,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::machines::Machine;
+use crate::process::Memory;
 
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// The kernel's unit of CPU time in `/proc`.
@@ -108,13 +109,9 @@ impl Process {
         if let Ok(comm) = fs::read_to_string(path.join("comm")) {
             self.program = comm.trim_end().to_owned();
         }
-        let status = fs::read_to_string(path.join("status")).unwrap_or_default();
-        let kib = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name));
-            line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0)
-        };
-        self.peak_kib = self.peak_kib.max(kib("VmHWM:"));
-        self.anonymous_kib = self.anonymous_kib.max(kib("RssAnon:"));
+        let memory = Memory::of(path);
+        self.peak_kib = self.peak_kib.max(memory.peak_kib);
+        self.anonymous_kib = self.anonymous_kib.max(memory.anonymous_kib);
     }
 }
 

@@ -1,6 +1,6 @@
 //! Measurements that need no machine: listing a large archive, and making its index, beside `find`; planning
 //! a large target; telling the state of many; the
-//! memory that a large package takes; filling a bucket beside `zip` and `s5cmd`.
+//! memory that a large package takes; filling a bucket beside `zip`, `s5cmd` and `aws`.
 //!
 //! Run with `make bench`, which builds the helper first. Prints lines as the lab's bench does:
 //! `name ours peer ratio`; the bounds that were promised are asserted.
@@ -14,6 +14,8 @@ mod loopback;
 mod machines;
 mod memory;
 mod planner;
+#[path = "../lab/process.rs"]
+mod process;
 #[path = "../buckets/servers.rs"]
 mod servers;
 mod status;

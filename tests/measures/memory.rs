@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::line;
 use crate::loopback::{Loopback, TARGET};
+use crate::process::Memory;
 
 /// What is promised, in MiB: on the target without a base and with one, and on the master.
 const ALONE: f64 = 64.0;
@@ -86,18 +87,16 @@ fn transfer(world: &Loopback, version: &str) -> Peaks {
             assert!(status.success(), "{TARGET}: {status}");
             return peaks;
         }
-        peaks.here = peaks.here.max(anonymous(&format!("/proc/{}", run.id())));
+        peaks.here = peaks.here.max(anonymous(Path::new(&format!("/proc/{}", run.id()))));
         let all = fs::read_dir("/proc").unwrap().flatten();
         let helpers =
             all.filter(|item| fs::read_link(item.path().join("exe")).is_ok_and(|exe| exe == helper));
-        helpers.for_each(|item| peaks.there = peaks.there.max(anonymous(item.path().to_str().unwrap())));
+        helpers.for_each(|item| peaks.there = peaks.there.max(anonymous(&item.path())));
         std::thread::sleep(Duration::from_millis(20));
     }
 }
 
 /// Of a process, in MiB.
-fn anonymous(process: &str) -> f64 {
-    let status = fs::read_to_string(format!("{process}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
-    line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<f64>().ok()).unwrap_or(0.0) / 1024.0
+fn anonymous(process: &Path) -> f64 {
+    Memory::of(process).anonymous_kib as f64 / 1024.0
 }
