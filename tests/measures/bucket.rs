@@ -19,7 +19,7 @@ const FILL_MAX: f64 = 0.7;
 /// Of `aws s3 sync`, which is the peer of this promise.
 const REPEAT_MAX: f64 = 0.2;
 /// Of `s5cmd sync`, against getting slower: the server's answer to the one listing, which both have to
-/// wait for, is more than half of s5cmd's time, and all but some milliseconds of ours.
+/// wait for, is about half of s5cmd's time, and all but some milliseconds of ours.
 const REPEAT_S5CMD_MAX: f64 = 0.8;
 const MIB_MAX: f64 = 256.0;
 /// With these, the ZIP is larger than 32 bits can tell.
