@@ -11,9 +11,10 @@ TRIPLE := $(shell rustc -vV | sed -n 's/^host: //p')
 LAB ?= 1
 LAB_THREADS ?= 4
 
-# Clippy's driver is rustc, with lints: what tests are made of is looked at while it is compiled, and
-# no dependency is read a second time for the lints alone.
-TESTS := RUSTC_WORKSPACE_WRAPPER=clippy-driver CLIPPY_ARGS=-Dwarnings $(CARGO) test --locked $(OUT)
+# Cargo keeps this profile in one folder with `release`, and shares what both have in common (see
+# Cargo.toml). Clippy's driver is rustc, with lints: what tests are made of is looked at while it is
+# compiled. So dependencies are compiled once, and not once each for programs, tests and lints.
+TESTS := RUSTC_WORKSPACE_WRAPPER=clippy-driver CLIPPY_ARGS=-Dwarnings $(CARGO) test --profile bench --locked $(OUT)
 
 # What a Debian with git, make and Rust lacks: to build, to boot machines, to run databases and buckets.
 DEBIAN_PACKAGES := gcc libc6-dev unixodbc-dev dpkg-dev lintian rpm rpmlint \
@@ -41,8 +42,9 @@ setup: ## installs the Debian packages that the rest needs and that are missing
 	apt-get update -qq && \
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing
 
-build: ## builds the host's programs (build/release) and the targets' (build/dist/blat-target)
+build: ## builds the host's programs and the targets', into build/dist
 	$(CARGO) build --release --locked $(OUT)
+	install -C -D -m 0755 -t build/dist $(addprefix build/release/, blat blat-agent blat-generator blat-web)
 	RUSTFLAGS='-C target-feature=+crt-static' \
 		$(CARGO) build --profile helper --locked -p blat-target --target $(TRIPLE) $(OUT)
 	install -C -D -m 0755 build/$(TRIPLE)/helper/blat-target build/dist/blat-target
@@ -85,7 +87,8 @@ buckets: build/s3/done ## runs the tests that need buckets: private SeaweedFS an
 
 # A helper that was never updated, as far as its protocol goes.
 oldest-helper:
-	$(CARGO) build --locked -p blat-target --bin blat-target-oldest --features oldest-protocol $(OUT)
+	$(CARGO) build --profile bench --locked -p blat-target --bin blat-target-oldest --features oldest-protocol $(OUT)
+	install -C -D -m 0755 -t build/dist build/release/blat-target-oldest
 
 lab: lab-possible build build/s3/done oldest-helper deb rpm ## boots machines and runs the tests that need them (root)
 	@set -o pipefail; $(TESTS) --test lab -- --test-threads=$(LAB_THREADS) 2>&1 | tee build/lab.log || { \
@@ -126,9 +129,9 @@ endif
 
 demo: setup build ## shows blat at work on machines of its own (KEEP=1: leaves them up until Enter)
 	@if why=$$($(MAKE) --no-print-directory lab-possible 2>&1); then \
-		KEEP='$(KEEP)' $(CARGO) run -q --example demo --locked $(OUT); \
+		KEEP='$(KEEP)' $(CARGO) run --profile bench -q --example demo --locked $(OUT); \
 	else \
-		echo "$$why"; $(CARGO) run -q --example demo --locked $(OUT) -- --loopback; fi
+		echo "$$why"; $(CARGO) run --profile bench -q --example demo --locked $(OUT) -- --loopback; fi
 
 # What draws the plots of `make bench`.
 build/plots/done: tests/measures/requirements.txt

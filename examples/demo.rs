@@ -126,7 +126,7 @@ fn on_loopback() {
 
 fn programs() -> (PathBuf, PathBuf) {
     let build = checkout().join("build");
-    (build.join("release/blat"), build.join("dist/blat-target"))
+    (build.join("dist/blat"), build.join("dist/blat-target"))
 }
 
 fn say(what: &str) {

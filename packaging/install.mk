@@ -5,7 +5,7 @@
 DESTDIR ?=
 PREFIX ?= /usr
 # Where the host's programs were built, and the one that travels to the targets.
-HOST_BUILD ?= build/release
+HOST_BUILD ?= build/dist
 HELPER ?= build/dist/blat-target
 
 INSTALL_PROGRAM = install -D -m 0755

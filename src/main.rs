@@ -11,7 +11,7 @@ use blat::failure::{Failure, Needs, Result};
 use blat::notify::Call;
 use blat::places::Places;
 use blat::release::import::{Import, import_built_in};
-use blat::start::{block_on, settings, settings_and_log};
+use blat::start::{block_on, end_at_a_panic, settings, settings_and_log};
 use blat::status::{Fleet, Level};
 use blat::sync::run::Mode;
 use blat::tags::{Tag, writer};
@@ -20,6 +20,7 @@ use blat_target::package::PackageVersion;
 use clap::{CommandFactory, Parser};
 
 fn main() -> ExitCode {
+    end_at_a_panic();
     let started = SystemTime::now();
     let arguments = Arguments::parse();
     if let Command::Status { name, json, watch } = &arguments.command {

@@ -8,6 +8,16 @@ use crate::config::{Settings, TargetName, Verbosity};
 use crate::failure::{Failure, Needs, Result};
 use crate::log;
 
+/// From now on a panic ends the program at once, in whatever thread it happens: systemd sees a program
+/// that failed, where the rest of it would work on without a part, or wait for it.
+pub fn end_at_a_panic() {
+    let tell = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        tell(panic);
+        std::process::abort();
+    }));
+}
+
 /// What is in force for `name`; without it there is nothing to run.
 ///
 /// # Errors

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use blat::agent;
 use blat::config::TargetName;
 use blat::failure::Result;
-use blat::start::{block_on, settings_and_log};
+use blat::start::{block_on, end_at_a_panic, settings_and_log};
 use clap::Parser;
 
 /// Hold a target's connection and tell its state; `blat@NAME.service` runs it
@@ -24,6 +24,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
+    end_at_a_panic();
     match run(&Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

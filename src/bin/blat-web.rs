@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use blat::config::{Period, Verbosity};
 use blat::failure::{Failure, Needs, Result};
-use blat::start::block_on;
+use blat::start::{block_on, end_at_a_panic};
 use clap::Parser;
 
 /// Shows how the targets of blat stand, as web pages
@@ -30,6 +30,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
+    end_at_a_panic();
     blat::log::start(Verbosity::Info);
     match run(Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,

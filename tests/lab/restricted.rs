@@ -157,7 +157,7 @@ fn upgraded(field: &Field) {
 /// A helper of root's, which speaks the oldest protocol alone.
 fn owned_by_root(field: &Field) {
     make(&["oldest-helper"]);
-    let path = put_file(&field.site, &checkout().join("build/debug/blat-target-oldest"), "/root");
+    let path = put_file(&field.site, &checkout().join("build/dist/blat-target-oldest"), "/root");
     field.site.sh(&format!("install -o root -m 0755 {path} {THERE}.new && mv {THERE}.new {THERE}"));
     let build = || field.site.sh(&format!("{THERE} --version"));
     let before = build();
