@@ -19,7 +19,7 @@
 //! On a file system without such renames (`EINVAL`) the old is first renamed aside:
 //! for a moment, and after a crash in that moment, there is none; never a part of one.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -405,14 +405,7 @@ impl Committer {
                 return vec![refused; pending.len()];
             }
         };
-        let mut synced = BTreeSet::new();
-        for (member, outcome) in pending.iter().zip(&mut outcomes) {
-            let new = matches!(outcome, Outcome::Committed { .. }) && synced.insert(&member.id.package);
-            if let Some(Err(why)) = new.then(|| member.hidden.folder.sync()) {
-                *outcome =
-                    Outcome::Refused(refusal(format_args!("sync the folder of {} to disk", member.id), why));
-            }
-        }
+        sync_folders(pending, &mut outcomes);
         let made = |member: &Pending| member.hidden.session.made(&member.id.package);
         let committed = |outcome: &Outcome| matches!(outcome, Outcome::Committed { .. });
         let mut new: Vec<_> =
@@ -439,6 +432,26 @@ fn sync(pending: &[Pending], unsynced: Unsynced) -> nix::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Syncs the folders in which something new stands; refuses what stands in one that could not be.
+fn sync_folders(pending: &[Pending], outcomes: &mut [Outcome]) {
+    let mut new: Vec<_> = pending.iter().zip(outcomes).collect();
+    new.retain(|(_, outcome)| matches!(outcome, Outcome::Committed { .. }));
+    let packages: BTreeSet<_> = new.iter().map(|(member, _)| &member.id.package).collect();
+    let many = packages.len() > SINGLE_MAX;
+    let (mut folders, mut devices) = (BTreeMap::new(), BTreeMap::new());
+    for (member, outcome) in new {
+        let folder = &member.hidden.folder;
+        let synced = match many {
+            true => device(folder).and_then(|it| *devices.entry(it).or_insert_with(|| syncfs(folder))),
+            false => *folders.entry(&member.id.package).or_insert_with(|| folder.sync()),
+        };
+        if let Err(why) = synced {
+            let attempt = format_args!("sync the folder of {} to disk", member.id);
+            *outcome = Outcome::Refused(refusal(attempt, why));
+        }
+    }
 }
 
 fn device(folder: &Folder) -> nix::Result<u64> {
