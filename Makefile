@@ -7,9 +7,12 @@ SHELL := /bin/bash
 
 CARGO ?= cargo
 OUT := --target-dir build
+PROGRAMS := blat blat-agent blat-generator blat-web
 TRIPLE := $(shell rustc -vV | sed -n 's/^host: //p')
 LAB ?= 1
-LAB_THREADS ?= 4
+LAB_THREADS ?= 6
+# Part of a test's name, for `make lab`, `databases`, `buckets`, `browser`: TEST=kills::
+TEST ?=
 
 # Cargo keeps this profile in one folder with `release`, and shares what both have in common (see
 # Cargo.toml). Clippy's driver is rustc, with lints: what tests are made of is looked at while it is
@@ -42,9 +45,16 @@ setup: ## installs the Debian packages that the rest needs and that are missing
 	apt-get update -qq && \
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing
 
+# A test that is compiled meanwhile may put its own program in the place of the one that was just built:
+# that one has debug information.
 build: ## builds the host's programs and the targets', into build/dist
-	$(CARGO) build --release --locked $(OUT)
-	install -C -D -m 0755 -t build/dist $(addprefix build/release/, blat blat-agent blat-generator blat-web)
+	@for try in 1 2 3 4 5; do \
+		(set -x; $(CARGO) build --release --locked $(OUT)) || exit 1; \
+		install -C -D -m 0755 -t build/dist $(addprefix build/release/, $(PROGRAMS)) || exit 1; \
+		mixed=; for program in $(PROGRAMS); do \
+			readelf -S --wide build/dist/$$program | grep -q debug_line && mixed="$$mixed $$program"; done; \
+		[ -n "$$mixed" ] || exit 0; \
+	done; echo "build/dist has programs that were made for tests:$$mixed" >&2; exit 1
 	RUSTFLAGS='-C target-feature=+crt-static' \
 		$(CARGO) build --profile helper --locked -p blat-target --target $(TRIPLE) $(OUT)
 	install -C -D -m 0755 build/$(TRIPLE)/helper/blat-target build/dist/blat-target
@@ -58,7 +68,7 @@ unit: ## runs the tests that need neither root nor network
 	$(TESTS) --workspace
 
 browser: build/browser/node_modules ## tests the web pages in headless Chromium (screenshots: build/screenshots)
-	$(TESTS) --test web -- --test-threads=1
+	$(TESTS) --test web -- --test-threads=1 $(TEST)
 
 # What only the browser tests need: a browser and promtool from Debian, axe and a driver from npm.
 build/browser/node_modules: tests/web/package.json tests/web/package-lock.json
@@ -74,7 +84,7 @@ build/browser/node_modules: tests/web/package.json tests/web/package-lock.json
 	touch $@
 
 databases: ## runs the tests that need databases: SQLite, and a private PostgreSQL and MariaDB
-	$(TESTS) --test databases -- --test-threads=$(LAB_THREADS)
+	$(TESTS) --test databases -- --test-threads=$(LAB_THREADS) $(TEST)
 
 # Servers and clients of S3 that are not Debian's.
 build/s3/done: tests/buckets/requirements.txt
@@ -83,7 +93,7 @@ build/s3/done: tests/buckets/requirements.txt
 	touch $@
 
 buckets: build/s3/done ## runs the tests that need buckets: private SeaweedFS and moto servers
-	$(TESTS) --test buckets -- --test-threads=$(LAB_THREADS)
+	$(TESTS) --test buckets -- --test-threads=$(LAB_THREADS) $(TEST)
 
 # A helper that was never updated, as far as its protocol goes.
 oldest-helper:
@@ -91,7 +101,7 @@ oldest-helper:
 	install -C -D -m 0755 -t build/dist build/release/blat-target-oldest
 
 lab: lab-possible build build/s3/done oldest-helper deb rpm ## boots machines and runs the tests that need them (root)
-	@set -o pipefail; $(TESTS) --test lab -- --test-threads=$(LAB_THREADS) 2>&1 | tee build/lab.log || { \
+	@set -o pipefail; $(TESTS) --test lab -- --test-threads=$(LAB_THREADS) $(TEST) 2>&1 | tee build/lab.log || { \
 		printf '\nWhat failed, in short (the whole of it: build/lab.log):\n'; \
 		grep -A 5 'panicked at' build/lab.log; exit 1; }
 
@@ -104,11 +114,11 @@ lab-possible:
 		echo "The lab cannot boot machines: $$why. It takes root, namespaces, and \`make setup\`;" \
 			"\`make test LAB=0\` runs everything but the lab." >&2; exit 1; }
 
-# What needs no machine, and what the lab will install: beside each other, so that no core is idle
-# while the other compiles one large crate, or a test waits for its server.
-.PHONY: without-lab shipped material
-without-lab: ; $(MAKE) -j1 check unit material databases buckets browser
+# What can be made beside each other, so that no core is idle while a large crate is compiled, or a
+# test waits for its machines. The lab goes before what runs beside it: its machines have clocks.
+.PHONY: shipped material without-machines
 shipped: ; $(MAKE) -j1 build deb rpm
+without-machines: ; nice $(MAKE) -j1 unit databases buckets browser
 
 # What the lab's machines boot from, and what they transfer.
 material:
@@ -121,8 +131,9 @@ test: setup check unit databases buckets browser ## all of the above; LAB=0 leav
 	@echo "Passed: check, unit, databases, buckets, browser. THE LAB DID NOT RUN (LAB=0): nothing was tried on real machines."
 else
 test: setup lab-possible
-	$(MAKE) -j2 --output-sync=line without-lab shipped
-	$(MAKE) lab
+	$(MAKE) -j2 --output-sync=line check shipped
+	$(MAKE) material
+	$(MAKE) -j2 lab without-machines
 	@echo
 	@echo "Passed: check, unit, databases, buckets, browser, lab."
 endif
