@@ -46,13 +46,18 @@ pub use world::Lab;
 
 use std::time::{Duration, Instant};
 
+const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+
 /// Waits until `condition` holds, asking every 20 ms; panics when `limit` has passed.
 #[track_caller]
 pub fn wait_until(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !condition() {
-        assert!(begin.elapsed() < limit, "after {limit:?} still not so: {what}");
-        std::thread::sleep(Duration::from_millis(20));
+        let waited = begin.elapsed();
+        assert!(waited < limit, "after {limit:?} still not so: {what}");
+        // To look often at what takes long costs the machines more than it tells.
+        std::thread::sleep((waited / 16).clamp(SHORTEST_PAUSE, LONGEST_PAUSE));
     }
 }
 
