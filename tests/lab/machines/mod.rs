@@ -47,9 +47,10 @@ pub use world::Lab;
 use std::time::{Duration, Instant};
 
 const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
-const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 
-/// Waits until `condition` holds, asking every 20 ms; panics when `limit` has passed.
+/// Waits until `condition` holds, asking every 20 ms at first; panics when `limit` has passed. A condition
+/// that holds for less than 200 ms may be missed.
 #[track_caller]
 pub fn wait_until(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) {
     let begin = Instant::now();
