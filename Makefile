@@ -97,7 +97,7 @@ buckets: build/s3/done ## runs the tests that need buckets: private SeaweedFS an
 
 # A helper that was never updated, as far as its protocol goes.
 oldest-helper:
-	$(CARGO) build --profile bench --locked -p blat-target --bin blat-target-oldest --features oldest-protocol $(OUT)
+	$(CARGO) build --profile bench --workspace --bin blat-target-oldest --features blat-target/oldest-protocol --locked $(OUT)
 	install -C -D -m 0755 -t build/dist build/release/blat-target-oldest
 
 lab: lab-possible build build/s3/done oldest-helper deb rpm ## boots machines and runs the tests that need them (root)

@@ -11,6 +11,7 @@ mod field;
 mod fill;
 mod idle;
 mod latency;
+mod lines;
 mod machines;
 mod many;
 mod process;
@@ -24,10 +25,11 @@ fn main() {
     let _disk = disk::Disk::fresh();
     println!("{:<60} {:>12} {:>12} {:>7}", "measure", "blat", "rsync", "ratio");
     let only: Vec<String> = std::env::args().skip(1).collect();
-    let measures: [(&str, fn()); 5] = [
+    let measures: [(&str, fn()); 6] = [
         ("latency", latency::measure),
         ("deltas", deltas::measure),
         ("fill", fill::measure),
+        ("lines", lines::measure),
         ("many", many::measure),
         ("idle", idle::measure),
     ];

@@ -20,7 +20,7 @@ const TARGETS: [&str; 3] = ["site1", "site2", "site3"];
 const SMALL_PACKAGES: usize = 1000;
 /// The bytes of a small package beside its `descpkg`: noise, which nobody can make smaller.
 const SMALL_BYTES: usize = 8 << 10;
-const ZSTD: &str = "-z --compress-choice=zstd";
+pub(crate) const ZSTD: &str = "-z --compress-choice=zstd";
 
 /// What a fill took.
 pub(crate) struct Took {
@@ -37,13 +37,6 @@ pub(crate) fn measure() {
     let field = Field::new("fill");
     let real = real_packages(usize::MAX);
     let small = publish_small(&field);
-    let release = |name: &str, ids: &[(String, String)]| {
-        let ids = ids.iter().fold(String::new(), |mut text, (package, version)| {
-            let _ = writeln!(text, "{package} {version}");
-            text
-        });
-        format!("[{name}/all] N\n{ids}")
-    };
     field.master.write("/root/releases", release("Real", &real) + &release("Small", &small), 0o644);
     field.master.sh("blat release import /root/releases");
     field.add_target("site1", REAL_SOURCE, "projects = [\"Real\"]\n");
@@ -56,10 +49,19 @@ pub(crate) fn measure() {
     ));
     fast(&field);
     let link = field.lab.link(&field.master, &field.site, SLOW.0, SLOW.1);
-    reconnect(&field);
+    reconnect(&field, &TARGETS);
     slow(&field, &link);
     repeat(&field, &link);
     small_ones(&field, &link, small.len());
+}
+
+/// A release of these, as a file says it.
+pub(crate) fn release(name: &str, ids: &[(String, String)]) -> String {
+    let ids = ids.iter().fold(String::new(), |mut text, (package, version)| {
+        let _ = writeln!(text, "{package} {version}");
+        text
+    });
+    format!("[{name}/all] N\n{ids}")
 }
 
 /// The lab's switch: nothing but the machines' own speed counts.
@@ -111,14 +113,14 @@ fn publish_small(field: &Field) -> Vec<(String, String)> {
 }
 
 /// Runs `blat-sync@TARGET` to its end.
-fn sync(field: &Field, target: &str, link: Option<&Link>) -> Took {
+pub(crate) fn sync(field: &Field, target: &str, link: Option<&Link>) -> Took {
     measured(field, link, ["blat", "ssh"], &["blat-target", "sshd", "sshd-session"], || {
         field.master.sh(&format!("systemctl start blat-sync@{target}"));
     })
 }
 
 /// Copies the real archive to a folder in the home of the site's transfer user.
-fn rsync(field: &Field, options: &str, folder: &str, link: Option<&Link>) -> Took {
+pub(crate) fn rsync(field: &Field, options: &str, folder: &str, link: Option<&Link>) -> Took {
     let ssh = format!("ssh -i {} -o UserKnownHostsFile={KNOWN_HOSTS} -l {TRANSFER_USER}", key_path("site1"));
     measured(field, link, ["rsync", "ssh"], &["rsync", "sshd", "sshd-session"], || {
         field.master.sh(&format!("rsync -a {options} -e '{ssh}' {REAL_SOURCE}/ site1:{folder}/"));
@@ -142,7 +144,7 @@ pub(crate) fn measured(
     Took { seconds, wire_bytes, master_cpu, master_peak, site_cpu, site_peak }
 }
 
-fn sides(ours: &Took, peer: &Took) {
+pub(crate) fn sides(ours: &Took, peer: &Took) {
     line("  CPU of the master, s", ours.master_cpu, peer.master_cpu);
     line("  CPU of the site, s", ours.site_cpu, peer.site_cpu);
     line("  most memory on the master, MiB", ours.master_peak, peer.master_peak);
@@ -157,9 +159,9 @@ fn wire(link: Option<&Link>) -> f64 {
 }
 
 /// Lets the agent's connection go over the line that was just laid.
-fn reconnect(field: &Field) {
+pub(crate) fn reconnect(field: &Field, targets: &[&str]) {
     field.master.sh("systemctl restart 'blat@*.service'");
-    TARGETS.iter().for_each(|target| field.wait_connected(target));
+    targets.iter().for_each(|target| field.wait_connected(target));
 }
 
 fn size_of(folder: &std::path::Path) -> u64 {

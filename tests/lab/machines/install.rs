@@ -76,14 +76,16 @@ pub fn install_target(machine: &Machine) {
     machine.sh("systemctl daemon-reload");
 }
 
-/// Has `make` make something, as a person does: what cargo tells its tests would make it compile anew
-/// whatever looks at it.
+/// Has `make` make something, as a person does: what cargo tells its tests, and is told for them, would
+/// make it compile anew whatever looks at it.
 #[track_caller]
 pub fn make(arguments: &[&str]) {
     let mut make = Command::new("make");
     make.arg("--directory").arg(checkout()).args(arguments).env_remove("MAKEFLAGS");
     for (name, _) in std::env::vars_os() {
-        if name == "CARGO" || name.as_encoded_bytes().starts_with(b"CARGO_") && name != "CARGO_HOME" {
+        let of_cargo = name == "CARGO" || name.as_encoded_bytes().starts_with(b"CARGO_");
+        let of_tests = name == "RUSTC_WORKSPACE_WRAPPER" || name == "CLIPPY_ARGS";
+        if of_tests || of_cargo && name != "CARGO_HOME" {
             make.env_remove(name);
         }
     }
