@@ -10,7 +10,7 @@ OUT := --target-dir build
 PROGRAMS := blat blat-agent blat-generator blat-web
 TRIPLE := $(shell rustc -vV | sed -n 's/^host: //p')
 LAB ?= 1
-LAB_THREADS ?= 6
+LAB_THREADS ?= 4
 # Part of a test's name, for `make lab`, `databases`, `buckets`, `browser`: TEST=kills::
 TEST ?=
 
@@ -114,16 +114,10 @@ lab-possible:
 		echo "The lab cannot boot machines: $$why. It takes root, namespaces, and \`make setup\`;" \
 			"\`make test LAB=0\` runs everything but the lab." >&2; exit 1; }
 
-# What can be made beside each other, so that no core is idle while a large crate is compiled, or a
-# test waits for its machines. The lab goes before what runs beside it: its machines have clocks.
-.PHONY: shipped material without-machines
+# What is shipped is compiled beside what tests it, so that no core is idle while the other compiles one
+# large crate.
+.PHONY: shipped
 shipped: ; $(MAKE) -j1 build deb rpm
-without-machines: ; nice $(MAKE) -j1 unit databases buckets browser
-
-# What the lab's machines boot from, and what they transfer.
-material:
-	$(TESTS) --test lab -- --exact itself::two_machines_boot_and_know_each_other \
-		itself::the_real_archive_is_large_and_sealed
 
 ifeq ($(LAB),0)
 test: setup check unit databases buckets browser ## all of the above; LAB=0 leaves the machines out
@@ -132,8 +126,8 @@ test: setup check unit databases buckets browser ## all of the above; LAB=0 leav
 else
 test: setup lab-possible
 	$(MAKE) -j2 --output-sync=line check shipped
-	$(MAKE) material
-	$(MAKE) -j2 lab without-machines
+	$(MAKE) unit databases buckets browser
+	$(MAKE) lab
 	@echo
 	@echo "Passed: check, unit, databases, buckets, browser, lab."
 endif

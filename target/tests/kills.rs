@@ -328,7 +328,7 @@ fn work_in_hand_is_told_every_ten_seconds() {
     let site = Site::new();
     let idle = site.host();
     let mut busy = half_sent(&site, &build("a/1", 1));
-    assert_eq!(busy.next(), Some(ToHost::Alive));
+    assert_eq!(busy.next_of_all(), Some(ToHost::Alive));
     busy.end();
     let said = idle.done().heard;
     assert!(!said.contains(&ToHost::Alive), "no work was in hand: {said:?}");

@@ -142,7 +142,7 @@ impl Resuming for Host {
             match self.next() {
                 Some(ToHost::Kept(digests)) => all.extend(digests),
                 Some(ToHost::KeptPart { bytes, digest }) => return Kept { digests: all, bytes, digest },
-                Some(ToHost::Alive | ToHost::Partial(_)) => {}
+                Some(ToHost::Partial(_)) => {}
                 other => panic!("no answer: {other:?}"),
             }
         }

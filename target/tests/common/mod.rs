@@ -246,8 +246,18 @@ impl Host {
         }
     }
 
-    /// The next message; none when the helper is gone.
+    /// The next message but for signs of life, which a busy machine brings; none when the helper is gone.
     pub fn next(&mut self) -> Option<ToHost> {
+        loop {
+            match self.next_of_all() {
+                Some(ToHost::Alive) => {}
+                other => return other,
+            }
+        }
+    }
+
+    /// The next message, whatever it is; none when the helper is gone.
+    pub fn next_of_all(&mut self) -> Option<ToHost> {
         let next = self.heard.recv_timeout(PATIENCE);
         if let Err(std::sync::mpsc::RecvTimeoutError::Timeout) = next {
             panic!("the helper says nothing");
@@ -259,12 +269,9 @@ impl Host {
 
     /// The next outcome.
     pub fn outcome(&mut self) -> Outcome {
-        loop {
-            match self.next() {
-                Some(ToHost::Outcome { outcome, .. }) => return outcome,
-                Some(ToHost::Alive) => continue,
-                other => panic!("no outcome: {other:?}"),
-            }
+        match self.next() {
+            Some(ToHost::Outcome { outcome, .. }) => outcome,
+            other => panic!("no outcome: {other:?}"),
         }
     }
 
