@@ -229,8 +229,11 @@ fn a_server_that_is_away_is_told_and_what_waits_comes_later(filled: &mut Filled)
     filled.field.tag("bucket1", "waiting", "1.0");
     let line = filled.wait_line(before, "cannot be reached");
     assert!(line.contains(BUCKET) && line.contains(&filled.server.endpoint()), "{line}");
-    let status = filled.field.status_text("bucket1");
-    assert!(status.contains("1 tag waits") && status.contains("the last transfer failed"), "{status}");
+    // Not while it is tried again.
+    wait_until("the status tells it", SOON, || {
+        let status = filled.field.status_text("bucket1");
+        status.contains("1 tag waits") && status.contains("the last transfer failed")
+    });
     filled.server.run();
     filled.field.wait_no_tags("bucket1", PATIENCE);
     assert!(filled.keys().contains("waiting/waiting-1.0.zip"), "nobody asked for it again");

@@ -20,6 +20,8 @@ const BEFORE: &str = "0.0.9";
 /// How much a synchronisation has to bring, and how many tags are dropped meanwhile.
 const BULK: usize = 40;
 const STORM: usize = 200;
+/// In bytes: all of them take the line some seconds.
+const TAGGED: usize = 50_000;
 
 /// The package of an earlier build: another version, another helper.
 fn previous() -> PathBuf {
@@ -90,6 +92,7 @@ fn busy() -> (Field, Link, Vec<(String, String)>, BTreeSet<String>) {
 #[test]
 fn an_upgrade_in_the_middle_of_the_work_loses_and_tears_nothing() {
     let (field, _link, mut ids, before) = busy();
+    let mut dice = Dice::new();
     field.add_target("site1", SOURCE, "releases = [\"Bus/0\"]\n");
     field.add_target("stopped", SOURCE, "");
     field.wait_connected("site1");
@@ -99,7 +102,7 @@ fn an_upgrade_in_the_middle_of_the_work_loses_and_tears_nothing() {
     wait_until("the synchronisation sends", SOON, || field.count("blat@site1", "committed bulk") > 0);
     for number in 0..STORM {
         let package = format!("storm{number}");
-        put_build(&field.source().join(&package).join("1.0"), number as u64, 3, b"a tag's");
+        put_build(&field.source().join(&package).join("1.0"), number as u64, 3, &dice.noise(TAGGED));
         ids.push((package, "1.0".into()));
     }
     ids[BULK..].iter().for_each(|(package, version)| field.tag("site1", package, version));
