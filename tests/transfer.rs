@@ -351,7 +351,7 @@ fn cut_off(world: &Loopback, bytes: u64) {
 fn slowly(world: &Loopback) {
     let config = world.root().join("etc/blat/targets/site1.toml");
     let text = fs::read_to_string(&config).unwrap();
-    fs::write(&config, text.replace("[ssh]\n", "[ssh]\nbandwidth = \"8m\"\n")).unwrap();
+    fs::write(&config, text.replace("[ssh]\n", "[ssh]\nbandwidth = \"4m\"\n")).unwrap();
 }
 
 /// How much of the package the target had, as the run says.
@@ -419,10 +419,12 @@ fn a_package_that_is_told_by_another_goes_on_too() {
     assert_done(&world.transfer());
     let config = world.root().join("etc/blat/targets/site1.toml");
     let text = fs::read_to_string(&config).unwrap();
-    fs::write(&config, text.replace("[ssh]\n", "[ssh]\nbandwidth = \"400k\"\n")).unwrap();
+    // Slow enough that it is cut off however busy the machine is.
+    fs::write(&config, text.replace("[ssh]\n", "[ssh]\nbandwidth = \"100k\"\n")).unwrap();
     let folder = publish_huge(&world, "1.01", 2);
     world.tag("huge", "1.01");
     cut_off(&world, 6_500_000);
+    fs::write(&config, text).unwrap();
     let output = world.transfer();
     assert_done(&output);
     assert!(told_by(&output, "1.0"), "{}", words(&output));
