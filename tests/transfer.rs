@@ -346,12 +346,24 @@ fn cut_off(world: &Loopback, bytes: u64) {
     }
     run.kill().unwrap();
     run.wait().unwrap();
+    // The helper hears of it a moment later, and then keeps what came.
+    let sessions = world.archive().join(".dpkg_archive/sessions");
+    while fs::read_dir(&sessions).unwrap().next().is_some() {
+        assert!(begin.elapsed() < Duration::from_secs(60), "the helper stays");
+        std::thread::sleep(Duration::from_millis(2));
+    }
 }
 
-fn slowly(world: &Loopback) {
-    let config = world.root().join("etc/blat/targets/site1.toml");
-    let text = fs::read_to_string(&config).unwrap();
-    fs::write(&config, text.replace("[ssh]\n", "[ssh]\nbandwidth = \"4m\"\n")).unwrap();
+/// Limits the line; returns the settings without the limit.
+fn slowly(world: &Loopback, bandwidth: &str) -> String {
+    let text = fs::read_to_string(settings(world)).unwrap();
+    let limited = text.replace("[ssh]\n", &format!("[ssh]\nbandwidth = {bandwidth:?}\n"));
+    fs::write(settings(world), limited).unwrap();
+    text
+}
+
+fn settings(world: &Loopback) -> PathBuf {
+    world.root().join("etc/blat/targets/site1.toml")
 }
 
 /// How much of the package the target had, as the run says.
@@ -364,7 +376,7 @@ fn had(output: &Output, id: &str) -> Option<f64> {
 #[test]
 fn a_package_that_was_cut_off_goes_on_where_it_was() {
     let world = world();
-    slowly(&world);
+    slowly(&world, "4m");
     let folder = publish_huge(&world, "1.0", 4);
     world.tag("huge", "1.0");
     cut_off(&world, 9_000_000);
@@ -380,7 +392,7 @@ fn a_package_that_was_cut_off_goes_on_where_it_was() {
 #[test]
 fn what_is_damaged_of_a_package_that_was_cut_off_comes_again() {
     let world = world();
-    slowly(&world);
+    slowly(&world, "4m");
     let folder = publish_huge(&world, "1.0", 4);
     world.tag("huge", "1.0");
     cut_off(&world, 15_000_000);
@@ -398,7 +410,7 @@ fn what_is_damaged_of_a_package_that_was_cut_off_comes_again() {
 #[test]
 fn a_package_that_changed_after_it_was_cut_off_takes_nothing_of_what_came() {
     let world = world();
-    slowly(&world);
+    slowly(&world, "4m");
     let folder = publish_huge(&world, "1.0", 4);
     world.tag("huge", "1.0");
     cut_off(&world, 9_000_000);
@@ -417,14 +429,12 @@ fn a_package_that_is_told_by_another_goes_on_too() {
     publish_huge(&world, "1.0", 2);
     world.tag("huge", "1.0");
     assert_done(&world.transfer());
-    let config = world.root().join("etc/blat/targets/site1.toml");
-    let text = fs::read_to_string(&config).unwrap();
     // Slow enough that it is cut off however busy the machine is.
-    fs::write(&config, text.replace("[ssh]\n", "[ssh]\nbandwidth = \"100k\"\n")).unwrap();
+    let unlimited = slowly(&world, "100k");
     let folder = publish_huge(&world, "1.01", 2);
     world.tag("huge", "1.01");
     cut_off(&world, 6_500_000);
-    fs::write(&config, text).unwrap();
+    fs::write(settings(&world), unlimited).unwrap();
     let output = world.transfer();
     assert_done(&output);
     assert!(told_by(&output, "1.0"), "{}", words(&output));
