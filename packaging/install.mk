@@ -24,14 +24,15 @@ install-programs:
 	$(INSTALL_PROGRAM) $(HELPER) $(DESTDIR)$(PREFIX)/lib/blat/blat-target
 
 # The units call the program where it was put. After a first install on a running system:
-# systemd-sysusers; systemd-tmpfiles --create; systemctl daemon-reload; systemctl preset blat.target
-# blat-config.path blat-tag.socket blat-web.socket (the preset file names them).
+# systemd-sysusers; systemd-tmpfiles --create; systemctl restart systemd-sysctl; systemctl daemon-reload;
+# systemctl preset blat.target blat-config.path blat-tag.socket blat-web.socket (the preset file names them).
 install-units:
 	for unit in units/*; do \
 		$(INSTALL_FILE) "$$unit" "$(UNIT_DIR)/$${unit##*/}" || exit 1; \
 		sed -i 's|=/usr/bin/blat |=$(PREFIX)/bin/blat |; s|=/usr/lib/blat/|=$(PREFIX)/lib/blat/|' "$(UNIT_DIR)/$${unit##*/}" || exit 1; \
 	done
 	$(INSTALL_FILE) packaging/preset/50-blat.preset $(DESTDIR)$(PREFIX)/lib/systemd/system-preset/50-blat.preset
+	$(INSTALL_FILE) packaging/sysctl/50-blat.conf $(DESTDIR)$(PREFIX)/lib/sysctl.d/50-blat.conf
 	$(INSTALL_FILE) packaging/sysusers/blat.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/blat.conf
 	$(INSTALL_FILE) packaging/tmpfiles/blat.conf $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/blat.conf
 

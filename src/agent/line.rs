@@ -24,8 +24,8 @@ const LONGEST_DELAY: Duration = Duration::from_secs(60);
 const TELL_AGAIN: Duration = Duration::from_secs(3600);
 /// A line that was up for so long is a good one.
 const GOOD_AFTER: Duration = Duration::from_secs(60);
-/// How often a line that is up is asked whether it still answers.
-const CHECK_EVERY: Duration = Duration::from_secs(20);
+/// How often a line that is up is asked whether it still answers: at the agent's next tick.
+const CHECK_EVERY: Duration = Duration::from_secs(50);
 const CHECK_TIMEOUT: Duration = Duration::from_secs(20);
 /// A line is not hurried more often than this.
 const HURRY_AFTER: Duration = Duration::from_secs(5);
@@ -95,9 +95,21 @@ pub(super) struct Line {
 
 #[derive(Debug)]
 enum State {
-    Up { master: Master, since: SystemTime, good: Instant, check: Instant },
-    Trying { master: Master },
-    Waiting { until: Instant, last: Instant },
+    Up {
+        master: Master,
+        since: SystemTime,
+        good: Instant,
+        check: Instant,
+        /// Since when it is being asked whether it answers.
+        asked: Option<Instant>,
+    },
+    Trying {
+        master: Master,
+    },
+    Waiting {
+        until: Instant,
+        last: Instant,
+    },
 }
 
 /// A time without a line: since when, and what was told of it.
@@ -139,16 +151,17 @@ impl Line {
                 Ok(()) => self.is_now_up(),
                 Err(failure) => self.failed(failure),
             },
-            State::Up { master, check, .. } => {
-                let failure = tokio::select! {
-                    failure = master.ended() => Some(failure),
-                    () = sleep_until(*check) => {
-                        let answers = master.answers(Instant::now() + CHECK_TIMEOUT).await;
-                        *check = Instant::now() + CHECK_EVERY;
-                        (!answers).then(|| Failure::later(anyhow!("ssh does not answer on its socket")))
+            State::Up { master, check, asked, .. } => {
+                // No timer of its own: whoever waits for a change does so anew at each tick.
+                if *check <= Instant::now() {
+                    let asked_at = *asked.get_or_insert_with(Instant::now);
+                    if !master.answers(asked_at + CHECK_TIMEOUT).await {
+                        return self.failed(Failure::later(anyhow!("ssh does not answer on its socket")));
                     }
-                };
-                failure.map_or(Change::Quiet, |failure| self.failed(failure))
+                    (*check, *asked) = (Instant::now() + CHECK_EVERY, None);
+                }
+                let failure = master.ended().await;
+                self.failed(failure)
             }
         }
     }
@@ -174,6 +187,7 @@ impl Line {
                 since: SystemTime::now(),
                 good: now + GOOD_AFTER,
                 check: now + CHECK_EVERY,
+                asked: None,
             };
         }
         self.outage = None;

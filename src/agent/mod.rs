@@ -7,6 +7,7 @@
 
 mod line;
 mod memory;
+mod tick;
 mod troubles;
 mod way;
 
@@ -19,7 +20,7 @@ use std::time::{Duration, SystemTime};
 use sd_notify::NotifyState;
 use tokio::net::UnixDatagram;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::{Instant, Interval, interval};
+use tokio::time::Instant;
 
 use crate::config::{Settings, folder::Folder};
 use crate::failure::{Needs, Result};
@@ -32,16 +33,18 @@ use crate::state;
 use crate::tags::Queue;
 use crate::trigger::touch;
 use line::Change;
+use tick::Tick;
 use troubles::Troubles;
 use way::Way;
 
-/// How often claims are looked for that are due, or that a killed run left. While there are none,
-/// a look is one reading of an empty folder.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How often the agent wakes up by itself: to look for claims that are due, or that a killed run left.
+/// While there are none, a look is one reading of an empty folder.
+const TICK: Duration = Duration::from_secs(5);
+/// And how often when nothing has been going on for a while: of hundreds of targets, most are quiet.
+const QUIET_TICK: Duration = Duration::from_secs(15);
+const QUIET_AFTER: Duration = Duration::from_secs(60);
 /// So many targets may connect in one moment.
 const CONNECT_AT_ONCE: u32 = 10;
-/// How often a key that does not serve is looked at, in case it was mended.
-const KEY_EVERY: Duration = Duration::from_secs(10);
 
 /// Runs until TERM. Ready as soon as the configuration is good.
 pub async fn run(root: &Path, settings: Settings) -> Result<()> {
@@ -64,7 +67,8 @@ pub async fn run(root: &Path, settings: Settings) -> Result<()> {
     // Whoever looks at the agent's file sees by the lock whether it lives.
     let _lock = lock::take(&agent.places.agent_lock(), "an agent")?;
     let signals = Signals::new().person("cannot listen for signals")?;
-    agent.serve(signals).await;
+    let tick = Tick::new(TICK).person("cannot set a timer")?;
+    agent.serve(signals, tick).await;
     agent.way.close().await;
     Ok(())
 }
@@ -111,30 +115,45 @@ impl Signals {
 }
 
 impl Agent {
-    async fn serve(&mut self, mut signals: Signals) {
+    async fn serve(&mut self, mut signals: Signals, mut tick: Tick) {
         notify(&[NotifyState::Ready]);
         tracing::info!(blat_target = %self.settings.name, "the agent of {} is ready", self.settings.name);
-        let mut watchdog = watchdog();
-        let mut look = interval(LOOK_EVERY);
-        let mut key = interval(KEY_EVERY);
-        let started = SystemTime::now();
+        let watchdog = sd_notify::watchdog_enabled().unwrap_or(Duration::from_secs(120)) / 2;
+        let (started, mut fed) = (SystemTime::now(), Instant::now());
+        let mut busy = Instant::now();
+        self.look();
         memory::let_go_of_the_start();
         loop {
             self.show_status();
             self.write_down(started);
+            if !self.is_quiet() {
+                busy = Instant::now();
+            }
+            let period = if busy.elapsed() < QUIET_AFTER { TICK } else { QUIET_TICK };
+            if let Err(why) = tick.pace(period) {
+                tracing::warn!("cannot set the timer: {why}");
+            }
             let mut datagram = [0; REPORT_MAX];
             tokio::select! {
                 change = self.way.change() => self.line_changed(change),
                 got = self.reports.recv(&mut datagram) => match got {
-                    Ok(length) => self.heard(&datagram[..length]),
+                    Ok(length) => {
+                        busy = Instant::now();
+                        self.heard(&datagram[..length]);
+                    }
                     Err(why) => tracing::warn!("cannot receive a report: {why}"),
                 },
-                _ = look.tick() => self.look(),
-                _ = key.tick() => if self.way.needs_new_key(started) {
-                    tracing::info!("the key file has changed: starting again, for systemd to load it");
-                    break;
-                },
-                _ = watchdog.tick() => notify(&[NotifyState::Watchdog]),
+                () = tick.next() => {
+                    self.look();
+                    if self.way.needs_new_key(started) {
+                        tracing::info!("the key file has changed: starting again, for systemd to load it");
+                        break;
+                    }
+                    if fed.elapsed() + period > watchdog {
+                        notify(&[NotifyState::Watchdog]);
+                        fed = Instant::now();
+                    }
+                }
                 _ = signals.usr1.recv() => self.sync_now().await,
                 _ = signals.hup.recv() => self.reload().await,
                 _ = signals.term.recv() => break,
@@ -142,6 +161,12 @@ impl Agent {
             }
         }
         notify(&[NotifyState::Stopping]);
+    }
+
+    /// Whether nothing waits, is wrong, or may come due by itself.
+    fn is_quiet(&self) -> bool {
+        let troubled = self.troubles.reason().or(self.syncs.reason()).is_some();
+        self.way.is_open() && self.waiting == 0 && !troubled
     }
 
     fn line_changed(&mut self, change: Change) {
@@ -360,11 +385,6 @@ fn bind(path: &Path) -> Result<StdDatagram> {
         _ => {}
     }
     StdDatagram::bind(path).person(format!("cannot make the report socket {}", path.display()))
-}
-
-fn watchdog() -> Interval {
-    let period = sd_notify::watchdog_enabled().unwrap_or(Duration::from_secs(120));
-    interval(period / 2)
 }
 
 fn notify(state: &[NotifyState<'_>]) {

@@ -1,4 +1,5 @@
-//! What all targets need of this machine: the units as they were shipped, and the two that are enabled.
+//! What all targets need of this machine: the units as they were shipped, the two that are enabled, and
+//! room for their watches.
 
 use std::fs;
 use std::path::Path;
@@ -6,6 +7,14 @@ use std::path::Path;
 use super::shipped::UNITS;
 use super::units::property;
 use super::{Finding, Mend};
+use crate::config::folder::Folder;
+
+/// How many inotify instances a user may have.
+const WATCHES: &str = "proc/sys/fs/inotify/max_user_instances";
+/// systemd takes one for each line of a path unit that names something to watch,
+const WATCHES_EACH: usize = 4;
+/// and some for itself, as other programs of root's do.
+const WATCHES_OF_OTHERS: usize = 24;
 
 pub(super) fn look(root: &Path) -> Vec<Finding> {
     let mut found = Vec::new();
@@ -15,7 +24,26 @@ pub(super) fn look(root: &Path) -> Vec<Finding> {
     }
     found.push(enabled("blat.target", "groups all targets"));
     found.push(enabled("blat-config.path", "watches /etc/blat"));
+    let targets = fs::read_dir(Folder::accepted(root).targets()).map_or(0, Iterator::count);
+    let limit = fs::read_to_string(root.join(WATCHES));
+    found.extend(limit.ok().and_then(|limit| Some(watches(targets, limit.trim().parse().ok()?))));
     found
+}
+
+/// Whether the kernel lets the path units of so many targets watch, with that limit of `limit`.
+fn watches(targets: usize, limit: usize) -> Finding {
+    let needed = WATCHES_OF_OTHERS + WATCHES_EACH * targets;
+    if limit >= needed {
+        return Finding::fine("watches", format_args!("{limit} inotify instances for {targets} targets"));
+    }
+    let is = format!(
+        "the kernel allows root {limit} inotify instances; systemd needs {WATCHES_EACH} for each of {targets} \
+         targets, and has others: path units fail"
+    );
+    // A host's limit is its containers' too, and theirs to read alone.
+    let mend = "/usr/lib/systemd/systemd-sysctl 50-blat.conf; in a container, on its host: sysctl \
+                fs.inotify.max_user_instances=8192; and look whether another file of sysctl.d says less";
+    Finding::wrong("watches", is, Mend::Words(mend.into()))
 }
 
 /// What is wrong with an installed unit.
@@ -55,4 +83,27 @@ fn enabled(unit: &str, purpose: &str) -> Finding {
     }
     let is = format!("{unit}, which {purpose}, is {active} and {file}");
     Finding::wrong("units", is, Mend::Here(format!("systemctl enable --now {unit}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_own_limit_is_too_low_for_many_targets_and_the_shipped_one_is_not() {
+        assert!(!watches(26, 128).is_wrong());
+        assert!(watches(27, 128).is_wrong());
+        let shipped = include_str!("../../packaging/sysctl/50-blat.conf").lines().last().unwrap();
+        let shipped = shipped.strip_prefix("fs.inotify.max_user_instances = ").unwrap();
+        assert!(!watches(2000, shipped.parse().unwrap()).is_wrong());
+    }
+
+    #[test]
+    fn each_target_has_as_many_watches_as_its_path_units_have_lines_for_them() {
+        let lines =
+            UNITS.iter().filter(|(name, _)| name.ends_with("@.path")).flat_map(|(_, text)| text.lines());
+        let kinds = ["PathExists=", "PathExistsGlob=", "PathChanged=", "PathModified=", "DirectoryNotEmpty="];
+        let watched = lines.filter(|line| kinds.iter().any(|kind| line.starts_with(kind))).count();
+        assert_eq!(watched, WATCHES_EACH);
+    }
 }

@@ -57,7 +57,7 @@ fn a_hang_is_given_up_within_a_minute_and_the_tags_arrive() {
 }
 
 #[test]
-fn an_agent_that_hangs_hinders_no_tag_and_is_started_again() {
+fn an_agent_that_hangs_hinders_no_tag_and_is_started_again_and_so_is_its_ssh() {
     let field = Field::with_target("agentstop");
     let agent = || field.master.sh("systemctl show -P MainPID blat@site1");
     let before = agent();
@@ -75,7 +75,23 @@ fn an_agent_that_hangs_hinders_no_tag_and_is_started_again() {
         field.count("blat@site1", "committed core/1.0") == 1
     });
     assert_eq!(field.active("blat-tags@site1.path"), "active");
+    its_ssh_hangs(&field);
     field.assert_no_failed_unit();
+}
+
+/// The connection's own process hangs on this side: the agent asks it, and starts another.
+fn its_ssh_hangs(field: &Field) {
+    let ssh = || field.master.sh("pgrep -x ssh || true");
+    let before = ssh();
+    field.master.sh(&format!("kill -STOP {before}"));
+    let begin = Instant::now();
+    wait_until("another ssh was started", Duration::from_secs(90), || ssh() != before && !ssh().is_empty());
+    field.wait_connected("site1");
+    println!("an ssh that hangs was given up, and the line up again, after {:?}", begin.elapsed());
+    field.publish("core", "2.0");
+    field.tag("site1", "core", "2.0");
+    field.wait_for("site1", "core", "2.0", Duration::from_secs(20));
+    field.wait_no_tags("site1", Duration::from_secs(20));
 }
 
 fn the_helper_hangs() {

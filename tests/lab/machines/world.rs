@@ -99,6 +99,7 @@ static LABS: AtomicU32 = AtomicU32::new(0);
 impl World {
     fn new(name: &str) -> Result<World> {
         check_rights()?;
+        set_kernel()?;
         let runs = lab_dir().join("run");
         let turn = guard::clear_stale(&runs)?;
         let number = LABS.fetch_add(1, Ordering::Relaxed);
@@ -167,6 +168,21 @@ impl World {
 fn hosts_file(members: &[Arc<Hardware>]) -> String {
     let lines = members.iter().map(|member| format!("{} {}\n", member.place.addr(), member.name));
     "127.0.0.1 localhost\n".to_owned() + &lines.collect::<String>()
+}
+
+/// Machines have the host's kernel, and may not change its settings: what the package's file of sysctl.d
+/// asks for is set here, as a machine with a kernel of its own does by itself.
+fn set_kernel() -> Result<()> {
+    let wanted = include_str!("../../../packaging/sysctl/50-blat.conf").lines();
+    for (key, value) in wanted.filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once(" = "))
+    {
+        let path = Path::new("/proc/sys").join(key.replace('.', "/"));
+        let now: u64 = std::fs::read_to_string(&path)?.trim().parse()?;
+        if now < value.parse()? {
+            std::fs::write(&path, value).with_context(|| format!("setting {key}"))?;
+        }
+    }
+    Ok(())
 }
 
 fn check_rights() -> Result<()> {
