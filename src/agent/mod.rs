@@ -76,7 +76,7 @@ pub async fn run(root: &Path, settings: Settings) -> Result<()> {
 /// The span in which the targets first connect: a few at once, of many ten in a second, or the
 /// handshakes of all would go on beside each other, each too slow for its time.
 fn connect_within(root: &Path) -> Duration {
-    let targets = std::fs::read_dir(Folder::accepted(root).targets()).map_or(0, Iterator::count) as u32;
+    let targets = Folder::accepted(root).count() as u32;
     Duration::from_millis(100) * targets.saturating_sub(CONNECT_AT_ONCE)
 }
 

@@ -63,12 +63,12 @@ impl Tick {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::start::block_on;
     use std::time::Instant;
 
     #[test]
     fn it_ticks_again_and_again_and_what_was_missed_counts_once() {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
+        block_on(async {
             let (begin, tick) = (Instant::now(), Tick::new(Duration::from_millis(40)).unwrap());
             tick.next().await;
             assert!(begin.elapsed() >= Duration::from_millis(40), "{:?}", begin.elapsed());
@@ -77,16 +77,19 @@ mod tests {
                 tick.next().await;
             }
             assert!(begin.elapsed() >= Duration::from_millis(300), "{:?}", begin.elapsed());
-        });
+            Ok(())
+        })
+        .unwrap();
     }
 
     #[test]
     fn another_period_counts_at_once() {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
+        block_on(async {
             let mut tick = Tick::new(Duration::from_secs(3600)).unwrap();
             tick.pace(Duration::from_millis(1)).unwrap();
             tokio::time::timeout(Duration::from_secs(60), tick.next()).await.unwrap();
-        });
+            Ok(())
+        })
+        .unwrap();
     }
 }

@@ -53,6 +53,11 @@ impl Folder {
         self.root.join(self.inside).join("targets")
     }
 
+    /// How many targets have a file here; none where that cannot be read.
+    pub fn count(&self) -> usize {
+        toml_files(&self.targets()).map_or(0, |files| files.len())
+    }
+
     /// A target's file.
     pub fn target(&self, name: &TargetName) -> PathBuf {
         self.targets().join(format!("{name}.toml"))

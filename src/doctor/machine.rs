@@ -24,7 +24,7 @@ pub(super) fn look(root: &Path) -> Vec<Finding> {
     }
     found.push(enabled("blat.target", "groups all targets"));
     found.push(enabled("blat-config.path", "watches /etc/blat"));
-    let targets = fs::read_dir(Folder::accepted(root).targets()).map_or(0, Iterator::count);
+    let targets = Folder::accepted(root).count();
     let limit = fs::read_to_string(root.join(WATCHES));
     found.extend(limit.ok().and_then(|limit| Some(watches(targets, limit.trim().parse().ok()?))));
     found

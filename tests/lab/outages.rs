@@ -85,7 +85,10 @@ fn its_ssh_hangs(field: &Field) {
     let before = ssh();
     field.master.sh(&format!("kill -STOP {before}"));
     let begin = Instant::now();
-    wait_until("another ssh was started", Duration::from_secs(90), || ssh() != before && !ssh().is_empty());
+    wait_until("another ssh was started", Duration::from_secs(90), || {
+        let now = ssh();
+        now != before && !now.is_empty()
+    });
     field.wait_connected("site1");
     println!("an ssh that hangs was given up, and the line up again, after {:?}", begin.elapsed());
     field.publish("core", "2.0");
