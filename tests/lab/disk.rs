@@ -24,8 +24,11 @@ impl Disk {
         let _ = fs::remove_file(&image);
         File::create(&image).and_then(|file| file.set_len(BYTES)).expect("a file for the disk");
         run(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&image));
-        run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&place));
-        // It goes with its last user.
+        // What is written goes to the disk as from any file system: not through memory once more.
+        let device = run(Command::new("losetup").args(["--direct-io=on", "--find", "--show"]).arg(&image));
+        run(Command::new("mount").arg(&device).arg(&place));
+        // Device and image go with their last user.
+        run(Command::new("losetup").args(["--detach", &device]));
         fs::remove_file(&image).expect("the file can be removed");
         Self(())
     }
@@ -37,7 +40,9 @@ impl Drop for Disk {
     }
 }
 
-fn run(command: &mut Command) {
+/// The first line that it says.
+fn run(command: &mut Command) -> String {
     let output = command.output().unwrap_or_else(|why| panic!("{command:?}: {why}"));
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().to_owned()
 }

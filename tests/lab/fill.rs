@@ -17,6 +17,7 @@ use crate::usage::Watch;
 /// 100 Mbit/s and 50 ms.
 const SLOW: (Rate, Duration) = (Rate::mbit(100), Duration::from_millis(50));
 const TARGETS: [&str; 3] = ["site1", "site2", "site3"];
+const SMALL_TARGET: &str = "site4";
 const SMALL_PACKAGES: usize = 1000;
 /// The bytes of a small package beside its `descpkg`: noise, which nobody can make smaller.
 const SMALL_BYTES: usize = 8 << 10;
@@ -33,26 +34,48 @@ pub(crate) struct Took {
     pub(crate) site_peak: f64,
 }
 
+/// The lab's switch: nothing but the machines' own speed counts.
+pub(crate) fn measure_fast() {
+    let (field, _) = with_targets();
+    for target in TARGETS {
+        let plain = rsync(&field, "", &format!("plain-{target}"), None);
+        let packed = rsync(&field, ZSTD, &format!("packed-{target}"), None);
+        let ours = sync(&field, target, None);
+        line("first fill, fast link, s (rsync -a)", ours.seconds, plain.seconds);
+        line("first fill, fast link, s (rsync -az, zstd)", ours.seconds, packed.seconds);
+        sides(&ours, &packed);
+    }
+}
+
+/// A line of 100 Mbit/s and 50 ms.
 pub(crate) fn measure() {
+    let (field, small) = with_targets();
+    let link = field.lab.link(&field.master, &field.site, SLOW.0, SLOW.1);
+    reconnect(&field, &[&TARGETS[..], &[SMALL_TARGET]].concat());
+    for target in TARGETS {
+        slow(&field, target, &link);
+    }
+    repeat(&field, &link);
+    small_ones(&field, &link, small);
+}
+
+/// Three targets that need all real packages, and one that needs small ones; how many of those there are.
+fn with_targets() -> (Field, usize) {
     let field = Field::new("fill");
     let real = real_packages(usize::MAX);
     let small = publish_small(&field);
     field.master.write("/root/releases", release("Real", &real) + &release("Small", &small), 0o644);
     field.master.sh("blat release import /root/releases");
-    field.add_target("site1", REAL_SOURCE, "projects = [\"Real\"]\n");
-    field.add_target("site2", SOURCE, "projects = [\"Small\"]\n");
-    field.add_target("site3", REAL_SOURCE, "projects = [\"Real\"]\n");
-    TARGETS.iter().for_each(|target| field.wait_connected(target));
+    for target in TARGETS {
+        field.add_target(target, REAL_SOURCE, "projects = [\"Real\"]\n");
+    }
+    field.add_target(SMALL_TARGET, SOURCE, "projects = [\"Small\"]\n");
+    [&TARGETS[..], &[SMALL_TARGET]].concat().iter().for_each(|target| field.wait_connected(target));
     // Brings the helper; and all that is to be sent is in the master's memory.
     field.master.sh(&format!(
         "blat sync --dry-run site1; find {REAL_SOURCE} {SOURCE} -type f -exec cat {{}} + >/dev/null"
     ));
-    fast(&field);
-    let link = field.lab.link(&field.master, &field.site, SLOW.0, SLOW.1);
-    reconnect(&field, &TARGETS);
-    slow(&field, &link);
-    repeat(&field, &link);
-    small_ones(&field, &link, small.len());
+    (field, small.len())
 }
 
 /// A release of these, as a file says it.
@@ -64,19 +87,9 @@ pub(crate) fn release(name: &str, ids: &[(String, String)]) -> String {
     format!("[{name}/all] N\n{ids}")
 }
 
-/// The lab's switch: nothing but the machines' own speed counts.
-fn fast(field: &Field) {
-    let plain = rsync(field, "", "plain", None);
-    let packed = rsync(field, ZSTD, "packed", None);
-    let ours = sync(field, "site1", None);
-    line("first fill, fast link, s (rsync -a)", ours.seconds, plain.seconds);
-    line("first fill, fast link, s (rsync -az, zstd)", ours.seconds, packed.seconds);
-    sides(&ours, &packed);
-}
-
-fn slow(field: &Field, link: &Link) {
-    let peer = rsync(field, ZSTD, "slow", Some(link));
-    let ours = sync(field, "site3", Some(link));
+fn slow(field: &Field, target: &str, link: &Link) {
+    let peer = rsync(field, ZSTD, &format!("packed-{target}"), Some(link));
+    let ours = sync(field, target, Some(link));
     line("first fill, 100 Mbit/s 50 ms, s", ours.seconds, peer.seconds);
     line("first fill, 100 Mbit/s 50 ms, MB on the wire", ours.wire_bytes / 1e6, peer.wire_bytes / 1e6);
     sides(&ours, &peer);
@@ -84,7 +97,7 @@ fn slow(field: &Field, link: &Link) {
 
 /// The target has everything: what it costs to find that out.
 fn repeat(field: &Field, link: &Link) {
-    let peer = rsync(field, ZSTD, "slow", Some(link));
+    let peer = rsync(field, ZSTD, "packed-site3", Some(link));
     let ours = sync(field, "site3", Some(link));
     line("nothing to send, 100 Mbit/s 50 ms, s", ours.seconds, peer.seconds);
     line("nothing to send, kB on the wire", ours.wire_bytes / 1e3, peer.wire_bytes / 1e3);
@@ -92,8 +105,8 @@ fn repeat(field: &Field, link: &Link) {
 
 /// Many small packages cost their bytes and a few round trips.
 fn small_ones(field: &Field, link: &Link, count: usize) {
-    let ours = sync(field, "site2", Some(link));
-    let arrived = fs::read_dir(field.archive("site2").join("small")).expect("an archive").count();
+    let ours = sync(field, SMALL_TARGET, Some(link));
+    let arrived = fs::read_dir(field.archive(SMALL_TARGET).join("small")).expect("an archive").count();
     assert_eq!(arrived, count);
     let bytes: u64 = size_of(&field.source().join("small"));
     let allowed = 1.5 * bytes as f64 * 8.0 / SLOW.0.bits_per_second() as f64 + 1.0;
