@@ -23,6 +23,8 @@ pub struct Pace {
     limit: Option<u64>,
     /// While somebody holds this lock, nothing is sent.
     way_for: Option<PathBuf>,
+    /// When that was last looked at.
+    looked: Option<Instant>,
     /// When the line would be done with all that was sent, at the limit.
     done: Instant,
 }
@@ -30,7 +32,7 @@ pub struct Pace {
 impl Pace {
     /// At most `limit` bytes a second (0: no limit), and nothing while the lock `way_for` is held.
     pub fn new(limit: u64, way_for: Option<PathBuf>) -> Self {
-        Self { limit: (limit > 0).then_some(limit), way_for, done: Instant::now() }
+        Self { limit: (limit > 0).then_some(limit), way_for, looked: None, done: Instant::now() }
     }
 
     /// Waits until so many bytes may be sent.
@@ -42,13 +44,17 @@ impl Pace {
         sleep_until(self.done).await;
     }
 
-    async fn make_way(&self, progress: &Progress) {
+    async fn make_way(&mut self, progress: &Progress) {
         let Some(lock) = &self.way_for else { return };
+        if self.looked.is_some_and(|looked| looked.elapsed() < LOOK_EVERY) {
+            return;
+        }
         let begin = Instant::now();
         while begin.elapsed() < WAY_MAX && lock::is_held(lock) {
             progress.moved();
             sleep(LOOK_EVERY).await;
         }
+        self.looked = Some(Instant::now());
     }
 }
 

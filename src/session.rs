@@ -42,8 +42,11 @@ const NOISE_MAX: usize = 64 << 10;
 const WORDS_MAX: usize = 4096;
 /// From this protocol on, packages can be told by others.
 const PROTOCOL_OF_DELTAS: u16 = 2;
-/// How many frames wait for the channel.
-const FRAMES_AHEAD: usize = 16;
+/// How many frames wait for the channel, each of a piece ([`crate::press`]): 8 MiB, so that the line goes
+/// on over what is slow to read or to pack.
+const FRAMES_AHEAD: usize = 64;
+/// How many events wait to be heard.
+const EVENTS_AHEAD: usize = 16;
 
 /// What a session sends, and what became of it.
 #[derive(Debug)]
@@ -169,7 +172,7 @@ impl Session {
     ) -> Self {
         let (jobs, to_do) = jobs();
         let (frames, to_send) = mpsc::channel(FRAMES_AHEAD);
-        let (hear, heard) = mpsc::channel(FRAMES_AHEAD);
+        let (hear, heard) = mpsc::channel(EVENTS_AHEAD);
         let progress = Progress::start();
         if let Some(stderr) = child.stderr().take() {
             tokio::spawn(async move { tracing::debug!("the helper said: {}", words(stderr).await) });

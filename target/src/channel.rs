@@ -2,14 +2,11 @@
 //! that tells the host of work that goes on without a word.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read};
-use std::os::fd::AsFd;
+use std::io::{self, Read};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
-
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::frame;
 use crate::message::{Outcome, ToHost};
@@ -23,59 +20,62 @@ pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(600);
 const YIELD_AFTER: Duration = Duration::from_secs(3);
 /// How often to look whether one does.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// So many bytes are read at a time,
+const PIECE: usize = 32 << 10;
+/// and so many such pieces may wait for what is done with them: 8 MiB.
+const PIECES_AHEAD: usize = 256;
 /// How often a host is told that work goes on.
 const BEAT: Duration = Duration::from_secs(10);
 
-/// What comes from the host.
+/// What comes from the host. A thread reads ahead of what is done with it, so that the line goes on while
+/// files are made; it ends with the input, or when nobody takes what it read.
 pub(crate) struct Input {
-    buffered: BufReader<Channel>,
-}
-
-struct Channel {
-    file: File,
+    pieces: Receiver<io::Result<Vec<u8>>>,
+    /// What is being read now.
+    piece: io::Cursor<Vec<u8>>,
     silence_max: Duration,
     pulse: Arc<Pulse>,
 }
 
 impl Input {
     pub(crate) fn new(file: File, silence_max: Duration, pulse: Arc<Pulse>) -> Self {
-        Self { buffered: BufReader::with_capacity(256 << 10, Channel { file, silence_max, pulse }) }
+        let (hand, pieces) = sync_channel(PIECES_AHEAD);
+        std::thread::spawn(move || read_ahead(file, &hand));
+        Self { pieces, piece: io::Cursor::default(), silence_max, pulse }
     }
 
     /// Whether something can be read without waiting (an end of the input counts).
-    pub(crate) fn is_ready(&self) -> bool {
-        !self.buffered.buffer().is_empty()
-            || self.buffered.get_ref().ready_within(Duration::ZERO).unwrap_or(true)
-    }
-}
-
-impl Read for Input {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.buffered.read(buffer)
-    }
-}
-
-impl Channel {
-    fn ready_within(&self, time: Duration) -> io::Result<bool> {
-        let mut polled = [PollFd::new(self.file.as_fd(), PollFlags::POLLIN)];
-        let until = Instant::now() + time;
-        loop {
-            let left = until.saturating_duration_since(Instant::now());
-            let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-            match poll(&mut polled, left) {
-                Err(Errno::EINTR) => continue,
-                done => return Ok(done? > 0),
+    pub(crate) fn is_ready(&mut self) -> bool {
+        self.left() > 0
+            || match self.pieces.try_recv() {
+                Ok(Ok(piece)) => {
+                    self.take(piece);
+                    true
+                }
+                Ok(Err(_)) | Err(TryRecvError::Disconnected) => true,
+                Err(TryRecvError::Empty) => false,
             }
-        }
     }
-}
 
-impl Channel {
-    /// Waits for something to read.
-    fn wait(&self) -> io::Result<()> {
+    fn left(&self) -> usize {
+        self.piece.get_ref().len() - self.piece.position() as usize
+    }
+
+    fn take(&mut self, piece: Vec<u8>) {
+        self.pulse.moved();
+        self.piece = io::Cursor::new(piece);
+    }
+
+    /// Waits for more; none at the end of the input.
+    fn next(&self) -> io::Result<Option<Vec<u8>>> {
         let gone = |text: String| Err(io::Error::new(io::ErrorKind::TimedOut, text));
         let begin = Instant::now();
-        while !self.ready_within(LOOK_EVERY.min(self.silence_max))? {
+        loop {
+            match self.pieces.recv_timeout(LOOK_EVERY.min(self.silence_max)) {
+                Ok(piece) => return piece.map(Some),
+                Err(RecvTimeoutError::Disconnected) => return Ok(None),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
             let silent = begin.elapsed();
             if silent >= self.silence_max {
                 return gone(format!("nothing came from the host for {} s", self.silence_max.as_secs()));
@@ -86,15 +86,35 @@ impl Channel {
                 );
             }
         }
-        Ok(())
     }
 }
 
-impl Read for Channel {
+impl Read for Input {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.wait()?;
-        self.pulse.moved();
-        self.file.read(buffer)
+        if self.left() == 0 {
+            let Some(piece) = self.next()? else { return Ok(0) };
+            self.take(piece);
+        }
+        self.piece.read(buffer)
+    }
+}
+
+fn read_ahead(mut file: File, hand: &SyncSender<io::Result<Vec<u8>>>) {
+    loop {
+        let mut piece = vec![0; PIECE];
+        let read = match file.read(&mut piece) {
+            Ok(0) => return,
+            Err(why) if why.kind() == io::ErrorKind::Interrupted => continue,
+            Ok(came) => {
+                piece.truncate(came);
+                Ok(piece)
+            }
+            Err(why) => Err(why),
+        };
+        let last = read.is_err();
+        if hand.send(read).is_err() || last {
+            return;
+        }
     }
 }
 

@@ -278,11 +278,11 @@ impl Group {
 
     /// Has the batch committed if it is full or old, or if the host has nothing more to say right
     /// now. Waits only when far more was staged than is committed.
-    pub(crate) fn settle(&mut self, input: &Input) -> Result<(), End> {
+    pub(crate) fn settle(&mut self, input: &mut Input) -> Result<(), End> {
         while let Ok(done) = self.done.try_recv() {
             self.answered(done)?;
         }
-        let due = || self.batch.size().fills(1) || self.since.elapsed() > AGE_MAX || !input.is_ready();
+        let mut due = || self.batch.size().fills(1) || self.since.elapsed() > AGE_MAX || !input.is_ready();
         if !self.batch.pending.is_empty() && due() {
             self.hand_over();
         }
