@@ -105,8 +105,8 @@ pub(crate) fn start(
 ) {
     thread::spawn(move || {
         let Means { cache, memory, ready, .. } = means;
-        let (press, partials) =
-            (Press::start(memory.window_log(), frames, hear.clone()), Partials::new(answers));
+        let press = Press::start(memory.window_log(), frames, hear.clone(), progress.clone());
+        let partials = Partials::new(answers);
         let packer =
             Packer { press, progress, cache, memory, ready, partials, bases: HashMap::new(), sent: 0 };
         if let Err(failure) = packer.run(&jobs) {

@@ -4,22 +4,30 @@
 //! packages share what they have in common (a window of 16 MiB, with long-distance matching) and
 //! each can be committed at once. Everything keeps the order in which it is handed in.
 
+mod level;
+
+use std::cell::RefCell;
 use std::io::{self, Write};
+use std::rc::Rc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
+use std::time::Instant;
 
 use blat_target::frame;
-use blat_target::message::ToTarget;
+use blat_target::message::{ToTarget, WINDOW_LOG_MAX};
 use tokio::sync::mpsc;
 use zstd::stream::raw::CParameter;
 use zstd::stream::write::Encoder;
 
+use self::level::Levels;
 use crate::failure::{Failure, Needs, Result};
+use crate::progress::Progress;
 use crate::ready::Ready;
 use crate::session::Heard;
 
-/// zstd's level, for the worth of 100 Mbit/s: such a line takes longer for what comes out.
-const LEVEL: i32 = 5;
+/// zstd's level for what is packed once for many, whatever their lines: one of 100 Mbit/s takes longer for
+/// what comes out.
+const LEVEL_FOR_MANY: i32 = 5;
 /// Long-distance matching looks at one place in 2^7: at one in 2^4 it finds 1 % more in 1.5 times
 /// the time.
 const LONG_DISTANCE_RATE: u32 = 7;
@@ -49,10 +57,15 @@ pub(crate) struct Press {
 
 impl Press {
     /// Starts the thread. It ends with this end, or when nobody takes its frames any more.
-    pub(crate) fn start(window_log: u32, frames: mpsc::Sender<Vec<u8>>, hear: mpsc::Sender<Heard>) -> Self {
+    pub(crate) fn start(
+        window_log: u32,
+        frames: mpsc::Sender<Vec<u8>>,
+        hear: mpsc::Sender<Heard>,
+        progress: Progress,
+    ) -> Self {
         let (steps, to_do) = sync_channel(PIECES_AHEAD);
         thread::spawn(move || {
-            if let Err(failure) = work(&to_do, window_log, frames, &hear) {
+            if let Err(failure) = work(&to_do, window_log, &Line::new(frames, progress), &hear) {
                 // The session has ended already when this cannot be said any more.
                 let _ = hear.blocking_send(Heard::Broken(failure));
             }
@@ -104,38 +117,112 @@ impl Write for Press {
 fn work(
     steps: &Receiver<Step>,
     window_log: u32,
-    frames: mpsc::Sender<Vec<u8>>,
+    line: &Line,
     hear: &mpsc::Sender<Heard>,
 ) -> Result<(), Failure> {
-    let pieces = || Pieces { piece: Vec::with_capacity(PIECE), frames: frames.clone() };
+    let mut levels = Levels::new(Instant::now());
     // None behind what was packed before, and had its own end.
     let mut open: Option<Encoder<'static, Pieces>> = None;
-    for step in steps {
+    // Whether the next plain bytes are a package's first.
+    let mut first = true;
+    while let Some(step) = next(steps, line)? {
         match step {
             Step::Pack(plain) => {
+                if std::mem::take(&mut first) && levels.choose(line.full(), Instant::now()) {
+                    end(open.take())?;
+                }
                 let stream = match &mut open {
                     Some(stream) => stream,
-                    None => open.insert(stream(window_log, pieces()).later("cannot start to pack")?),
+                    None => {
+                        let pieces = Pieces { piece: Vec::with_capacity(PIECE), line: line.clone() };
+                        let stream = stream(levels.level(), window_log, pieces);
+                        open.insert(stream.later("cannot start to pack")?)
+                    }
                 };
                 stream.write_all(&plain).later("cannot send")?;
             }
-            Step::Flush => open.as_mut().map_or(Ok(()), Write::flush).later("cannot send")?,
-            Step::Ready(piece) => {
-                if let Some(stream) = open.take() {
-                    stream.finish().and_then(|mut pieces| pieces.flush()).later("cannot send")?;
-                }
-                frames.blocking_send(frame::data(&piece)).later("cannot send")?;
+            Step::Flush => {
+                first = true;
+                open.as_mut().map_or(Ok(()), Write::flush).later("cannot send")?;
             }
-            Step::Say(message) => frames.blocking_send(frame::message(&message)).later("cannot send")?,
-            Step::Tell(heard) => hear.blocking_send(heard).later("the session is over")?,
+            Step::Ready(piece) => {
+                end(open.take())?;
+                line.send(frame::data(&piece)).later("cannot send")?;
+            }
+            Step::Say(message) => line.send(frame::message(&message)).later("cannot send")?,
+            Step::Tell(heard) => {
+                line.flush().later("cannot send")?;
+                hear.blocking_send(heard).later("the session is over")?;
+            }
         }
+        levels.sent(line.progress.bytes_sent(), Instant::now());
     }
     Ok(())
 }
 
-/// Packs what is written to it into `out`.
-pub(crate) fn stream<W: Write>(window_log: u32, out: W) -> io::Result<Encoder<'static, W>> {
-    let mut stream = Encoder::new(out, LEVEL)?;
+/// The next step. Before it is waited for, all frames are on their way.
+fn next(steps: &Receiver<Step>, line: &Line) -> Result<Option<Step>> {
+    match steps.try_recv() {
+        Ok(step) => Ok(Some(step)),
+        Err(_) => {
+            line.flush().later("cannot send")?;
+            Ok(steps.recv().ok())
+        }
+    }
+}
+
+/// Ends a stream, if there is one.
+fn end(stream: Option<Encoder<'static, Pieces>>) -> Result<()> {
+    let Some(stream) = stream else { return Ok(()) };
+    stream.finish().and_then(|mut pieces| pieces.flush()).later("cannot send")
+}
+
+/// Where frames go: small ones together, so that the queue is as long in bytes as it is in frames.
+#[derive(Clone)]
+struct Line {
+    frames: mpsc::Sender<Vec<u8>>,
+    small: Rc<RefCell<Vec<u8>>>,
+    progress: Progress,
+}
+
+impl Line {
+    fn new(frames: mpsc::Sender<Vec<u8>>, progress: Progress) -> Self {
+        Self { frames, small: Rc::default(), progress }
+    }
+
+    fn send(&self, frame: Vec<u8>) -> io::Result<()> {
+        if self.small.borrow().len() + frame.len() > PIECE {
+            self.flush()?;
+        }
+        if frame.len() >= PIECE {
+            return self.hand_over(frame);
+        }
+        self.small.borrow_mut().extend(frame);
+        Ok(())
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        let small = self.small.take();
+        if small.is_empty() { Ok(()) } else { self.hand_over(small) }
+    }
+
+    fn hand_over(&self, frames: Vec<u8>) -> io::Result<()> {
+        self.frames.blocking_send(frames).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
+    }
+
+    /// How full the queue is, from 0 to 1.
+    fn full(&self) -> f64 {
+        1.0 - self.frames.capacity() as f64 / self.frames.max_capacity() as f64
+    }
+}
+
+/// Packs what is written to it into `out`, for whatever line.
+pub(crate) fn stream_for_many<W: Write>(out: W) -> io::Result<Encoder<'static, W>> {
+    stream(LEVEL_FOR_MANY, WINDOW_LOG_MAX, out)
+}
+
+fn stream<W: Write>(level: i32, window_log: u32, out: W) -> io::Result<Encoder<'static, W>> {
+    let mut stream = Encoder::new(out, level)?;
     stream.window_log(window_log)?;
     stream.long_distance_matching(true)?;
     stream.set_parameter(CParameter::LdmHashRateLog(LONG_DISTANCE_RATE))?;
@@ -145,7 +232,7 @@ pub(crate) fn stream<W: Write>(window_log: u32, out: W) -> io::Result<Encoder<'s
 /// Cuts the packed stream into data frames.
 struct Pieces {
     piece: Vec<u8>,
-    frames: mpsc::Sender<Vec<u8>>,
+    line: Line,
 }
 
 impl Write for Pieces {
@@ -162,8 +249,8 @@ impl Write for Pieces {
         if self.piece.is_empty() {
             return Ok(());
         }
-        let sent = self.frames.blocking_send(frame::data(&self.piece));
+        let sent = self.line.send(frame::data(&self.piece));
         self.piece.clear();
-        sent.map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
+        sent
     }
 }

@@ -1,5 +1,5 @@
 //! Whether anything moves: the ground on which a hanging target is given up, and on
-//! which systemd is asked for more time.
+//! which systemd is asked for more time; and how much was sent.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,13 +20,14 @@ pub struct Progress(Arc<Shared>);
 struct Shared {
     start: Instant,
     moved: AtomicU64,
+    sent: AtomicU64,
     told: AtomicU64,
 }
 
 impl Progress {
     pub fn start() -> Self {
-        let shared = Shared { start: Instant::now(), moved: AtomicU64::new(0), told: AtomicU64::new(0) };
-        Self(Arc::new(shared))
+        let (moved, sent, told) = Default::default();
+        Self(Arc::new(Shared { start: Instant::now(), moved, sent, told }))
     }
 
     /// Something moved now. Now and then this extends the unit's start timeout.
@@ -41,6 +42,17 @@ impl Progress {
                 tracing::debug!("cannot ask systemd for more time: {why}");
             }
         }
+    }
+
+    /// So many bytes more went to the target.
+    pub(crate) fn sent(&self, bytes: usize) {
+        self.0.sent.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.moved();
+    }
+
+    /// How many bytes that were.
+    pub(crate) fn bytes_sent(&self) -> u64 {
+        self.0.sent.load(Ordering::Relaxed)
     }
 
     /// For how long nothing has moved.

@@ -11,7 +11,6 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, SystemTime};
 
-use blat_target::message::WINDOW_LOG_MAX;
 use blat_target::package::{Name, PackageVersion};
 use blat_target::stamp::Stamp;
 use serde::{Deserialize, Serialize};
@@ -172,7 +171,7 @@ fn write(path: &Path, make: impl FnOnce(&mut dyn Write) -> Result<Option<Told>>)
     let Ok(file) = File::create(path) else { return Ok(None) };
     let mut kept =
         Keeping { file: BufWriter::with_capacity(1 << 18, file), hash: blake3::Hasher::new(), failed: false };
-    let mut stream = press::stream(WINDOW_LOG_MAX, &mut kept).later("cannot start to pack")?;
+    let mut stream = press::stream_for_many(&mut kept).later("cannot start to pack")?;
     let told = make(&mut stream);
     let ended = stream.finish().map(drop);
     let told = match told {

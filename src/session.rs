@@ -470,7 +470,7 @@ async fn write(
                 // The reader learns why the target hung up; nobody waits for this side.
                 return;
             }
-            progress.moved();
+            progress.sent(piece.len());
         }
     }
 }
