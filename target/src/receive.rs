@@ -6,9 +6,10 @@
 //! the first byte too many.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{Read, Seek, Write};
 use std::sync::Arc;
 
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use tar::EntryType;
 
 use crate::archive::Archive;
@@ -23,6 +24,8 @@ use crate::stamp::DESCPKG;
 
 /// A block of a tar, in bytes.
 const BLOCK: u64 = 512;
+/// Of a large file, so many bytes at a time are written to disk while more come.
+const WRITE_OUT: u64 = 16 << 20;
 /// What may stand before a file's content: the padding of the one before, its header, and
 /// extension headers with paths of [`PATH_MAX`].
 const HEADERS_MAX: u64 = BLOCK + 5 * BLOCK + 2 * (PATH_MAX as u64 + 2 * BLOCK);
@@ -176,6 +179,7 @@ pub(crate) fn go_on(
     buffer: &mut [u8],
 ) -> Result<(), Stop> {
     let cut = || packed.stop(format_args!("it ends in the middle of {:?}", shown(&entry.path)));
+    let mut waiting = 0;
     while left > 0 {
         let most = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
         let came = from.read(&mut buffer[..most]).map_err(|_| cut())?;
@@ -185,8 +189,23 @@ pub(crate) fn go_on(
         hasher.update(&buffer[..came]);
         file.write_all(&buffer[..came]).map_err(|why| staging.refusal("write", entry, errno(&why)))?;
         left -= came as u64;
+        waiting += came as u64;
+        if waiting >= WRITE_OUT {
+            write_out(file, waiting);
+            waiting = 0;
+        }
     }
     Ok(())
+}
+
+/// Has the kernel begin to write the last `bytes` of a file to disk, so that not all of a large one is
+/// left for the end, when it is synced. Where it does not, that takes longer.
+fn write_out(mut file: &File, bytes: u64) {
+    let Ok(end) = file.stream_position() else { return };
+    let begin = end.saturating_sub(bytes);
+    let (begin, bytes) = (begin as i64, bytes as i64);
+    // Pages that are not on disk yet stay in memory, and are what this is about.
+    let _ = posix_fadvise(file, begin, bytes, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
 }
 
 /// Reads the tar's second empty block and the digests that were not known beforehand.
