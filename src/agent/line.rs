@@ -145,7 +145,7 @@ impl Line {
         match &mut self.state {
             State::Waiting { until, .. } => {
                 sleep_until(*until).await;
-                self.start()
+                self.start().await
             }
             State::Trying { master } => match master.ready().await {
                 Ok(()) => self.is_now_up(),
@@ -166,9 +166,11 @@ impl Line {
         }
     }
 
-    fn start(&mut self) -> Change {
-        let started =
-            self.key.file().and_then(|key| Master::start(&self.endpoint, Proof::Key(&key), &self.control));
+    async fn start(&mut self) -> Change {
+        let started = match self.key.file() {
+            Ok(key) => Master::start(&self.endpoint, Proof::Key(&key), &self.control).await,
+            Err(failure) => Err(failure),
+        };
         match started {
             Ok(master) => {
                 self.state = State::Trying { master };

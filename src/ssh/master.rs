@@ -5,6 +5,7 @@
 //! unit, and dies with the process that started it.
 
 use std::collections::VecDeque;
+use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -18,7 +19,7 @@ use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::arguments::{Proof, arguments};
-use super::{Endpoint, words};
+use super::{Endpoint, cipher, words};
 use crate::failure::{Failure, Needs, Result};
 
 /// How long a connection may take to come up,
@@ -39,14 +40,16 @@ pub struct Master {
 
 impl Master {
     /// Starts ssh; [`Master::ready`] tells when it is connected.
-    pub fn start(endpoint: &Endpoint, proof: Proof<'_>, control: &Path) -> Result<Self> {
+    pub async fn start(endpoint: &Endpoint, proof: Proof<'_>, control: &Path) -> Result<Self> {
+        let arguments = arguments(endpoint, proof);
+        let cipher = cipher::option(&arguments).await;
         match std::fs::remove_file(control) {
             Err(why) if why.kind() != io::ErrorKind::NotFound => {
                 return Err(why).person(format!("cannot remove the stale socket {}", control.display()));
             }
             _ => {}
         }
-        let mut child = command(endpoint, proof, control).spawn().person("cannot start ssh")?;
+        let mut child = command(control, cipher, arguments).spawn().person("cannot start ssh")?;
         let words = Arc::default();
         if let Some(stderr) = child.stderr.take() {
             tokio::spawn(listen(stderr, Arc::clone(&words)));
@@ -110,9 +113,13 @@ impl Master {
     }
 }
 
-fn command(endpoint: &Endpoint, proof: Proof<'_>, control: &Path) -> Command {
+fn command(control: &Path, cipher: Option<String>, arguments: Vec<OsString>) -> Command {
     let mut command = Command::new("ssh");
-    command.arg("-N").arg("-M").arg("-S").arg(control).args(arguments(endpoint, proof));
+    command.arg("-N").arg("-M").arg("-S").arg(control);
+    if let Some(option) = cipher {
+        command.args(["-o", &option]);
+    }
+    command.args(arguments);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
     // SAFETY: only async-signal-safe calls between fork and exec.
     unsafe { command.pre_exec(before_exec) };

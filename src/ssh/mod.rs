@@ -1,6 +1,7 @@
 //! The connection to a target: the agent's, or one of our own when there is none.
 
 mod arguments;
+mod cipher;
 mod master;
 mod words;
 
@@ -71,7 +72,7 @@ impl Connection {
         let folder =
             tempfile::Builder::new().prefix("blat-").tempdir().later("cannot make a folder for ssh")?;
         let control = folder.path().join("ssh");
-        let mut master = Master::start(endpoint, proof, &control)?;
+        let mut master = Master::start(endpoint, proof, &control).await?;
         master.ready().await?;
         Ok(Self { session: resume(&control), own: Some(Own { master, _folder: folder }) })
     }
