@@ -123,12 +123,10 @@ fn work(
     let mut levels = Levels::new(Instant::now());
     // None behind what was packed before, and had its own end.
     let mut open: Option<Encoder<'static, Pieces>> = None;
-    // Whether the next plain bytes are a package's first.
-    let mut first = true;
     while let Some(step) = next(steps, line)? {
         match step {
             Step::Pack(plain) => {
-                if std::mem::take(&mut first) && levels.choose(line.full(), Instant::now()) {
+                if levels.choose(line.full(), Instant::now()) {
                     end(open.take())?;
                 }
                 let stream = match &mut open {
@@ -141,10 +139,7 @@ fn work(
                 };
                 stream.write_all(&plain).later("cannot send")?;
             }
-            Step::Flush => {
-                first = true;
-                open.as_mut().map_or(Ok(()), Write::flush).later("cannot send")?;
-            }
+            Step::Flush => open.as_mut().map_or(Ok(()), Write::flush).later("cannot send")?,
             Step::Ready(piece) => {
                 end(open.take())?;
                 line.send(frame::data(&piece)).later("cannot send")?;

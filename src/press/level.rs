@@ -58,7 +58,7 @@ impl Levels {
         }
     }
 
-    /// At the end of a package, with a queue that is so full (0 to 1): whether another level comes next.
+    /// With a queue that is so full (0 to 1): whether another level comes next.
     pub(super) fn choose(&mut self, full: f64, now: Instant) -> bool {
         if now - self.since < STAYS {
             return false;
@@ -93,6 +93,7 @@ mod tests {
     fn over(line: u64, full: f64) -> Vec<i32> {
         let begin = Instant::now();
         let mut levels = Levels::new(begin);
+        levels.sent(1, begin);
         let seconds = 1..=20_u32;
         seconds
             .map(|second| {
