@@ -22,8 +22,9 @@ const YIELD_AFTER: Duration = Duration::from_secs(3);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// So many bytes are read at a time,
 const PIECE: usize = 32 << 10;
-/// and so many such pieces may wait for what is done with them: 8 MiB.
-const PIECES_AHEAD: usize = 256;
+/// and so many such pieces may wait for what is done with them: 4 MiB, which are lost when the program is
+/// killed.
+const PIECES_AHEAD: usize = 128;
 /// How often a host is told that work goes on.
 const BEAT: Duration = Duration::from_secs(10);
 

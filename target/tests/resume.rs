@@ -5,7 +5,7 @@ mod common;
 
 use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use blat_target::delta::{CHUNK, GROUP, Recipe, Source, Streams, seal};
@@ -185,9 +185,22 @@ fn assert_nothing_left(site: &Site) {
 }
 
 fn staged(site: &Site) -> usize {
-    let size = |path: PathBuf| fs::metadata(path).map_or(0, |found| found.len() as usize);
     let trees = site.leftovers().into_iter().map(|path| path.join("f"));
-    trees.flat_map(|path| fs::read_dir(path).into_iter().flatten().flatten()).map(|it| size(it.path())).sum()
+    let files = trees.flat_map(|path| fs::read_dir(path).into_iter().flatten().flatten());
+    files.map(|it| length(&it.path())).sum()
+}
+
+fn length(path: &Path) -> usize {
+    fs::metadata(path).map_or(0, |found| found.len() as usize)
+}
+
+#[track_caller]
+fn wait_until(what: &str, done: impl Fn() -> bool) {
+    let begin = Instant::now();
+    while !done() {
+        assert!(begin.elapsed() < Duration::from_secs(30), "never: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// A session in the middle of a package, all that was sent of it received.
@@ -196,11 +209,7 @@ fn half_sent(site: &Site, large: &Large, bytes: usize) -> Host {
     let pack = large.pack();
     host.begin(&pack);
     host.bytes(&pack.plain[..bytes]);
-    let begin = Instant::now();
-    while staged(site) + (256 << 10) < bytes.saturating_sub(FILE / 100) {
-        assert!(begin.elapsed() < Duration::from_secs(30), "{} of {bytes}", staged(site));
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    wait_until("all is received", || staged(site) + (256 << 10) >= bytes.saturating_sub(FILE / 100));
     host
 }
 
@@ -440,6 +449,8 @@ fn a_package_told_by_another_goes_on_at_a_chunk() {
     let base = "0".parse().unwrap();
     host.say(&ToTarget::Delta(blat_target::message::DeltaHead { head, base, base_stamp, recipe_length }));
     host.bytes(&[&begin[..], &chunk(0), &chunk(CHUNK)].concat());
+    let made = || site.leftovers().iter().any(|it| length(&it.join("x")) >= CHUNK);
+    wait_until("a chunk is made", made);
     host.kill();
     let mut host = site.host();
     host.partial();
