@@ -133,9 +133,12 @@ fn packets_vanish() {
     after(&field, lines, Duration::from_secs(60));
 }
 
-/// A field with a transfer that is half way.
+/// A field with a transfer that is half way, and stays so for seconds.
 fn under_way(name: &str) -> Field {
-    let field = Field::with_target(name);
+    let field = Field::new(name);
+    field.master.write("/etc/blat/blat.toml", "[ssh]\nbandwidth = \"40m\"\n", 0o644);
+    field.add_target("site1", SOURCE, "");
+    field.wait_connected("site1");
     field.count_starts();
     let noise = Dice::new().noise(200_000_000);
     put_build(&field.source().join("large/1.0"), 1, 1, &noise);
