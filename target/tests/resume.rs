@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use blat_target::delta::{CHUNK, GROUP, Recipe, Source, Streams, seal};
-use blat_target::message::{Digest, Outcome, PackageHead, Partial, RestHead, ToHost, ToTarget};
+use blat_target::message::{DeltaHead, Digest, Outcome, PackageHead, Partial, RestHead, ToHost, ToTarget};
 use blat_target::package::Name;
 use blat_target::stamp::Stamp;
 use common::pack::{Pack, Parts, STAMP};
@@ -116,6 +116,8 @@ impl Kept {
 trait Resuming {
     fn partial(&mut self) -> Vec<Partial>;
     fn resume(&mut self, what: Partial) -> Kept;
+    fn head(&mut self, large: &Large) -> PackageHead;
+    fn begin_delta(&mut self, large: &Large, recipe: &Recipe);
     fn begin_rest(
         &mut self,
         large: &Large,
@@ -148,6 +150,19 @@ impl Resuming for Host {
         }
     }
 
+    fn head(&mut self, large: &Large) -> PackageHead {
+        let manifest_length = large.parts.manifest.encode().len() as u32;
+        let (number, id, stamp) = (self.number(), large.parts.id.clone(), large.parts.stamp);
+        PackageHead { number, id, stamp, manifest_length }
+    }
+
+    /// Begins a package that is told by the version 0.
+    fn begin_delta(&mut self, large: &Large, recipe: &Recipe) {
+        let (head, base, base_stamp) = (self.head(large), "0".parse().unwrap(), Stamp(STAMP));
+        let recipe_length = recipe.encode().len() as u32;
+        self.say(&ToTarget::Delta(DeltaHead { head, base, base_stamp, recipe_length }));
+    }
+
     fn begin_rest(
         &mut self,
         large: &Large,
@@ -155,10 +170,8 @@ impl Resuming for Host {
         recipe: &Recipe,
         (files, bytes): (usize, usize),
     ) -> u64 {
-        let number = self.number();
-        let manifest_length = large.parts.manifest.encode().len() as u32;
-        let (id, stamp) = (large.parts.id.clone(), large.parts.stamp);
-        let head = PackageHead { number, id, stamp, manifest_length };
+        let head = self.head(large);
+        let number = head.number;
         let base = base.map(|base| (base.parse::<Name>().unwrap(), Stamp(STAMP)));
         let recipe_length = recipe.encode().len() as u32;
         let (files, bytes) = (files as u32, bytes as u64);
@@ -414,15 +427,7 @@ fn a_package_told_by_another_goes_on_at_a_chunk() {
     };
     let begin = [large.parts.manifest.encode(), recipe.encode()].concat();
     let mut host = site.host();
-    let head = PackageHead {
-        number: host.number(),
-        id: large.parts.id.clone(),
-        stamp: Stamp(STAMP),
-        manifest_length: large.parts.manifest.encode().len() as u32,
-    };
-    let (base, base_stamp, recipe_length) =
-        ("0".parse().unwrap(), Stamp(STAMP), recipe.encode().len() as u32);
-    host.say(&ToTarget::Delta(blat_target::message::DeltaHead { head, base, base_stamp, recipe_length }));
+    host.begin_delta(&large, &recipe);
     host.bytes(&[&begin[..], &chunk(0), &chunk(CHUNK)].concat());
     host.end();
     let mut host = site.host();
@@ -439,15 +444,7 @@ fn a_package_told_by_another_goes_on_at_a_chunk() {
     assert_nothing_left(&site);
     // but this one.
     let mut host = site.host();
-    let number = host.number();
-    let head = PackageHead {
-        number,
-        id: large.parts.id.clone(),
-        stamp: Stamp(STAMP),
-        manifest_length: begin.len() as u32 - recipe_length,
-    };
-    let base = "0".parse().unwrap();
-    host.say(&ToTarget::Delta(blat_target::message::DeltaHead { head, base, base_stamp, recipe_length }));
+    host.begin_delta(&large, &recipe);
     host.bytes(&[&begin[..], &chunk(0), &chunk(CHUNK)].concat());
     let made = || site.leftovers().iter().any(|it| length(&it.join("x")) >= CHUNK);
     wait_until("a chunk is made", made);
@@ -490,13 +487,7 @@ fn a_base_that_went_before_the_rest_came_is_told_of_and_mended_even_after_anothe
     let site = Site::new();
     let (large, recipe, begin, chunks) = told(&site);
     let mut host = site.host();
-    let (manifest_length, recipe_length) =
-        (large.parts.manifest.encode().len() as u32, recipe.encode().len() as u32);
-    let number = host.number();
-    let head = PackageHead { number, id: large.parts.id.clone(), stamp: Stamp(STAMP), manifest_length };
-    let base = "0".parse().unwrap();
-    let head = blat_target::message::DeltaHead { head, base, base_stamp: Stamp(STAMP), recipe_length };
-    host.say(&ToTarget::Delta(head));
+    host.begin_delta(&large, &recipe);
     host.bytes(&[&begin[..], &chunks[0]].concat());
     host.end();
     fs::rename(site.archive().join("a/0"), site.path("gone")).unwrap();

@@ -18,6 +18,7 @@ use crate::usage::Watch;
 const SLOW: (Rate, Duration) = (Rate::mbit(100), Duration::from_millis(50));
 const TARGETS: [&str; 3] = ["site1", "site2", "site3"];
 const SMALL_TARGET: &str = "site4";
+const ALL_TARGETS: [&str; 4] = [TARGETS[0], TARGETS[1], TARGETS[2], SMALL_TARGET];
 const SMALL_PACKAGES: usize = 1000;
 /// The bytes of a small package beside its `descpkg`: noise, which nobody can make smaller.
 const SMALL_BYTES: usize = 8 << 10;
@@ -51,7 +52,7 @@ pub(crate) fn measure_fast() {
 pub(crate) fn measure() {
     let (field, small) = with_targets();
     let link = field.lab.link(&field.master, &field.site, SLOW.0, SLOW.1);
-    reconnect(&field, &[&TARGETS[..], &[SMALL_TARGET]].concat());
+    reconnect(&field, &ALL_TARGETS);
     for target in TARGETS {
         slow(&field, target, &link);
     }
@@ -70,7 +71,7 @@ fn with_targets() -> (Field, usize) {
         field.add_target(target, REAL_SOURCE, "projects = [\"Real\"]\n");
     }
     field.add_target(SMALL_TARGET, SOURCE, "projects = [\"Small\"]\n");
-    [&TARGETS[..], &[SMALL_TARGET]].concat().iter().for_each(|target| field.wait_connected(target));
+    ALL_TARGETS.iter().for_each(|target| field.wait_connected(target));
     // Brings the helper; and all that is to be sent is in the master's memory.
     field.master.sh(&format!(
         "blat sync --dry-run site1; find {REAL_SOURCE} {SOURCE} -type f -exec cat {{}} + >/dev/null"
