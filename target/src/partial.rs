@@ -48,6 +48,8 @@ const HEAD_MAX: usize = 4096;
 /// For how long to wait for what another session holds, and how often to look.
 const WAIT_MAX: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How often to make a record again when others remove it.
+const ATTEMPTS: usize = 16;
 
 /// What a record starts with; the manifest follows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -93,17 +95,12 @@ impl Partial {
         let (own, _) = open_or_make(&archive.root, OWN_FOLDER.as_bytes())?;
         let (folder, _) = open_or_make(&own, PARTIAL.as_bytes())?;
         let name = head.name.strip_prefix(HIDDEN.as_bytes()).ok_or(Errno::EINVAL)?.to_vec();
-        let record = folder.create(&name)?;
-        let mut record = Flock::lock(record, FlockArg::LockExclusive).map_err(|(_, why)| why)?;
+        let mut record = create_locked(&folder, &name)?;
         let begin = postcard::to_stdvec(&head).map_err(|_| Errno::EINVAL)?;
         let written = record.write_all(&begin).and_then(|()| record.write_all(manifest));
         if let Err(why) = written {
             let _ = folder.unlink(&name);
             return Err(errno(&why));
-        }
-        if !stands(&folder, &name, &record)? {
-            // Somebody took it for a dead session's before it was locked.
-            return Err(Errno::ENOENT);
         }
         let touched = touched(&record)?;
         Ok(Self { folder, name, record, head, touched })
@@ -295,6 +292,18 @@ fn read_head(record: &File) -> Option<Head> {
     is_hidden(&head.name).then_some(head)
 }
 
+/// Makes an empty record, held. Whoever clears what dead sessions left, this very session too, may take it
+/// for such before it is held: then there is another.
+fn create_locked(folder: &Folder, name: &[u8]) -> nix::Result<Flock<File>> {
+    for _ in 0..ATTEMPTS {
+        let record = Flock::lock(folder.create(name)?, FlockArg::LockExclusive).map_err(|(_, why)| why)?;
+        if stands(folder, name, &record)? {
+            return Ok(record);
+        }
+    }
+    Err(Errno::ENOENT)
+}
+
 /// Whether the open record still stands under its name.
 fn stands(folder: &Folder, name: &[u8], record: &File) -> nix::Result<bool> {
     let held = fstat(record)?;
@@ -309,4 +318,44 @@ fn touched(record: &File) -> nix::Result<(i64, i64)> {
 fn touch(folder: &Folder, name: &[u8]) -> nix::Result<()> {
     let now = TimeSpec::UTIME_NOW;
     utimensat(folder, name, &now, &now, UtimensatFlags::NoFollowSymlink)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::ffi::OsStrExt;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use crate::manifest::{Entry, Kind, Time};
+    use crate::stamp::Stamp;
+
+    #[test]
+    fn what_clears_the_records_of_the_dead_takes_none_that_is_being_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let archive = Archive::open(dir.path().as_os_str().as_bytes()).unwrap();
+        let size = BYTES_MIN;
+        let modified = Time { seconds: 7, nanoseconds: 8 };
+        let kind = Kind::File { size, digest: None };
+        let file = Entry { path: b"descpkg".to_vec(), mode: 0o644, modified, kind };
+        let manifest = Manifest { entries: vec![file] };
+        let id = PackageVersion::new("a", "1").unwrap();
+        let head = PackageHead { number: 0, id, stamp: Stamp(7), manifest_length: 0 };
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    clear(&archive);
+                }
+            });
+            let missing = (0..3000).filter(|number| {
+                let name = format!("{HIDDEN}{number}");
+                let partial =
+                    Partial::begin(&archive, &head, name.as_bytes(), false, (&manifest, b"manifest"));
+                partial.as_ref().inspect(|partial| partial.forget()).is_none()
+            });
+            let missing = missing.count();
+            over.store(true, Ordering::Relaxed);
+            assert_eq!(missing, 0);
+        });
+    }
 }
