@@ -8,7 +8,7 @@
 use std::thread::available_parallelism;
 
 use blat_target::delta::CHUNK;
-use blat_target::message::WINDOW_LOG_MAX;
+use blat_target::message::window_log_max;
 
 const MIB: u64 = 1 << 20;
 /// What each setting is by default, and at least.
@@ -80,15 +80,16 @@ impl Memory {
         Means { threads, part: part(threads) }
     }
 
-    /// The packed stream's window, as a power of two in bytes.
-    pub(crate) fn window_log(self) -> u32 {
-        self.there.saturating_sub(BESIDE_WINDOW).max(MIB).ilog2().min(WINDOW_LOG_MAX)
+    /// The packed stream's window in a session of this protocol, as a power of two in bytes.
+    pub(crate) fn window_log(self, protocol: u16) -> u32 {
+        self.there.saturating_sub(BESIDE_WINDOW).max(MIB).ilog2().min(window_log_max(protocol))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use blat_target::message::PROTOCOL;
 
     #[test]
     fn what_is_allowed_is_used_and_never_exceeded() {
@@ -109,8 +110,9 @@ mod tests {
 
     #[test]
     fn the_window_leaves_the_target_what_else_it_needs() {
-        assert_eq!(Memory::default().window_log(), WINDOW_LOG_MAX);
-        assert_eq!(Memory::new(HERE, THERE_MIN).window_log(), 24);
-        assert_eq!(Memory::new(HERE, 24 * MIB).window_log(), 23);
+        assert_eq!(Memory::default().window_log(PROTOCOL), window_log_max(PROTOCOL));
+        assert_eq!(Memory::default().window_log(2), 24);
+        assert_eq!(Memory::new(HERE, THERE_MIN).window_log(PROTOCOL), 24);
+        assert_eq!(Memory::new(HERE, 24 * MIB).window_log(PROTOCOL), 23);
     }
 }

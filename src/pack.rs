@@ -12,7 +12,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use blat_target::delta::{GROUP, seal};
 use blat_target::manifest::{Entry, Kind, MODE_MASK, Manifest, PATH_MAX, Time};
+use blat_target::message::Digest;
 use blat_target::stamp::{DESCPKG, Stamp};
 use nix::libc::O_NOFOLLOW;
 
@@ -20,7 +22,7 @@ use crate::failure::{Failure, Needs, Result};
 use crate::progress::Progress;
 
 /// How much of a file is read at a time, in bytes.
-const COPY_MAX: u64 = 256 << 10;
+const COPY_MAX: usize = 256 << 10;
 
 /// A package-version as it was scanned, ready to be read.
 #[derive(Debug)]
@@ -94,10 +96,21 @@ impl Scan {
         self.manifest.entries.push(Entry { path, mode: metadata.mode() & MODE_MASK, modified, kind });
     }
 
-    /// Writes the package's part of the packed stream: manifest, tar, digests.
+    /// Writes the package's part of the packed stream: manifest, files, seals.
     /// An error of `out` and one of the source come back as the same type, so `out`
     /// must say what failed in its own words.
     pub fn write(&self, manifest: &[u8], out: &mut impl Write) -> Result<()> {
+        out.write_all(manifest).later("cannot send")?;
+        let mut piece = piece();
+        let mut digests = Vec::new();
+        for (entry, ..) in self.manifest.files() {
+            digests.push(Digest(self.copy(entry, &mut piece, out)?.into()));
+        }
+        write_seals(&digests, out)
+    }
+
+    /// The same for a target that knows no seals: manifest, tar, digests.
+    pub fn write_tar(&self, manifest: &[u8], out: &mut impl Write) -> Result<()> {
         out.write_all(manifest).later("cannot send")?;
         let mut digests = Vec::new();
         let mut tar = tar::Builder::new(&mut *out);
@@ -122,24 +135,29 @@ impl Scan {
     }
 
     /// Writes the bytes of one of the package's files to `out`, which must say in its own words what
-    /// failed, and returns their digest.
-    pub fn copy(&self, entry: &Entry, out: &mut impl Write) -> Result<blake3::Hash> {
-        self.copy_from(entry, 0, out)
+    /// failed, and returns their digest. They go through `piece`, see [`piece`].
+    pub fn copy(&self, entry: &Entry, piece: &mut [u8], out: &mut impl Write) -> Result<blake3::Hash> {
+        self.copy_from(entry, 0, piece, out)
     }
 
     /// The same without the file's first `start` bytes.
-    pub fn copy_from(&self, entry: &Entry, start: u64, out: &mut impl Write) -> Result<blake3::Hash> {
+    pub fn copy_from(
+        &self,
+        entry: &Entry,
+        start: u64,
+        piece: &mut [u8],
+        out: &mut impl Write,
+    ) -> Result<blake3::Hash> {
         let Kind::File { size, .. } = entry.kind else { return Ok(blake3::hash(b"")) };
         let at = self.path(entry);
         let mut file = self.open(&at, size)?;
         file.skip(start).later(format!("cannot read {}", at.display()))?;
-        let mut buffer = vec![0; size.clamp(1, COPY_MAX) as usize];
         loop {
-            let got = file.read(&mut buffer).later(format!("cannot read {}", at.display()))?;
+            let got = file.read(piece).later(format!("cannot read {}", at.display()))?;
             if got == 0 {
                 break;
             }
-            out.write_all(&buffer[..got]).later(format!("cannot pack {}", at.display()))?;
+            out.write_all(&piece[..got]).later(format!("cannot pack {}", at.display()))?;
         }
         file.check(&at, entry.modified)?;
         Ok(file.hash.finalize())
@@ -168,6 +186,7 @@ impl Scan {
 /// A file of an expected size, hashed as it is read.
 struct Hashing<'a> {
     file: File,
+    size: u64,
     left: u64,
     hash: blake3::Hasher,
     progress: &'a Progress,
@@ -175,10 +194,13 @@ struct Hashing<'a> {
 
 impl<'a> Hashing<'a> {
     fn new(file: File, size: u64, progress: &'a Progress) -> Self {
-        Self { file, left: size, hash: blake3::Hasher::new(), progress }
+        Self { file, size, left: size, hash: blake3::Hasher::new(), progress }
     }
 
     fn skip(&mut self, bytes: u64) -> io::Result<()> {
+        if bytes == 0 {
+            return Ok(());
+        }
         self.left = self.left.saturating_sub(bytes);
         self.file.seek(SeekFrom::Start(bytes)).map(drop)
     }
@@ -195,20 +217,34 @@ impl<'a> Hashing<'a> {
     /// Whether it had neither less nor more bytes than expected, and is still of that time: another
     /// build may have been put in the folder's place, with files of the same size.
     fn ended_as_scanned(&mut self, modified: Time) -> io::Result<bool> {
-        let whole = self.left == 0 && self.file.read(&mut [0])? == 0;
-        Ok(whole && time(&self.file.metadata()?) == modified)
+        let found = self.file.metadata()?;
+        Ok(self.left == 0 && found.len() == self.size && time(&found) == modified)
     }
 }
 
 impl Read for Hashing<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let most = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        if most == 0 {
+            return Ok(0);
+        }
         let got = self.file.read(&mut buffer[..most])?;
         self.hash.update(&buffer[..got]);
         self.left -= got as u64;
         self.progress.moved();
         Ok(got)
     }
+}
+
+/// What files are read into, piece by piece.
+pub fn piece() -> Vec<u8> {
+    vec![0; COPY_MAX]
+}
+
+/// Writes the seals of all files.
+pub(crate) fn write_seals(digests: &[Digest], out: &mut impl Write) -> Result<()> {
+    let mut groups = digests.chunks(GROUP);
+    groups.try_for_each(|group| out.write_all(&seal(group.iter().copied()).0)).later("cannot send")
 }
 
 /// When something was last written, to the nanosecond.

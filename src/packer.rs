@@ -9,8 +9,9 @@ use std::thread;
 use std::time::Duration;
 
 use blat_target::manifest::{ENTRIES_MAX, MANIFEST_MAX};
-use blat_target::message::WINDOW_LOG_MAX;
-use blat_target::message::{DeltaHead, Digest, PackageHead, Partial, RestHead, Standing, ToHost, ToTarget};
+use blat_target::message::{
+    DeltaHead, Digest, PackageHead, Partial, RestHead, Standing, ToHost, ToTarget, window_log_max,
+};
 use blat_target::package::{Name, PackageVersion};
 use tokio::sync::mpsc;
 
@@ -96,6 +97,7 @@ pub struct Resumed {
 
 /// Starts the thread. It ends with its jobs, or when nobody takes its frames any more.
 pub(crate) fn start(
+    protocol: u16,
     jobs: Jobs,
     answers: Receiver<ToHost>,
     means: Means,
@@ -105,10 +107,19 @@ pub(crate) fn start(
 ) {
     thread::spawn(move || {
         let Means { cache, memory, ready, .. } = means;
-        let press = Press::start(memory.window_log(), frames, hear.clone(), progress.clone());
+        let press = Press::start(memory.window_log(protocol), frames, hear.clone(), progress.clone());
         let partials = Partials::new(answers);
-        let packer =
-            Packer { press, progress, cache, memory, ready, partials, bases: HashMap::new(), sent: 0 };
+        let packer = Packer {
+            protocol,
+            press,
+            progress,
+            cache,
+            memory,
+            ready,
+            partials,
+            bases: HashMap::new(),
+            sent: 0,
+        };
         if let Err(failure) = packer.run(&jobs) {
             // The session has ended already when this cannot be said any more.
             let _ = hear.blocking_send(Heard::Broken(failure));
@@ -117,6 +128,8 @@ pub(crate) fn start(
 }
 
 struct Packer {
+    /// The session's.
+    protocol: u16,
     press: Press,
     progress: Progress,
     cache: Cache,
@@ -174,8 +187,8 @@ impl Packer {
             Some(delta) if start != Start::default() => self.rest(head, &manifest, &delta, start)?,
             Some(delta) => self.delta(head, &manifest, &delta)?,
             None => {
-                self.press.say(ToTarget::Package(head))?;
-                scan.write(&manifest, &mut self.press)
+                self.press.say(self.in_full(head))?;
+                write(&scan, &manifest, self.by_tar(), &mut self.press)
             }
         };
         self.press.flush().later("cannot send")?;
@@ -228,7 +241,20 @@ impl Packer {
 
     /// Whether others could send what this one packs: one that has to be brief has a stream of its own.
     fn shares(&self) -> bool {
-        self.memory.window_log() == WINDOW_LOG_MAX
+        self.window_log() == window_log_max(self.protocol)
+    }
+
+    fn window_log(&self) -> u32 {
+        self.memory.window_log(self.protocol)
+    }
+
+    /// Whether a package in full goes in a tar.
+    fn by_tar(&self) -> bool {
+        self.protocol < ToTarget::PROTOCOL_OF_WHOLE
+    }
+
+    fn in_full(&self, head: PackageHead) -> ToTarget {
+        if self.by_tar() { ToTarget::Package(head) } else { ToTarget::Whole(head) }
     }
 
     /// Has a package packed for all targets that need it now.
@@ -240,13 +266,13 @@ impl Packer {
         bases: &[Base],
     ) -> Result<Option<Ready>> {
         let mut key = blake3::Hasher::new();
-        key.update(id.to_string().as_bytes()).update(&[0]).update(manifest);
+        key.update(id.to_string().as_bytes()).update(&[0, self.by_tar().into()]).update(manifest);
         for base in bases {
             key.update(base.version.as_str().as_bytes()).update(&[0]).update(&base.stamp.0.to_le_bytes());
         }
-        self.ready.take_or_make(&key.finalize(), &self.progress, |mut out| {
+        self.ready.take_or_make(&key.finalize(), self.window_log(), &self.progress, |mut out| {
             let Some(delta) = self.delta_of(id, scan, bases) else {
-                return scan.write(manifest, &mut out).map(|()| None);
+                return write(scan, manifest, self.by_tar(), &mut out).map(|()| None);
             };
             let recipe = delta.recipe();
             delta.write(manifest, &recipe, Start::default(), self.memory, &self.progress, &mut out)?;
@@ -259,7 +285,7 @@ impl Packer {
     fn send_ready(&mut self, head: PackageHead, scan: Scan, ready: Ready) -> Result<()> {
         let number = head.number;
         match ready.told.clone() {
-            None => self.press.say(ToTarget::Package(head))?,
+            None => self.press.say(self.in_full(head))?,
             Some(Told { base, base_stamp, recipe_length }) => {
                 tracing::debug!("{} is told by {base}", head.id);
                 self.bases.insert(number, base.clone());
@@ -359,6 +385,11 @@ impl Packer {
         self.press.write_all(content).and_then(|()| self.press.flush()).later("cannot send")?;
         self.press.say(ToTarget::PackageEnd)
     }
+}
+
+/// Writes a package in full.
+fn write(scan: &Scan, manifest: &[u8], by_tar: bool, out: &mut impl Write) -> Result<()> {
+    if by_tar { scan.write_tar(manifest, out) } else { scan.write(manifest, out) }
 }
 
 fn scan(folder: &Path, progress: &Progress) -> Result<(Scan, Vec<u8>)> {

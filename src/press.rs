@@ -1,7 +1,7 @@
 //! The press: a thread that packs what the packer reads, so that reading and packing overlap.
 //!
 //! All packages of a session go through one zstd stream, flushed at each package's end, so that
-//! packages share what they have in common (a window of 16 MiB, with long-distance matching) and
+//! packages share what they have in common (a window of 32 MiB, with long-distance matching) and
 //! each can be committed at once. Everything keeps the order in which it is handed in.
 
 mod level;
@@ -14,7 +14,7 @@ use std::thread;
 use std::time::Instant;
 
 use blat_target::frame;
-use blat_target::message::{ToTarget, WINDOW_LOG_MAX};
+use blat_target::message::ToTarget;
 use tokio::sync::mpsc;
 use zstd::stream::raw::CParameter;
 use zstd::stream::write::Encoder;
@@ -120,12 +120,14 @@ fn work(
     line: &Line,
     hear: &mpsc::Sender<Heard>,
 ) -> Result<(), Failure> {
-    let mut levels = Levels::new(Instant::now());
+    let mut levels: Option<Levels> = None;
     // None behind what was packed before, and had its own end.
     let mut open: Option<Encoder<'static, Pieces>> = None;
     while let Some(step) = next(steps, line)? {
         match step {
             Step::Pack(plain) => {
+                let levels =
+                    levels.get_or_insert_with(|| Levels::new(line.progress.round_trip(), Instant::now()));
                 if levels.choose(line.full(), Instant::now()) {
                     end(open.take())?;
                 }
@@ -150,7 +152,9 @@ fn work(
                 hear.blocking_send(heard).later("the session is over")?;
             }
         }
-        levels.sent(line.progress.bytes_sent(), Instant::now());
+        if let Some(levels) = &mut levels {
+            levels.sent(line.progress.bytes_sent(), Instant::now());
+        }
     }
     Ok(())
 }
@@ -212,8 +216,8 @@ impl Line {
 }
 
 /// Packs what is written to it into `out`, for whatever line.
-pub(crate) fn stream_for_many<W: Write>(out: W) -> io::Result<Encoder<'static, W>> {
-    stream(LEVEL_FOR_MANY, WINDOW_LOG_MAX, out)
+pub(crate) fn stream_for_many<W: Write>(window_log: u32, out: W) -> io::Result<Encoder<'static, W>> {
+    stream(LEVEL_FOR_MANY, window_log, out)
 }
 
 fn stream<W: Write>(level: i32, window_log: u32, out: W) -> io::Result<Encoder<'static, W>> {

@@ -22,12 +22,17 @@ struct Shared {
     moved: AtomicU64,
     sent: AtomicU64,
     told: AtomicU64,
+    /// When the target was asked something last, in microseconds,
+    asked: AtomicU64,
+    /// and the shortest time after which it answered.
+    round_trip: AtomicU64,
 }
 
 impl Progress {
     pub fn start() -> Self {
-        let (moved, sent, told) = Default::default();
-        Self(Arc::new(Shared { start: Instant::now(), moved, sent, told }))
+        let (moved, sent, told, asked) = Default::default();
+        let round_trip = AtomicU64::new(u64::MAX);
+        Self(Arc::new(Shared { start: Instant::now(), moved, sent, told, asked, round_trip }))
     }
 
     /// Something moved now. Now and then this extends the unit's start timeout.
@@ -55,9 +60,32 @@ impl Progress {
         self.0.sent.load(Ordering::Relaxed)
     }
 
+    /// The target is asked something.
+    pub(crate) fn asked(&self) {
+        self.0.asked.store(self.now_exactly().max(1), Ordering::Relaxed);
+    }
+
+    /// The target said something: if it was asked before, that is the answer.
+    pub(crate) fn answered(&self) {
+        let asked = self.0.asked.swap(0, Ordering::Relaxed);
+        if asked > 0 {
+            self.0.round_trip.fetch_min(self.now_exactly().saturating_sub(asked), Ordering::Relaxed);
+        }
+    }
+
+    /// How long the way there and back takes at most, if anything was asked yet.
+    pub(crate) fn round_trip(&self) -> Option<Duration> {
+        let shortest = self.0.round_trip.load(Ordering::Relaxed);
+        (shortest < u64::MAX).then(|| Duration::from_micros(shortest))
+    }
+
     /// For how long nothing has moved.
     pub fn idle(&self) -> Duration {
         Duration::from_millis(self.now() - self.0.moved.load(Ordering::Relaxed))
+    }
+
+    fn now_exactly(&self) -> u64 {
+        self.0.start.elapsed().as_micros() as u64
     }
 
     fn now(&self) -> u64 {

@@ -88,13 +88,15 @@ impl Store {
                 || self.tags.iter().any(|tags| tags.join(&tag).exists()))
     }
 
-    /// The package of this key, made by `make` if nobody has made it, or is making it.
+    /// The package of this key, made by `make` if nobody has made it, or is making it, and packed with a
+    /// window of this size.
     ///
     /// # Errors
     /// Those of `make`. None is returned where the store cannot be used: then it has to be packed anyway.
     pub(crate) fn take_or_make(
         &self,
         key: &blake3::Hash,
+        window_log: u32,
         progress: &Progress,
         make: impl FnOnce(&mut dyn Write) -> Result<Option<Told>>,
     ) -> Result<Option<Ready>> {
@@ -107,7 +109,7 @@ impl Store {
             return Ok(None);
         }
         let draft = path.with_extension(format!("{}.draft", std::process::id()));
-        let made = write(&draft, make);
+        let made = write(&draft, window_log, make);
         let kept = made.as_ref().is_ok_and(Option::is_some) && fs::rename(&draft, &path).is_ok();
         if !kept {
             let _ = fs::remove_file(&draft);
@@ -167,11 +169,15 @@ fn beside(own: &Path) -> impl Iterator<Item = PathBuf> {
 }
 
 /// Writes a file. None where the disk does not take it.
-fn write(path: &Path, make: impl FnOnce(&mut dyn Write) -> Result<Option<Told>>) -> Result<Option<()>> {
+fn write(
+    path: &Path,
+    window_log: u32,
+    make: impl FnOnce(&mut dyn Write) -> Result<Option<Told>>,
+) -> Result<Option<()>> {
     let Ok(file) = File::create(path) else { return Ok(None) };
     let mut kept =
         Keeping { file: BufWriter::with_capacity(1 << 18, file), hash: blake3::Hasher::new(), failed: false };
-    let mut stream = press::stream_for_many(&mut kept).later("cannot start to pack")?;
+    let mut stream = press::stream_for_many(window_log, &mut kept).later("cannot start to pack")?;
     let told = make(&mut stream);
     let ended = stream.finish().map(drop);
     let told = match told {
@@ -282,7 +288,7 @@ mod tests {
                         out.write_all(b"the same bytes").later("cannot write")?;
                         Ok(Some(told.clone()))
                     };
-                    let ready = store.take_or_make(&key, &Progress::start(), make).unwrap().unwrap();
+                    let ready = store.take_or_make(&key, 24, &Progress::start(), make).unwrap().unwrap();
                     assert_eq!(ready.told.as_ref(), Some(&told));
                     assert_eq!(sent(ready), b"the same bytes");
                 });
@@ -302,7 +308,7 @@ mod tests {
                 Ok(None)
             }
         };
-        let take = |text| store.take_or_make(&key, &Progress::start(), make(text)).unwrap().unwrap();
+        let take = |text| store.take_or_make(&key, 24, &Progress::start(), make(text)).unwrap().unwrap();
         assert_eq!(sent(take("first")), b"first");
         assert_eq!(sent(take("second")), b"first");
         let path = root.path().join(key.to_hex().as_str());
@@ -312,7 +318,7 @@ mod tests {
         assert_eq!(sent(take("third")), b"third");
         let other = blake3::hash(b"other");
         let fails = |_: &mut dyn Write| Err(Failure::later(anyhow::anyhow!("it changed")));
-        assert!(store.take_or_make(&other, &Progress::start(), fails).is_err());
+        assert!(store.take_or_make(&other, 24, &Progress::start(), fails).is_err());
         assert!(!root.path().join(other.to_hex().as_str()).exists());
     }
 

@@ -174,12 +174,13 @@ impl Session {
         let (frames, to_send) = mpsc::channel(FRAMES_AHEAD);
         let (hear, heard) = mpsc::channel(EVENTS_AHEAD);
         let progress = Progress::start();
+        let protocol = hello.protocol;
         if let Some(stderr) = child.stderr().take() {
             tokio::spawn(async move { tracing::debug!("the helper said: {}", words(stderr).await) });
         }
         let (answer, answers) = std::sync::mpsc::channel();
         let writer = tokio::spawn(write(stdin, to_send, means.pace.clone(), progress.clone()));
-        packer::start(to_do, answers, means, frames, hear.clone(), progress.clone());
+        packer::start(protocol, to_do, answers, means, frames, hear.clone(), progress.clone());
         let reader = tokio::spawn(read(stdout, hear, answer, progress.clone()));
         Self { hello, jobs, told: HashMap::new(), heard, progress, sent: 0, writer, reader, _child: child }
     }
@@ -319,6 +320,9 @@ impl Session {
     }
 
     fn push(&self, job: Job) -> Result<()> {
+        if matches!(job, Job::Say(_)) {
+            self.progress.asked();
+        }
         self.jobs.push(job).map_err(over)
     }
 
@@ -490,7 +494,10 @@ async fn read(
                 let _ = answer.send(said);
                 continue;
             }
-            Ok(said) => Heard::Said(said),
+            Ok(said) => {
+                progress.answered();
+                Heard::Said(said)
+            }
             Err(why) => Heard::Broken(Failure::later(why)),
         };
         progress.moved();

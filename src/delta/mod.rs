@@ -15,7 +15,7 @@ mod segment;
 
 use std::io::Write;
 
-use blat_target::delta::{CHUNK, GROUP, Recipe, Source, Streams, seal};
+use blat_target::delta::{CHUNK, Recipe, Source, Streams};
 use blat_target::message::Digest;
 use blat_target::package::{Name, PackageVersion};
 use blat_target::stamp::Stamp;
@@ -25,9 +25,9 @@ pub(crate) use digests::{beginning, digest_of};
 pub(crate) use mend::{Made, Mend};
 
 use crate::bases::Base;
-use crate::failure::{Failure, Needs, Result};
+use crate::failure::{Needs, Result};
 use crate::memory::Memory;
-use crate::pack::Scan;
+use crate::pack::{self, Scan, write_seals};
 use crate::progress::Progress;
 use crate::resume::{Kept, Start};
 use in_order::in_order;
@@ -82,7 +82,7 @@ impl<'a> Delta<'a> {
         progress: &Progress,
     ) -> Result<Self> {
         let digests = cache.digests(id, new, progress)?;
-        let recipe = Recipe { files: vec![Source::Whole; digests.len()] };
+        let recipe = Recipe::whole(digests.len());
         Ok(Self { new, old: None, base: None, recipe, digests })
     }
 
@@ -126,20 +126,17 @@ impl<'a> Delta<'a> {
                 Chunk::Changed(changed) => changed.make().map(Some),
             }
         };
-        let mut number = 0;
+        let (mut number, mut piece) = (0, pack::piece());
         in_order(means.threads, chunks.len(), work, |made: Result<Option<Streams>>| {
             let chunk = &chunks[number];
             number += 1;
             match (made?, chunk) {
                 (Some(streams), _) => write_streams(&streams, out),
-                (None, Chunk::Whole(entry, at)) => self.new.copy_from(entry, *at, out).map(drop),
+                (None, Chunk::Whole(entry, at)) => self.new.copy_from(entry, *at, &mut piece, out).map(drop),
                 (None, Chunk::Changed(_)) => unreachable!("changes were made of it"),
             }
         })?;
-        for group in self.digests.chunks(GROUP) {
-            out.write_all(&seal(group.iter().copied()).0).later("cannot send")?;
-        }
-        Ok::<(), Failure>(())
+        write_seals(&self.digests, out)
     }
 }
 

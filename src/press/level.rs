@@ -1,16 +1,22 @@
 //! zstd's level, by what the line does with what comes out.
 //!
-//! Frames wait in a queue for the line. Where it runs full, the line is what takes long, and a higher
+//! Frames wait in a queue for the line. Where it stays full, the line is what takes long, and a higher
 //! level makes less for it to carry; where it runs empty, packing does, and a lower level is quicker. A
 //! fast line gets the lowest: a queue for it is full where the target is slow, and then a smaller stream
 //! would save nothing but cost this machine.
+//!
+//! Another level means a new stream, which knows nothing of what was sent. So the first one should be
+//! right: how long the target takes to answer tells a line across the house from one across the country.
 
 use std::time::{Duration, Instant};
 
-/// For a fast line.
-const QUICKEST: i32 = 1;
-/// From the first of a session, while nothing is known about the line, to the one that makes least of it.
-const LEVELS: [i32; 4] = [3, 5, 7, 9];
+/// From the one for a fast line to the one that makes least for a slow one.
+const LEVELS: [i32; 5] = [1, 3, 6, 9, 12];
+const QUICKEST: i32 = LEVELS[0];
+/// The first of a session with a target that is not near.
+const FOR_FAR: i32 = 6;
+/// Who answers so soon is near.
+const NEAR: Duration = Duration::from_millis(20);
 /// How fast a line is, is judged by so many bytes at a time, more than what ssh and the kernel take in
 /// without having sent it,
 const STRETCH: u64 = 16 << 20;
@@ -18,11 +24,11 @@ const STRETCH: u64 = 16 << 20;
 const TAKEN_IN: u64 = 3 << 20;
 /// A line is fast from so many bytes a second on: so judged, those of 120 Mbit/s.
 const FAST: f64 = 11e6;
-/// The queue counts as full, or as empty, from here on.
+/// The queue counts as full, or as empty, from here on,
 const FULL: f64 = 0.75;
 const EMPTY: f64 = 0.1;
-/// Another level means a new stream, which knows nothing of what was sent, and the queue takes a while to
-/// show what it does: for so long it stays.
+/// where it is so for as long as this. So long a level stays, at least: the queue takes a while to show
+/// what it does.
 const STAYS: Duration = Duration::from_secs(1);
 
 /// Chooses levels for one session.
@@ -30,6 +36,11 @@ pub(super) struct Levels {
     level: i32,
     /// When it was chosen.
     since: Instant,
+    /// When the queue was last not full, and not empty.
+    not_full: Instant,
+    not_empty: Instant,
+    /// When it was last looked at.
+    looked: Instant,
     /// The best that was seen of the line, in bytes a second.
     line: f64,
     /// When the current stretch began, and at how many bytes that were sent.
@@ -37,8 +48,12 @@ pub(super) struct Levels {
 }
 
 impl Levels {
-    pub(super) fn new(now: Instant) -> Self {
-        Self { level: LEVELS[0], since: now, line: 0.0, begin: (now, 0) }
+    /// For a target that took so long to answer, if that is known.
+    pub(super) fn new(round_trip: Option<Duration>, now: Instant) -> Self {
+        let near = round_trip.is_some_and(|round_trip| round_trip < NEAR);
+        let level = if near { QUICKEST } else { FOR_FAR };
+        tracing::debug!("packs at level {level} at first: the target answered within {round_trip:?}");
+        Self { level, since: now, not_full: now, not_empty: now, looked: now, line: 0.0, begin: (now, 0) }
     }
 
     pub(super) fn level(&self) -> i32 {
@@ -60,18 +75,23 @@ impl Levels {
 
     /// With a queue that is so full (0 to 1): whether another level comes next.
     pub(super) fn choose(&mut self, full: f64, now: Instant) -> bool {
-        if now - self.since < STAYS {
-            return false;
+        if full < FULL {
+            self.not_full = now;
         }
-        let [above, below] = [
-            LEVELS.into_iter().find(|level| *level > self.level),
-            LEVELS.into_iter().rfind(|level| *level < self.level),
-        ];
-        let level = match full {
-            _ if self.line >= FAST => QUICKEST,
-            FULL.. => above.unwrap_or(self.level),
-            ..EMPTY => below.unwrap_or(self.level),
-            _ => self.level,
+        // Where there was nothing to pack, it is empty for that.
+        if full > EMPTY || now - self.looked >= STAYS / 2 {
+            self.not_empty = now;
+        }
+        self.looked = now;
+        let lasts = |since: Instant| now - since.max(self.since) >= STAYS;
+        let level = if self.line >= FAST {
+            QUICKEST
+        } else if lasts(self.not_full) {
+            LEVELS.into_iter().find(|level| *level > self.level).unwrap_or(self.level)
+        } else if lasts(self.not_empty) {
+            LEVELS.into_iter().rfind(|level| *level < self.level).unwrap_or(self.level)
+        } else {
+            self.level
         };
         let other = level != self.level;
         if other {
@@ -89,17 +109,20 @@ impl Levels {
 mod tests {
     use super::*;
 
+    const FAR: Option<Duration> = Some(Duration::from_millis(50));
+
     /// What is chosen second by second, over a line of so many bytes a second, with a queue that is so full.
-    fn over(line: u64, full: f64) -> Vec<i32> {
+    fn over(line: u64, round_trip: Option<Duration>, full: f64) -> Vec<i32> {
         let begin = Instant::now();
-        let mut levels = Levels::new(begin);
+        let mut levels = Levels::new(round_trip, begin);
         levels.sent(1, begin);
         let seconds = 1..=20_u32;
         seconds
             .map(|second| {
-                let now = begin + STAYS * second;
-                levels.sent(u64::from(second) * line, now);
-                levels.choose(full, now);
+                for tenth in 1..=10 {
+                    levels.choose(full, begin + STAYS * (second - 1) + STAYS * tenth / 10);
+                }
+                levels.sent(u64::from(second) * line, begin + STAYS * second);
                 levels.level()
             })
             .collect()
@@ -107,22 +130,42 @@ mod tests {
 
     #[test]
     fn a_fast_line_gets_the_quickest_level_however_full_its_queue_is() {
-        assert_eq!(over(100_000_000, 1.0), [1; 20]);
+        assert_eq!(over(100_000_000, FAR, 1.0)[3..], [1; 17]);
+        assert_eq!(over(100_000_000, Some(NEAR / 2), 1.0)[3..], [1; 17]);
     }
 
     #[test]
     fn a_slow_line_gets_as_little_as_can_be_packed_in_time() {
-        assert_eq!(over(10_000_000, 1.0)[..5], [5, 7, 9, 9, 9]);
-        assert_eq!(over(10_000_000, 0.5), [3; 20]);
-        assert_eq!(over(10_000_000, 0.0), [3; 20]);
+        assert_eq!(over(10_000_000, FAR, 1.0)[..4], [9, 12, 12, 12]);
+        assert_eq!(over(10_000_000, FAR, 0.5), [6; 20]);
+        assert_eq!(over(10_000_000, FAR, 0.0)[..4], [3, 1, 1, 1]);
+        assert_eq!(over(10_000_000, None, 0.5), [6; 20]);
+        assert_eq!(over(10_000_000, Some(NEAR / 2), 1.0)[..4], [3, 6, 9, 12]);
     }
 
     #[test]
-    fn a_stream_lasts_for_a_while() {
+    fn a_level_lasts_for_a_while() {
         let begin = Instant::now();
-        let mut levels = Levels::new(begin);
+        let mut levels = Levels::new(FAR, begin);
         assert!(!levels.choose(1.0, begin + STAYS / 2));
         assert!(levels.choose(1.0, begin + STAYS));
         assert!(!levels.choose(1.0, begin + STAYS * 3 / 2), "the new one has to last as well");
+    }
+
+    #[test]
+    fn a_queue_that_is_empty_for_there_was_nothing_to_pack_changes_nothing() {
+        let begin = Instant::now();
+        let mut levels = Levels::new(FAR, begin);
+        assert!((1..10).all(|second| !levels.choose(0.0, begin + STAYS * second)));
+    }
+
+    #[test]
+    fn a_queue_that_is_full_for_a_moment_changes_nothing() {
+        let begin = Instant::now();
+        let mut levels = Levels::new(FAR, begin);
+        for second in 1..10 {
+            assert!(!levels.choose(0.5, begin + STAYS * second - STAYS / 2));
+            assert!(!levels.choose(1.0, begin + STAYS * second));
+        }
     }
 }

@@ -71,6 +71,11 @@ pub enum DeltaError {
 }
 
 impl Recipe {
+    /// That of a package whose regular files, so many, all come in full.
+    pub fn whole(files: usize) -> Self {
+        Self { files: vec![Source::Whole; files] }
+    }
+
     pub fn encode(&self) -> Vec<u8> {
         postcard::to_stdvec(self).expect("recipes of ours can be encoded")
     }

@@ -13,7 +13,7 @@ use zstd::stream::raw::{DParameter, Decoder, InBuffer, Operation, OutBuffer};
 use crate::channel::{Input, Pulse};
 use crate::commit::Group;
 use crate::frame::{self, Frame, HEADER_LEN, PAYLOAD_MAX};
-use crate::message::{Refusal, ToTarget, WINDOW_LOG_MAX};
+use crate::message::{Refusal, ToTarget, window_log_max};
 use crate::partial::Partial;
 use crate::refusal::{End, Stop};
 use std::sync::{Arc, Weak};
@@ -61,9 +61,9 @@ pub(crate) struct Inflate {
 }
 
 impl Inflate {
-    pub(crate) fn new() -> io::Result<Self> {
+    pub(crate) fn new(protocol: u16) -> io::Result<Self> {
         let mut decoder = Decoder::new()?;
-        decoder.set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX))?;
+        decoder.set_parameter(DParameter::WindowLogMax(window_log_max(protocol)))?;
         Ok(Self { decoder, piece: Vec::new(), done: 0, barren: 0 })
     }
 

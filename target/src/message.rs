@@ -31,6 +31,10 @@
 //!
 //! and [`ToTarget::PackageEnd`] or [`ToTarget::Abandon`]; that is answered as the package.
 //!
+//! From protocol 3 on, [`ToTarget::Whole`] takes the place of [`ToTarget::Package`]. It is shorter: there is
+//! no tar, and its frames inflate to the manifest, all bytes of each regular file in the manifest's order,
+//! and the seals.
+//!
 //! Of a large package that a session broke off, the target keeps what came, says so behind its hello
 //! ([`ToHost::Partial`]), and tells what it is ([`ToTarget::Resume`]). A host that finds the same here
 //! sends [`ToTarget::Rest`] in the place of [`ToTarget::Package`]; its frames inflate to what those of
@@ -45,15 +49,17 @@ use crate::stamp::Stamp;
 
 /// The protocol that this build speaks; a session has the older one of its two sides. What is newer
 /// than 1 is said only to who speaks it.
-pub const PROTOCOL: u16 = if cfg!(feature = "oldest-protocol") { 1 } else { 2 };
+pub const PROTOCOL: u16 = if cfg!(feature = "oldest-protocol") { 1 } else { 3 };
 /// The oldest protocol that this build understands.
 pub const PROTOCOL_OLDEST: u16 = 1;
 /// How many package-versions one [`ToTarget::Query`] may name.
 pub const QUERY_MAX: usize = 1000;
 /// The longest PackageList, in bytes.
 pub const PACKAGE_LIST_MAX: u64 = 4 << 30;
-/// The zstd window that a target takes, as a power of two, in bytes.
-pub const WINDOW_LOG_MAX: u32 = 24;
+/// The largest zstd window of a session, as a power of two, in bytes.
+pub const fn window_log_max(protocol: u16) -> u32 {
+    if protocol < ToTarget::PROTOCOL_OF_WHOLE { 24 } else { 25 }
+}
 
 /// A BLAKE3: of a file's content, of an executable.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -159,11 +165,15 @@ pub enum ToTarget {
     Resume(Partial),
     /// The rest of the package follows that was asked about last. Since protocol 2.
     Rest(RestHead),
+    /// A package-version follows, in full and without a tar. Since protocol 3.
+    Whole(PackageHead),
 }
 
 impl ToTarget {
     /// From this protocol on, a target says what it keeps of packages.
     pub const PROTOCOL_OF_PARTIALS: u16 = 2;
+    /// From this protocol on, packages need no tar, and windows may be larger.
+    pub const PROTOCOL_OF_WHOLE: u16 = 3;
 
     /// The first protocol that has this message.
     pub fn since(&self) -> u16 {
@@ -189,6 +199,7 @@ impl ToTarget {
             | Self::Mend { .. }
             | Self::Resume(_)
             | Self::Rest(_) => 2,
+            Self::Whole(_) => Self::PROTOCOL_OF_WHOLE,
         }
     }
 }

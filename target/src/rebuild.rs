@@ -1,4 +1,4 @@
-//! Rebuilding a package from a base: files are cloned, or made of old ones and their changes.
+//! Building a package, from a base where there is one: files are cloned, or made of old ones and their changes.
 //!
 //! The base is advice. Nothing is taken from it but through held folders, and what was made of it
 //! counts only under a seal: a group of files whose seal is broken is told to the host file by
@@ -34,7 +34,8 @@ const PIECE: usize = 128 << 10;
 pub(crate) struct Told {
     pub(crate) head: PackageHead,
     base: Option<(Name, Stamp)>,
-    recipe_length: u32,
+    /// None if all of it comes in full.
+    recipe_length: Option<u32>,
     /// What is there of it already.
     rest: Option<(RestHead, Kept)>,
 }
@@ -42,15 +43,20 @@ pub(crate) struct Told {
 impl From<DeltaHead> for Told {
     fn from(delta: DeltaHead) -> Self {
         let base = Some((delta.base, delta.base_stamp));
-        Self { head: delta.head, base, recipe_length: delta.recipe_length, rest: None }
+        Self { head: delta.head, base, recipe_length: Some(delta.recipe_length), rest: None }
     }
 }
 
 impl Told {
+    /// A package that comes in full.
+    pub(crate) fn whole(head: PackageHead) -> Self {
+        Self { head, base: None, recipe_length: None, rest: None }
+    }
+
     /// A package that goes on.
     pub(crate) fn rest(rest: RestHead, kept: Kept) -> Self {
         let (head, base) = (rest.head.clone(), rest.base.clone());
-        Self { head, base, recipe_length: rest.recipe_length, rest: Some((rest, kept)) }
+        Self { head, base, recipe_length: Some(rest.recipe_length), rest: Some((rest, kept)) }
     }
 }
 
@@ -75,7 +81,7 @@ pub(crate) struct Broken {
     due: Digest,
 }
 
-/// Receives and stages a package that is told by another one, or goes on, up to its end.
+/// Receives and stages a package that comes without a tar, up to its end.
 pub(crate) fn rebuild(
     told: Told,
     archive: &Arc<Archive>,
@@ -85,7 +91,10 @@ pub(crate) fn rebuild(
     let Told { head, base, recipe_length, rest } = told;
     let (manifest, encoded) = manifest(&head, packed)?;
     check_stamp(&head, &manifest)?;
-    let recipe = recipe(recipe_length, &manifest, packed)?;
+    let recipe = match recipe_length {
+        Some(length) => recipe(length, &manifest, packed)?,
+        None => Recipe::whole(manifest.files().count()),
+    };
     let staging = Staging::begin(archive, session, &head, (&manifest, &encoded))?;
     packed.holds(staging.partial());
     staging.lay_out(&manifest)?;

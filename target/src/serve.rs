@@ -122,7 +122,7 @@ fn converse(mut input: Input, output: &Arc<Output>, pulse: Arc<Pulse>, allowed: 
     let turns = Arc::new(Turns::new(archive.clone()));
     let aging = Aging::new(archive.clone(), turns.clone(), &hello);
     let group = Group::new(archive.clone(), turns, output.clone(), pulse.clone());
-    let inflate = Inflate::new().map_err(|why| End::Failed(Refusal::later(why.to_string())))?;
+    let inflate = Inflate::new(protocol).map_err(|why| End::Failed(Refusal::later(why.to_string())))?;
     let intake = Intake { input, group, pulse };
     let replace = allowed.replace || !allowed.is_restricted();
     let output = output.clone();
@@ -235,6 +235,7 @@ impl Talk {
                 ToTarget::Replace { number, length, digest } => self.replace(number, length, digest)?,
                 ToTarget::Query(places) => self.query(&places)?,
                 ToTarget::Package(head) => self.package(head)?,
+                ToTarget::Whole(head) => self.whole(head)?,
                 ToTarget::Delta(delta) => self.delta(delta)?,
                 ToTarget::Mend { number, files } => self.mend(number, files)?,
                 ToTarget::Resume(what) => self.resume(what)?,
@@ -311,6 +312,13 @@ impl Talk {
         let wanted = Standing::Version(head.stamp);
         let stands = self.archive.standing(&head.id).as_ref() == Ok(&wanted);
         Ok(stands && self.aging.is_needed(&head.id, &wanted).map_err(End::Failed)?)
+    }
+
+    /// A package that comes in full, without a tar.
+    fn whole(&mut self, head: PackageHead) -> Result<(), End> {
+        self.count(head.number)?;
+        self.leave_kept(&head);
+        self.rebuild(Told::whole(head))
     }
 
     /// A package that is told by another one.

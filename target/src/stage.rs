@@ -230,8 +230,10 @@ impl Staging {
     /// Makes an empty regular file.
     pub(crate) fn create(&self, entry: &Entry) -> Result<File, Refusal> {
         let (parent, name) = entry.split();
+        // Another session may have to go on writing it.
+        let mode = if self.hidden.partial.is_some() { entry.mode | 0o600 } else { entry.mode };
         self.parent(parent)
-            .and_then(|parent| parent.create(name))
+            .and_then(|parent| parent.create_with(name, mode))
             .map_err(|why| self.refusal("make", entry, why))
     }
 

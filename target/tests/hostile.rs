@@ -9,7 +9,7 @@ use std::os::unix::fs::symlink;
 use blat_target::frame::{self, MAGIC};
 use blat_target::manifest::{Kind, MANIFEST_MAX};
 use blat_target::message::{
-    Digest, HostHello, Mend, Outcome, PROTOCOL, PackageHead, Refusal, Standing, ToTarget, WINDOW_LOG_MAX,
+    Digest, HostHello, Mend, Outcome, PROTOCOL, PackageHead, Refusal, Standing, ToTarget, window_log_max,
 };
 use blat_target::stamp::Stamp;
 use common::pack::{Pack, Parts, STAMP, append};
@@ -468,7 +468,7 @@ fn a_bomb_behind_a_version_that_stands_ends_the_session() {
 #[test]
 fn a_window_beyond_the_limit_ends_the_session() {
     let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
-    encoder.window_log(WINDOW_LOG_MAX + 1).unwrap();
+    encoder.window_log(window_log_max(PROTOCOL) + 1).unwrap();
     std::io::Write::write_all(&mut encoder, &Parts::described("a/1").pack().plain).unwrap();
     std::io::Write::flush(&mut encoder).unwrap();
     let packed = encoder.get_ref().clone();
