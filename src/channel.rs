@@ -2,11 +2,11 @@
 //! belongs to this host.
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::SystemTime;
 
 use anyhow::anyhow;
-use blat_target::message::{HostHello, PROTOCOL};
+use blat_target::message::{Digest, HostHello, PROTOCOL, ToTarget};
 
 use crate::config::{Settings, SshTarget, There};
 use crate::delta::Cache;
@@ -22,6 +22,16 @@ use crate::ssh::{Connection, Endpoint, Proof};
 use crate::state;
 use crate::sync::upkeep::skew;
 
+/// What a session is for.
+#[derive(Clone, Copy, Debug)]
+pub enum Purpose {
+    /// A synchronisation. It sends nothing while tags are transferred, and asks first what the target has,
+    /// of which the listing of this digest is known.
+    Sync { known: Digest },
+    /// Tags, and whatever else cannot wait.
+    Tags,
+}
+
 /// An open way to a target.
 #[derive(Debug)]
 pub struct Channel {
@@ -33,27 +43,33 @@ pub struct Channel {
 
 impl Channel {
     /// Attaches to the agent's connection, or makes one where there is none and the key can be read,
-    /// and opens a session, which sends nothing while the lock `way_for` is held. `helper` is the program that is put on the target where it is missing.
+    /// and opens a session for `purpose`. `helper` is the program that is put on the target where it is
+    /// missing.
     pub async fn open(
         settings: &Settings,
         places: &Places,
         helper: &Path,
         reporter: &mut Reporter,
-        way_for: Option<PathBuf>,
+        purpose: Purpose,
     ) -> Result<Self> {
         let SshTarget { ssh, there: target } = over_ssh(settings)?;
         let helper = Helper::read(helper)?;
         let limit = ssh.bandwidth.as_bytes();
         // Synchronisations share what they pack with each other, and transfers likewise.
-        let (lock, tags) = match way_for {
-            Some(_) => (places.sync_lock(), None),
-            None => (places.transfer_lock(), Some(settings.tags.directory.as_path())),
+        let (lock, tags, way_for, early) = match purpose {
+            Purpose::Sync { known } => {
+                (places.sync_lock(), None, Some(places.transfer_lock()), questions(known, places))
+            }
+            Purpose::Tags => {
+                (places.transfer_lock(), Some(settings.tags.directory.as_path()), None, Vec::new())
+            }
         };
         let means = Means {
             cache: Cache::new(places.digests.clone()),
             memory: Memory::new(ssh.memory.as_bytes(), target.memory.as_bytes()),
             ready: Store::new(places.ready.clone(), &lock, tags),
             pace: Pace::new(limit, way_for),
+            early,
         };
         let connection = match Connection::attach(&places.control()).await {
             Some(connection) => connection,
@@ -87,6 +103,15 @@ impl Channel {
         drop(self.session);
         self.connection.close().await;
     }
+}
+
+/// What a synchronisation asks first. Marks, which came later than listings, only of a target that had
+/// them when it was last spoken to.
+fn questions(known: Digest, places: &Places) -> Vec<ToTarget> {
+    let list = ToTarget::List { known: Some(known) };
+    let facts: Option<state::Facts> = state::read(&places.facts());
+    let marks = facts.is_some_and(|facts| facts.protocol >= ToTarget::Marks.since());
+    [list].into_iter().chain(marks.then_some(ToTarget::Marks)).collect()
 }
 
 /// Tells of clocks that differ by much.

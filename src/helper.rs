@@ -125,6 +125,7 @@ impl Helper {
         target: &There,
     ) -> Result<Result<(), String>> {
         let build = session.hello.build;
+        session.drop_early().await?;
         if session.hello.protocol < REPLACES_SINCE {
             let put = self.put(connection, target).await.map_err(|failure| old(session, failure));
             if put.is_ok() {

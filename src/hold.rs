@@ -9,7 +9,7 @@ use std::path::Path;
 
 use blat_target::message::Info;
 
-use crate::channel::Channel;
+use crate::channel::{Channel, Purpose};
 use crate::config::Settings;
 use crate::failure::{Failure, Needs, Result};
 use crate::places::{Places, replace};
@@ -75,7 +75,7 @@ fn say(settings: &Settings, places: &Places, reason: Option<String>) {
 
 async fn tell(settings: &Settings, places: &Places, helper: &Path, reason: Option<String>) -> Result<Info> {
     let mut reporter = Reporter::to_the_log(settings.name.as_str());
-    let mut channel = Channel::open(settings, places, helper, &mut reporter, None).await?;
+    let mut channel = Channel::open(settings, places, helper, &mut reporter, Purpose::Tags).await?;
     if !channel.session.ages() {
         channel.drop_session().await;
         return Err(Failure::person(anyhow::anyhow!("the helper there is too old to know of it")));

@@ -69,8 +69,13 @@ impl Progress {
     pub(crate) fn answered(&self) {
         let asked = self.0.asked.swap(0, Ordering::Relaxed);
         if asked > 0 {
-            self.0.round_trip.fetch_min(self.now_exactly().saturating_sub(asked), Ordering::Relaxed);
+            self.answered_within(Duration::from_micros(self.now_exactly().saturating_sub(asked)));
         }
+    }
+
+    /// The target was asked something, and answered so much later.
+    pub(crate) fn answered_within(&self, time: Duration) {
+        self.0.round_trip.fetch_min(time.as_micros() as u64, Ordering::Relaxed);
     }
 
     /// How long the way there and back takes at most, if anything was asked yet.

@@ -7,9 +7,9 @@
 
 mod aging;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use blat_target::frame::{self, Frame, HEADER_LEN, Header, MAGIC};
 use blat_target::listing::{Listing, chunk};
@@ -70,6 +70,9 @@ pub struct Means {
     pub memory: Memory,
     pub ready: Store,
     pub pace: Pace,
+    /// What is asked along with the hello, which saves a round trip: a [`ToTarget::List`], or that and
+    /// [`ToTarget::Marks`] of a target that is known to have them. The session's first questions must be these.
+    pub early: Vec<ToTarget>,
 }
 
 impl Means {
@@ -80,6 +83,7 @@ impl Means {
             memory: Memory::default(),
             ready: Store::none(),
             pace: Pace::new(0, None),
+            early: Vec::new(),
         }
     }
 }
@@ -111,6 +115,8 @@ pub struct Session {
     told: HashMap<u64, Told>,
     heard: mpsc::Receiver<Heard>,
     progress: Progress,
+    /// What was asked along with the hello, and is not taken up yet.
+    early: VecDeque<ToTarget>,
     sent: u64,
     writer: JoinHandle<()>,
     reader: JoinHandle<()>,
@@ -150,13 +156,20 @@ impl Session {
         let (Some(mut stdin), Some(stdout)) = (stdin, stdout) else {
             return Err(Failure::later(anyhow::anyhow!("ssh gave no channel")).into());
         };
-        let greeting = [&MAGIC[..], &frame::message(&ToTarget::Hello(hello))].concat();
+        let early = means.early.iter().flat_map(frame::message);
+        let greeting: Vec<u8> =
+            MAGIC.iter().copied().chain(frame::message(&ToTarget::Hello(hello))).chain(early).collect();
+        let asked = Instant::now();
         // A helper that is missing closes its end before it reads: what it says tells more.
         let _ = stdin.write_all(&greeting).await;
         let mut stdout = BufReader::with_capacity(1 << 16, stdout);
         let answered = timeout(packer::STALL, meet(&mut stdout)).await;
         match answered.unwrap_or_else(|_| Err(Unmet::Failed(stalled()))) {
-            Ok(hello) => Ok(Self::run(hello, child, stdin, stdout, means.clone())),
+            Ok(hello) => {
+                let progress = Progress::start();
+                progress.answered_within(asked.elapsed());
+                Ok(Self::run(hello, child, stdin, stdout, progress, means.clone()))
+            }
             Err(Unmet::Failed(failure)) => Err(failure.into()),
             Err(Unmet::Declined(failure)) => Err(Refused::Declined(failure)),
             Err(Unmet::Ended) => Err(epitaph(child).await),
@@ -168,12 +181,13 @@ impl Session {
         mut child: Child,
         stdin: ChildStdin,
         stdout: BufReader<ChildStdout>,
+        progress: Progress,
         means: Means,
     ) -> Self {
         let (jobs, to_do) = jobs();
         let (frames, to_send) = mpsc::channel(FRAMES_AHEAD);
         let (hear, heard) = mpsc::channel(EVENTS_AHEAD);
-        let progress = Progress::start();
+        let early = means.early.iter().cloned().collect();
         let protocol = hello.protocol;
         if let Some(stderr) = child.stderr().take() {
             tokio::spawn(async move { tracing::debug!("the helper said: {}", words(stderr).await) });
@@ -182,7 +196,8 @@ impl Session {
         let writer = tokio::spawn(write(stdin, to_send, means.pace.clone(), progress.clone()));
         packer::start(protocol, to_do, answers, means, frames, hear.clone(), progress.clone());
         let reader = tokio::spawn(read(stdout, hear, answer, progress.clone()));
-        Self { hello, jobs, told: HashMap::new(), heard, progress, sent: 0, writer, reader, _child: child }
+        let told = HashMap::new();
+        Self { hello, jobs, told, heard, progress, early, sent: 0, writer, reader, _child: child }
     }
 
     /// The answer to a question about `count` places.
@@ -227,7 +242,7 @@ impl Session {
 
     /// Asks what stands in the whole archive. The listing is none if its digest is `known`.
     pub async fn list(&mut self, known: Option<Digest>) -> Result<(Option<Listing>, Listed)> {
-        self.push(Job::Say(ToTarget::List { known }))?;
+        self.ask(ToTarget::List { known })?;
         let mut listing = chunk::Reader::default();
         loop {
             match self.hear().await? {
@@ -312,6 +327,26 @@ impl Session {
             Heard::Said(ToHost::Done { .. }) => Ok(()),
             other => Err(unexpected(&other)),
         }
+    }
+
+    /// Asks, unless just that was asked along with the hello.
+    fn ask(&mut self, question: ToTarget) -> Result<()> {
+        match self.early.pop_front() {
+            Some(early) if early == question => Ok(()),
+            Some(early) => Err(Failure::later(anyhow::anyhow!("{early:?} was asked before {question:?}"))),
+            None => self.push(Job::Say(question)),
+        }
+    }
+
+    /// Hears what was asked along with the hello, for a session that is for something else.
+    pub async fn drop_early(&mut self) -> Result<()> {
+        while let Some(question) = self.early.front() {
+            match question {
+                ToTarget::List { known } => self.list(*known).await.map(drop)?,
+                _ => self.marks().await.map(drop)?,
+            }
+        }
+        Ok(())
     }
 
     fn next_number(&mut self) -> u64 {

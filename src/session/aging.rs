@@ -45,7 +45,7 @@ impl Session {
 
     /// All marks, and what went on at the target.
     pub async fn marks(&mut self) -> Result<(Vec<Mark>, Info)> {
-        self.push(Job::Say(ToTarget::Marks))?;
+        self.ask(ToTarget::Marks)?;
         let mut marks = Vec::new();
         loop {
             match self.hear().await? {

@@ -10,6 +10,7 @@ use blat_target::package::PackageVersion;
 
 use super::known::Put;
 use super::plan::Plan;
+use super::room::Look;
 use super::show::Show;
 use crate::archive::Archive;
 use crate::bases;
@@ -64,6 +65,8 @@ pub(super) struct Carry<'a> {
     sent: HashMap<u64, Sent>,
     /// When the bytes of the last package were all under way: those of the next come from then on.
     packed: Instant,
+    /// Whether all of it fits there.
+    look: Look,
     carried: Carried,
 }
 
@@ -79,11 +82,12 @@ impl<'a> Carry<'a> {
         archive: &'a Archive,
         listing: &'a Listing,
         channel: &'a mut Channel,
+        look: Look,
         reporter: &'a mut Reporter,
         show: &'a mut Show,
     ) -> Self {
         let (sent, carried) = (HashMap::new(), Carried::default());
-        Self { archive, listing, channel, reporter, show, sent, packed: Instant::now(), carried }
+        Self { archive, listing, channel, reporter, show, sent, packed: Instant::now(), look, carried }
     }
 
     /// Carries `plan` out, and lays `package_list` down if one is given. What was done before an
@@ -99,6 +103,11 @@ impl<'a> Carry<'a> {
         }
         while !self.sent.is_empty() {
             self.hear().await?;
+        }
+        if !self.carried.failed.is_empty()
+            && let Some(reason) = self.look.last_warning().await
+        {
+            self.reporter.tell(Report::Problem { reason, about: None });
         }
         Ok(self.carried)
     }
@@ -118,7 +127,15 @@ impl<'a> Carry<'a> {
     }
 
     async fn hear(&mut self) -> Result<()> {
-        match self.channel.session.event().await? {
+        let event = tokio::select! {
+            biased;
+            reason = self.look.warning() => {
+                self.reporter.tell(Report::Problem { reason, about: None });
+                return Ok(());
+            }
+            event = self.channel.session.event() => event?,
+        };
+        match event {
             Event::Packed(packed) => {
                 if let Some(sent) = self.sent.get_mut(&packed.number) {
                     sent.bytes = packed.bytes;

@@ -1,15 +1,26 @@
-//! Whether what is to be sent fits on the target: asked before anything is sent.
+//! Whether what is to be sent fits on the target: found out while the first of it is sent.
 //!
 //! To measure means to go through every file that is to be sent, so it is only done where it can
-//! matter: where the file system of the source archive has more in use than the target has free.
+//! matter: where the file system of the source archive has more in use than the target has free; and
+//! by a thread of its own.
 
+use std::future::pending;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
 
 use blat_target::message::Info;
+use blat_target::package::PackageVersion;
 use nix::sys::statvfs::statvfs;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use super::plan::Plan;
 use super::plan_text::size;
+use crate::archive::Archive;
+use crate::pack;
+use crate::progress::Progress;
 
 /// What each file takes beside its bytes, at most, on most file systems.
 const BLOCK: u64 = 4096;
@@ -30,23 +41,69 @@ impl Need {
     }
 }
 
-/// The warning, if what is to be sent does not fit. `need` measures one package.
-pub(super) fn warning(
-    plan: &Plan,
-    source: &Path,
-    info: &Info,
-    mut measure: impl FnMut(&blat_target::package::PackageVersion) -> Option<(u64, u64)>,
-) -> Option<String> {
-    if plan.sends.is_empty() || all_fits(source, info) {
-        return None;
+/// For how long to wait for it in the end, where something was not sent.
+const WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// A look at what is to be sent, which goes on by itself until this is dropped.
+pub(super) struct Look {
+    warning: Option<oneshot::Receiver<Option<String>>>,
+    over: Arc<AtomicBool>,
+}
+
+impl Look {
+    /// Begins to measure what `plan` sends of `archive`, which lies at `source`, if that can matter.
+    pub(super) fn begin(plan: &Plan, source: &Path, archive: &Archive, info: Option<Info>) -> Self {
+        let over = Arc::new(AtomicBool::new(false));
+        let needed = |info: &Info| !plan.sends.is_empty() && !all_fits(source, info);
+        let warning = info.filter(needed).map(|info| {
+            let (tell, warning) = oneshot::channel();
+            let ids: Vec<PackageVersion> = plan.sends.iter().map(|send| send.id.clone()).collect();
+            let (archive, over) = (archive.clone(), over.clone());
+            std::thread::spawn(move || {
+                let mut need = Need::default();
+                for id in ids.iter().take_while(|_| !over.load(Relaxed)) {
+                    let (bytes, inodes) = size_of(&archive, id).unwrap_or_default();
+                    need.add(bytes, inodes);
+                }
+                // Nobody listens any more if it is over.
+                let _ = tell.send(told(need, &info));
+            });
+            warning
+        });
+        Self { warning, over }
     }
-    let mut need = Need::default();
-    for send in &plan.sends {
-        if let Some((bytes, inodes)) = measure(&send.id) {
-            need.add(bytes, inodes);
+
+    /// Waits for the warning that something does not fit; for ever, if there is none.
+    pub(super) async fn warning(&mut self) -> String {
+        if let Some(warning) = &mut self.warning {
+            let told = warning.await;
+            self.warning = None;
+            if let Ok(Some(told)) = told {
+                return told;
+            }
+        }
+        pending().await
+    }
+
+    /// The warning, where something was not sent and it was not told yet: that may be why.
+    pub(super) async fn last_warning(&mut self) -> Option<String> {
+        match &self.warning {
+            Some(_) => timeout(WAIT_MAX, self.warning()).await.ok(),
+            None => None,
         }
     }
-    told(need, info)
+}
+
+impl Drop for Look {
+    fn drop(&mut self) {
+        self.over.store(true, Relaxed);
+    }
+}
+
+/// The sizes of a package's files together, and how many entries it has.
+pub(super) fn size_of(archive: &Archive, id: &PackageVersion) -> Option<(u64, u64)> {
+    let scan = pack::scan(&archive.path(id), &Progress::start()).ok()?;
+    Some((scan.manifest.bytes(), scan.manifest.entries.len() as u64))
 }
 
 /// Whether even the whole source would fit.

@@ -31,13 +31,11 @@ use super::stop;
 use super::upkeep;
 use crate::archive::Archive;
 use crate::bucket::{Bucket, State};
-use crate::channel::{Channel, clock};
+use crate::channel::{Channel, Purpose, clock};
 use crate::config::{AgingMode, Destination, S3, Settings, Source};
 use crate::failure::{Failure, Needs, Result};
 use crate::lock;
-use crate::pack;
 use crate::places::{Places, replace};
-use crate::progress::Progress;
 use crate::release;
 use crate::release::answer::{Answer, Asked};
 use crate::report::{Report, Reporter};
@@ -74,7 +72,7 @@ pub async fn run(settings: &Settings, places: &Places, helper: &Path, mode: Mode
         // It changes nothing, so it may run beside another; what it finds is for the person who asked.
         Mode::DryRun { .. } => {
             let mut reporter = Reporter::to_the_log(settings.name.as_str());
-            let mut run = Run { settings, places, helper, reporter: &mut reporter };
+            let mut run = Run::new(settings, places, helper, &mut reporter);
             run.all(mode).await.map(drop)
         }
     }
@@ -87,7 +85,7 @@ async fn carry_out(settings: &Settings, places: &Places, helper: &Path, mode: Mo
     stop::watch(settings.name.as_str(), places)?;
     let begun = places.sync_begun();
     replace(&begun, b"").person(format!("cannot write {}", begun.display()))?;
-    let mut run = Run { settings, places, helper, reporter: &mut reporter };
+    let mut run = Run::new(settings, places, helper, &mut reporter);
     let ended = run.all(mode).await;
     if let Err(failure) = &ended {
         record::failed(places, failure);
@@ -148,9 +146,15 @@ struct Run<'a> {
     places: &'a Places,
     helper: &'a Path,
     reporter: &'a mut Reporter,
+    /// What the target had when it was last asked.
+    known: Listing,
 }
 
-impl Run<'_> {
+impl<'a> Run<'a> {
+    fn new(settings: &'a Settings, places: &'a Places, helper: &'a Path, reporter: &'a mut Reporter) -> Self {
+        Self { settings, places, helper, reporter, known: known::read(&places.listing()) }
+    }
+
     async fn all(&mut self, mode: Mode) -> Result<Ended> {
         let begin = Instant::now();
         let source = &self.settings.source;
@@ -192,10 +196,9 @@ impl Run<'_> {
         mode: Mode,
     ) -> Result<Option<(Plan, Carried, Done)>> {
         tell("asking the target what it has");
-        // Tags go before bulk.
-        let way_for = Some(self.places.transfer_lock());
+        let purpose = Purpose::Sync { known: Digest(self.known.digest()) };
         let mut channel =
-            Channel::open(self.settings, self.places, self.helper, self.reporter, way_for).await?;
+            Channel::open(self.settings, self.places, self.helper, self.reporter, purpose).await?;
         let ended = self.over(&mut channel, archive, set, refused, record, mode).await;
         match ended {
             Ok(_) => channel.close().await,
@@ -227,7 +230,7 @@ impl Run<'_> {
         let marks = bucket::marks(&state);
         plan.age(set, &listing, &marks, &policy, clock()).person("the bucket has too much to plan for")?;
         if let Mode::DryRun { json } = mode {
-            plan.measure(|id| size_of(archive, id).map(|(bytes, _)| bytes));
+            plan.measure(|id| room::size_of(archive, id).map(|(bytes, _)| bytes));
             self.print(&plan, json);
             return Ok(None);
         }
@@ -292,17 +295,17 @@ impl Run<'_> {
     ) -> Result<Option<(Plan, Carried, Done)>> {
         let mut planned = self.plan(channel, set, refused, mode).await?;
         if let Mode::DryRun { json } = mode {
-            planned.plan.measure(|id| size_of(archive, id).map(|(bytes, _)| bytes));
+            planned.plan.measure(|id| room::size_of(archive, id).map(|(bytes, _)| bytes));
             self.print(&planned.plan, json);
             return Ok(None);
         }
         planned = self.unmark(channel, set, refused, mode, planned).await?;
-        self.warn_of_room(archive, &planned);
         record.begins(&planned.plan, &planned.listing);
         let text = package_list(set);
         let same = planned.listed.package_list == Some(Digest(*blake3::hash(&text).as_bytes()));
         let mut show = Show::of(&planned.plan, self.places.progress());
-        let carry = Carry::new(archive, &planned.listing, channel, self.reporter, &mut show);
+        let look = room::Look::begin(&planned.plan, &self.settings.source, archive, planned.info.clone());
+        let carry = Carry::new(archive, &planned.listing, channel, look, self.reporter, &mut show);
         let carried = carry.out(&planned.plan, (!same).then_some(text)).await;
         show.end();
         let carried = carried?;
@@ -380,14 +383,6 @@ impl Run<'_> {
         Err(Failure::later(anyhow!("what stands on the target keeps changing")))
     }
 
-    fn warn_of_room(&mut self, archive: &Archive, planned: &Planned) {
-        let Some(info) = &planned.info else { return };
-        let measure = |id: &PackageVersion| size_of(archive, id);
-        if let Some(reason) = room::warning(&planned.plan, &self.settings.source, info, measure) {
-            self.reporter.tell(Report::Problem { reason, about: None });
-        }
-    }
-
     /// Marks and deletes what is in excess, as was planned, and notes what the target tells of itself.
     async fn age(&mut self, channel: &mut Channel, set: &CurrentSet, planned: &Planned) -> Result<Done> {
         let (Some(decision), Some(info)) = (&planned.plan.aged, &planned.info) else {
@@ -411,12 +406,11 @@ impl Run<'_> {
     }
 
     async fn list(&mut self, channel: &mut Channel) -> Result<(Listing, Listed)> {
-        let known = known::read(&self.places.listing());
-        let (listing, listed) = channel.session.list(Some(Digest(known.digest()))).await?;
+        let (listing, listed) = channel.session.list(Some(Digest(self.known.digest()))).await?;
         for fault in &listed.passed_over {
             self.reporter.tell(Report::Problem { reason: format!("on the target, {fault}"), about: None });
         }
-        Ok((listing.unwrap_or(known), listed))
+        Ok((listing.unwrap_or_else(|| self.known.clone()), listed))
     }
 
     fn remember(&self, before: &Listing, carried: &Carried, aged: &Done) {
@@ -533,10 +527,4 @@ async fn wanted(rows: Rows, archive: &Archive, record: &Record<'_>, mode: Mode) 
         record.wanted(&set);
     }
     Ok(set)
-}
-
-/// How large a package is, as far as it can be read: in bytes, and in files, folders and links.
-fn size_of(archive: &Archive, id: &PackageVersion) -> Option<(u64, u64)> {
-    let scan = pack::scan(&archive.path(id), &Progress::start()).ok()?;
-    Some((scan.manifest.bytes(), scan.manifest.entries.len() as u64))
 }

@@ -21,7 +21,7 @@ use blat_target::package::PackageVersion;
 
 use crate::archive::Archive;
 use crate::bases::{self, Base};
-use crate::channel::Channel;
+use crate::channel::{Channel, Purpose};
 use crate::config::{Destination, Settings};
 use crate::failure::{Failure, Needs, Result};
 use crate::lock;
@@ -173,7 +173,9 @@ impl Run<'_> {
         }
         let mut channel = match self.channel.take() {
             Some(channel) => channel,
-            None => Channel::open(self.settings, self.places, self.helper, self.reporter, None).await?,
+            None => {
+                Channel::open(self.settings, self.places, self.helper, self.reporter, Purpose::Tags).await?
+            }
         };
         let ended = self.send_over(&mut channel, &mut round).await;
         if ended.is_ok() {
