@@ -29,8 +29,11 @@ use crate::session::Heard;
 /// what comes out.
 const LEVEL_FOR_MANY: i32 = 5;
 /// Long-distance matching looks at one place in 2^7: at one in 2^4 it finds 1 % more in 1.5 times
-/// the time.
+/// the time;
 const LONG_DISTANCE_RATE: u32 = 7;
+/// and takes matches from so many bytes on. What is shorter is left to the level's own search: with zstd's
+/// 64, packages of text become 1 % longer; with more, programs do.
+const LONG_DISTANCE_MIN: u32 = 96;
 /// The packed stream is cut into pieces of so many bytes.
 const PIECE: usize = 128 << 10;
 /// What is read is handed over in pieces of so many bytes,
@@ -225,6 +228,7 @@ fn stream<W: Write>(level: i32, window_log: u32, out: W) -> io::Result<Encoder<'
     stream.window_log(window_log)?;
     stream.long_distance_matching(true)?;
     stream.set_parameter(CParameter::LdmHashRateLog(LONG_DISTANCE_RATE))?;
+    stream.set_parameter(CParameter::LdmMinMatch(LONG_DISTANCE_MIN))?;
     Ok(stream)
 }
 

@@ -117,6 +117,8 @@ pub struct Session {
     progress: Progress,
     /// What was asked along with the hello, and is not taken up yet.
     early: VecDeque<ToTarget>,
+    /// Whether the packer was told that this is the end.
+    done: bool,
     sent: u64,
     writer: JoinHandle<()>,
     reader: JoinHandle<()>,
@@ -197,7 +199,19 @@ impl Session {
         packer::start(protocol, to_do, answers, means, frames, hear.clone(), progress.clone());
         let reader = tokio::spawn(read(stdout, hear, answer, progress.clone()));
         let told = HashMap::new();
-        Self { hello, jobs, told, heard, progress, early, sent: 0, writer, reader, _child: child }
+        Self {
+            hello,
+            jobs,
+            told,
+            heard,
+            progress,
+            early,
+            done: false,
+            sent: 0,
+            writer,
+            reader,
+            _child: child,
+        }
     }
 
     /// The answer to a question about `count` places.
@@ -319,10 +333,23 @@ impl Session {
         self.jobs.push_urgent(Job::Mend { number, id, folder, made }).map_err(over)
     }
 
+    /// Says right behind what was handed over that this was all, so that the target commits it at once and
+    /// the session's end takes no round trip of its own. Nothing may be sent or asked any more. Where the
+    /// target may doubt a package, it waits for [`Session::finish`].
+    pub fn end_is_near(&mut self) -> Result<()> {
+        if !self.done && self.told.is_empty() {
+            self.push(Job::Done)?;
+            self.done = true;
+        }
+        Ok(())
+    }
+
     /// Ends the session: says how much was sent, and waits for the target's counts.
     /// All outcomes must have been heard.
     pub async fn finish(mut self) -> Result<()> {
-        self.push(Job::Done)?;
+        if !self.done {
+            self.push(Job::Done)?;
+        }
         match self.hear().await? {
             Heard::Said(ToHost::Done { .. }) => Ok(()),
             other => Err(unexpected(&other)),

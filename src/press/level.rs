@@ -11,10 +11,10 @@
 use std::time::{Duration, Instant};
 
 /// From the one for a fast line to the one that makes least for a slow one.
-const LEVELS: [i32; 5] = [1, 3, 6, 9, 12];
+const LEVELS: [i32; 6] = [1, 3, 5, 7, 9, 12];
 const QUICKEST: i32 = LEVELS[0];
 /// The first of a session with a target that is not near.
-const FOR_FAR: i32 = 6;
+const FOR_FAR: i32 = 7;
 /// Who answers so soon is near.
 const NEAR: Duration = Duration::from_millis(20);
 /// How fast a line is, is judged by so many bytes at a time, more than what ssh and the kernel take in
@@ -27,9 +27,12 @@ const FAST: f64 = 11e6;
 /// The queue counts as full, or as empty, from here on,
 const FULL: f64 = 0.75;
 const EMPTY: f64 = 0.1;
-/// where it is so for as long as this. So long a level stays, at least: the queue takes a while to show
-/// what it does.
-const STAYS: Duration = Duration::from_secs(1);
+/// where it is so for as long as this: a new stream makes up for itself only after a while, and behind an
+/// empty queue ssh and the kernel have some that keeps the line busy.
+const FULL_LASTS: Duration = Duration::from_secs(1);
+const EMPTY_LASTS: Duration = Duration::from_secs(3);
+/// When it was not looked at for so long, there was nothing to pack.
+const UNSEEN: Duration = Duration::from_millis(500);
 
 /// Chooses levels for one session.
 pub(super) struct Levels {
@@ -79,16 +82,16 @@ impl Levels {
             self.not_full = now;
         }
         // Where there was nothing to pack, it is empty for that.
-        if full > EMPTY || now - self.looked >= STAYS / 2 {
+        if full > EMPTY || now - self.looked >= UNSEEN {
             self.not_empty = now;
         }
         self.looked = now;
-        let lasts = |since: Instant| now - since.max(self.since) >= STAYS;
+        let lasted = |since: Instant| now - since.max(self.since);
         let level = if self.line >= FAST {
             QUICKEST
-        } else if lasts(self.not_full) {
+        } else if lasted(self.not_full) >= FULL_LASTS {
             LEVELS.into_iter().find(|level| *level > self.level).unwrap_or(self.level)
-        } else if lasts(self.not_empty) {
+        } else if lasted(self.not_empty) >= EMPTY_LASTS {
             LEVELS.into_iter().rfind(|level| *level < self.level).unwrap_or(self.level)
         } else {
             self.level
@@ -110,6 +113,7 @@ mod tests {
     use super::*;
 
     const FAR: Option<Duration> = Some(Duration::from_millis(50));
+    const SECOND: Duration = Duration::from_secs(1);
 
     /// What is chosen second by second, over a line of so many bytes a second, with a queue that is so full.
     fn over(line: u64, round_trip: Option<Duration>, full: f64) -> Vec<i32> {
@@ -120,9 +124,9 @@ mod tests {
         seconds
             .map(|second| {
                 for tenth in 1..=10 {
-                    levels.choose(full, begin + STAYS * (second - 1) + STAYS * tenth / 10);
+                    levels.choose(full, begin + SECOND * (second - 1) + SECOND * tenth / 10);
                 }
-                levels.sent(u64::from(second) * line, begin + STAYS * second);
+                levels.sent(u64::from(second) * line, begin + SECOND * second);
                 levels.level()
             })
             .collect()
@@ -137,26 +141,26 @@ mod tests {
     #[test]
     fn a_slow_line_gets_as_little_as_can_be_packed_in_time() {
         assert_eq!(over(10_000_000, FAR, 1.0)[..4], [9, 12, 12, 12]);
-        assert_eq!(over(10_000_000, FAR, 0.5), [6; 20]);
-        assert_eq!(over(10_000_000, FAR, 0.0)[..4], [3, 1, 1, 1]);
-        assert_eq!(over(10_000_000, None, 0.5), [6; 20]);
-        assert_eq!(over(10_000_000, Some(NEAR / 2), 1.0)[..4], [3, 6, 9, 12]);
+        assert_eq!(over(10_000_000, FAR, 0.5), [FOR_FAR; 20]);
+        assert_eq!(over(10_000_000, FAR, 0.0)[..12], [7, 7, 5, 5, 5, 3, 3, 3, 1, 1, 1, 1]);
+        assert_eq!(over(10_000_000, None, 0.5), [FOR_FAR; 20]);
+        assert_eq!(over(10_000_000, Some(NEAR / 2), 1.0)[..5], [3, 5, 7, 9, 12]);
     }
 
     #[test]
     fn a_level_lasts_for_a_while() {
         let begin = Instant::now();
         let mut levels = Levels::new(FAR, begin);
-        assert!(!levels.choose(1.0, begin + STAYS / 2));
-        assert!(levels.choose(1.0, begin + STAYS));
-        assert!(!levels.choose(1.0, begin + STAYS * 3 / 2), "the new one has to last as well");
+        assert!(!levels.choose(1.0, begin + FULL_LASTS / 2));
+        assert!(levels.choose(1.0, begin + FULL_LASTS));
+        assert!(!levels.choose(1.0, begin + FULL_LASTS * 3 / 2), "the new one has to last as well");
     }
 
     #[test]
     fn a_queue_that_is_empty_for_there_was_nothing_to_pack_changes_nothing() {
         let begin = Instant::now();
         let mut levels = Levels::new(FAR, begin);
-        assert!((1..10).all(|second| !levels.choose(0.0, begin + STAYS * second)));
+        assert!((1..10).all(|time| !levels.choose(0.0, begin + EMPTY_LASTS * time)));
     }
 
     #[test]
@@ -164,8 +168,8 @@ mod tests {
         let begin = Instant::now();
         let mut levels = Levels::new(FAR, begin);
         for second in 1..10 {
-            assert!(!levels.choose(0.5, begin + STAYS * second - STAYS / 2));
-            assert!(!levels.choose(1.0, begin + STAYS * second));
+            assert!(!levels.choose(0.5, begin + SECOND * second - SECOND / 2));
+            assert!(!levels.choose(1.0, begin + SECOND * second));
         }
     }
 }

@@ -90,9 +90,14 @@ impl<'a> Carry<'a> {
         Self { archive, listing, channel, reporter, show, sent, packed: Instant::now(), look, carried }
     }
 
-    /// Carries `plan` out, and lays `package_list` down if one is given. What was done before an
-    /// error stays done, and the next run finds it.
-    pub(super) async fn out(mut self, plan: &Plan, package_list: Option<Vec<u8>>) -> Result<Carried> {
+    /// Carries `plan` out, and lays `package_list` down if one is given; whether that is the `last` that the
+    /// session has to say. What was done before an error stays done, and the next run finds it.
+    pub(super) async fn out(
+        mut self,
+        plan: &Plan,
+        package_list: Option<Vec<u8>>,
+        last: bool,
+    ) -> Result<Carried> {
         let packages = plan.sends.iter().map(|send| Item::Package(send.id.clone(), Put::Version(send.stamp)));
         let links = plan.links.iter().map(|link| Item::Link(link.id.clone(), link.text.clone().into_bytes()));
         for item in packages.chain(links).chain(package_list.map(Item::PackageList)) {
@@ -100,6 +105,9 @@ impl<'a> Carry<'a> {
                 self.hear().await?;
             }
             self.send(item)?;
+        }
+        if last {
+            self.channel.session.end_is_near()?;
         }
         while !self.sent.is_empty() {
             self.hear().await?;

@@ -304,12 +304,17 @@ impl<'a> Run<'a> {
         let text = package_list(set);
         let same = planned.listed.package_list == Some(Digest(*blake3::hash(&text).as_bytes()));
         let mut show = Show::of(&planned.plan, self.places.progress());
+        let silent = self.is_silent_about_excess(&planned);
         let look = room::Look::begin(&planned.plan, &self.settings.source, archive, planned.info.clone());
         let carry = Carry::new(archive, &planned.listing, channel, look, self.reporter, &mut show);
-        let carried = carry.out(&planned.plan, (!same).then_some(text)).await;
+        let carried = carry.out(&planned.plan, (!same).then_some(text), silent).await;
         show.end();
         let carried = carried?;
-        let aged = self.age(channel, set, &planned).await?;
+        let aged = match silent {
+            true => Done::default(),
+            false => self.age(channel, &mut planned).await?,
+        };
+        self.note(set, &planned)?;
         self.remember(&planned.listing, &carried, &aged);
         Ok(Some((planned.plan, carried, aged)))
     }
@@ -383,8 +388,18 @@ impl<'a> Run<'a> {
         Err(Failure::later(anyhow!("what stands on the target keeps changing")))
     }
 
-    /// Marks and deletes what is in excess, as was planned, and notes what the target tells of itself.
-    async fn age(&mut self, channel: &mut Channel, set: &CurrentSet, planned: &Planned) -> Result<Done> {
+    /// Whether nothing has to be said about excess once everything was sent.
+    fn is_silent_about_excess(&self, planned: &Planned) -> bool {
+        let (Some(decision), Some(info)) = (&planned.plan.aged, &planned.info) else { return true };
+        let holds = info.hold.is_none() && self.places.hold().exists();
+        !holds
+            && !planned.is_to_confirm()
+            && decision.marks().next().is_none()
+            && decision.deletions().is_empty()
+    }
+
+    /// Marks and deletes what is in excess, as was planned; what the target then tells of itself.
+    async fn age(&mut self, channel: &mut Channel, planned: &mut Planned) -> Result<Done> {
         let (Some(decision), Some(info)) = (&planned.plan.aged, &planned.info) else {
             return Ok(Done::default());
         };
@@ -394,15 +409,19 @@ impl<'a> Run<'a> {
         }
         let (policy, target) = (&planned.policy, self.settings.name.as_str());
         let done = age::carry_out(decision, policy, target, channel, self.reporter).await?;
-        let mut info = info.clone();
-        if policy.guard.is_none() {
-            if policy.mode != AgingMode::None {
-                info = channel.session.confirm(policy.max_delete).await?;
-            }
+        if planned.is_to_confirm() {
+            planned.info = Some(channel.session.confirm(policy.max_delete).await?);
+        }
+        Ok(done)
+    }
+
+    /// Notes how many members there are now, and what the target told of itself.
+    fn note(&mut self, set: &CurrentSet, planned: &Planned) -> Result<()> {
+        let (Some(_), Some(info)) = (&planned.plan.aged, &planned.info) else { return Ok(()) };
+        if planned.policy.guard.is_none() {
             self.note_good(set)?;
         }
-        upkeep::note(&self.places.upkeep(), &info, self.reporter)?;
-        Ok(done)
+        upkeep::note(&self.places.upkeep(), info, self.reporter)
     }
 
     async fn list(&mut self, channel: &mut Channel) -> Result<(Listing, Listed)> {
@@ -477,6 +496,13 @@ struct Planned {
     policy: aging::Policy,
     /// What the target told of itself, if it knows of marks.
     info: Option<Info>,
+}
+
+impl Planned {
+    /// Whether the target's own purge is to know that a good synchronisation has gone through all marks.
+    fn is_to_confirm(&self) -> bool {
+        self.policy.guard.is_none() && self.policy.mode != AgingMode::None
+    }
 }
 
 fn stands_as(found: &Standing, listed: Option<Stands<'_>>) -> bool {

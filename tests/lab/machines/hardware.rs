@@ -1,8 +1,8 @@
 //! The hardware of a machine: a thread with mounts and a network of its own (see `namespace`).
 //!
-//! In its mounts is the machine's disk, an overlay over the image with the machine's own changes.
-//! `/srv` is a plain folder of the host's file system, for archives: there renames and syncs are
-//! the real ones. `/dev/kmsg` is a pipe that the harness reads.
+//! In its mounts is the machine's disk, an overlay over the image with the machine's own changes. `/srv`
+//! and `/home` are plain folders of the host's file system, for archives: there files are made, renamed
+//! and synced as on a real disk. `/dev/kmsg` is a pipe that the harness reads.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -53,6 +53,12 @@ impl Hardware {
         }
         mkfifo(&dir.join("kmsg"), Mode::from_bits_truncate(0o600))?;
         let space = Resident::start(name)?;
+        // Also after a power cut, with what is there.
+        if !dir.join("home").exists() {
+            let homes = image::root()?.join("home");
+            let copied = Command::new("cp").arg("-a").arg(&homes).arg(&dir).status()?;
+            ensure!(copied.success(), "copying {}", homes.display());
+        }
         let (image, disk, binds) = (image::root()?, dir.clone(), options.read_only.clone());
         space.run(move || mount_disk(&image, &disk, &binds))?;
         let root = space.view(&dir.join("root"));
@@ -83,7 +89,9 @@ fn mount_disk(image: &Path, dir: &Path, binds: &[(PathBuf, PathBuf)]) -> Result<
     let kind = Some("overlay");
     mount(kind, &root, kind, MsFlags::empty(), Some(layers.as_str()))
         .context("mounting the machine's overlay")?;
-    bind(&dir.join("srv"), &root.join("srv"), MsFlags::empty())?;
+    for plain in ["srv", "home"] {
+        bind(&dir.join(plain), &root.join(plain), MsFlags::empty())?;
+    }
     for (from, to) in binds {
         let to = root.join(to.strip_prefix("/").unwrap_or(to));
         fs::create_dir_all(&to)?;
