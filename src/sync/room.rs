@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use blat_target::message::Info;
 use blat_target::package::PackageVersion;
+use nix::libc;
 use nix::sys::statvfs::statvfs;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -60,6 +61,7 @@ impl Look {
             let ids: Vec<PackageVersion> = plan.sends.iter().map(|send| send.id.clone()).collect();
             let (archive, over) = (archive.clone(), over.clone());
             std::thread::spawn(move || {
+                give_way();
                 let mut need = Need::default();
                 for id in ids.iter().take_while(|_| !over.load(Relaxed)) {
                     let (bytes, inodes) = size_of(&archive, id).unwrap_or_default();
@@ -98,6 +100,12 @@ impl Drop for Look {
     fn drop(&mut self) {
         self.over.store(true, Relaxed);
     }
+}
+
+/// Lets all else go before this thread: what is sent should not take longer for a warning.
+fn give_way() {
+    // SAFETY: a plain system call. On Linux it is about the calling thread alone.
+    unsafe { libc::nice(19) };
 }
 
 /// The sizes of a package's files together, and how many entries it has.

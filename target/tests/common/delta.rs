@@ -1,4 +1,4 @@
-//! Packing a package that is told by another, honestly or piece by piece.
+//! Packing a package without a tar, in full or told by another, honestly or piece by piece.
 
 use blat_target::delta::{GROUP, Origin, Recipe, Source, Streams, seal};
 use blat_target::manifest::Kind;
@@ -26,7 +26,16 @@ pub struct Told {
 impl Told {
     /// With its `descpkg`, which is the base's.
     pub fn described(id: &str, base: &str) -> Self {
-        let told = Self {
+        Self::new(id, base).same("descpkg", b"about")
+    }
+
+    /// In full, with its `descpkg`.
+    pub fn in_full(id: &str) -> Self {
+        Self::new(id, "none").whole("descpkg", b"about")
+    }
+
+    fn new(id: &str, base: &str) -> Self {
+        Self {
             parts: Parts::new(id),
             base: base.into(),
             base_stamp: Stamp(STAMP),
@@ -35,8 +44,7 @@ impl Told {
             content: Vec::new(),
             digests: Vec::new(),
             seals: None,
-        };
-        told.same("descpkg", b"about")
+        }
     }
 
     /// A file that is said to be what it is in the base.
@@ -69,10 +77,24 @@ impl Told {
 
     /// Manifest, recipe, content, seals.
     pub fn plain(&self) -> Vec<u8> {
+        self.plain_with(&self.recipe.encode())
+    }
+
+    /// Manifest, content, seals.
+    pub fn plain_in_full(&self) -> Vec<u8> {
+        self.plain_with(&[])
+    }
+
+    fn plain_with(&self, recipe: &[u8]) -> Vec<u8> {
         let seals: Vec<_> = self.digests.chunks(GROUP).map(|group| seal(group.iter().copied())).collect();
-        let mut plain = [self.parts.manifest.encode(), self.recipe.encode(), self.content.clone()].concat();
+        let mut plain = [&self.parts.manifest.encode(), recipe, &self.content].concat();
         self.seals.as_ref().unwrap_or(&seals).iter().for_each(|seal| plain.extend_from_slice(&seal.0));
         plain
+    }
+
+    fn head(&self, number: u64) -> PackageHead {
+        let manifest_length = self.parts.manifest.encode().len() as u32;
+        PackageHead { number, id: self.parts.id.clone(), stamp: self.parts.stamp, manifest_length }
     }
 }
 
@@ -80,10 +102,8 @@ impl Host {
     /// Announces a package that is told by another, without its bytes.
     pub fn begin_told(&mut self, told: &Told) -> u64 {
         let number = self.number();
-        let manifest_length = told.parts.manifest.encode().len() as u32;
         let recipe_length = told.recipe_length.unwrap_or(told.recipe.encode().len() as u32);
-        let head =
-            PackageHead { number, id: told.parts.id.clone(), stamp: told.parts.stamp, manifest_length };
+        let head = told.head(number);
         let (base, base_stamp) = (told.base.parse().unwrap(), told.base_stamp);
         self.say(&ToTarget::Delta(DeltaHead { head, base, base_stamp, recipe_length }));
         number
@@ -92,6 +112,20 @@ impl Host {
     pub fn tell(&mut self, told: &Told) -> u64 {
         let number = self.begin_told(told);
         self.bytes(&told.plain());
+        self.say(&ToTarget::PackageEnd);
+        number
+    }
+
+    /// Announces a package that comes in full, without its bytes.
+    pub fn begin_in_full(&mut self, told: &Told) -> u64 {
+        let number = self.number();
+        self.say(&ToTarget::Whole(told.head(number)));
+        number
+    }
+
+    pub fn send_in_full(&mut self, told: &Told) -> u64 {
+        let number = self.begin_in_full(told);
+        self.bytes(&told.plain_in_full());
         self.say(&ToTarget::PackageEnd);
         number
     }

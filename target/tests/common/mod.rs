@@ -216,7 +216,7 @@ impl Host {
             }
         });
         let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 3).unwrap();
-        encoder.window_log(window_log_max(PROTOCOL)).unwrap();
+        encoder.window_log(window_log_max(PROTOCOL_OLDEST)).unwrap();
         let stdin = child.stdin.take();
         Self { child, stdin, heard, listening, encoder, sent: 0, kept: Vec::new() }
     }
