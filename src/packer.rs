@@ -21,7 +21,7 @@ use crate::failure::{Failure, Needs, Result};
 use crate::jobs::Jobs;
 use crate::memory::Memory;
 use crate::pack::{self, Scan};
-use crate::press::Press;
+use crate::press::{Packing, Press};
 use crate::progress::Progress;
 use crate::ready::{Ready, Store, Told};
 use crate::resume::{Kept, Partials, Start};
@@ -265,12 +265,14 @@ impl Packer {
         manifest: &[u8],
         bases: &[Base],
     ) -> Result<Option<Ready>> {
+        let packing = Packing::first(self.progress.round_trip(), self.window_log());
         let mut key = blake3::Hasher::new();
-        key.update(id.to_string().as_bytes()).update(&[0, self.by_tar().into()]).update(manifest);
+        key.update(id.to_string().as_bytes()).update(&[0, self.by_tar().into()]);
+        key.update(&packing.level.to_le_bytes()).update(manifest);
         for base in bases {
             key.update(base.version.as_str().as_bytes()).update(&[0]).update(&base.stamp.0.to_le_bytes());
         }
-        self.ready.take_or_make(&key.finalize(), self.window_log(), &self.progress, |mut out| {
+        self.ready.take_or_make(&key.finalize(), packing, &self.progress, |mut out| {
             let Some(delta) = self.delta_of(id, scan, bases) else {
                 return write(scan, manifest, self.by_tar(), &mut out).map(|()| None);
             };

@@ -11,7 +11,7 @@ use std::io::{self, Write};
 use std::rc::Rc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use blat_target::frame;
 use blat_target::message::ToTarget;
@@ -25,9 +25,6 @@ use crate::progress::Progress;
 use crate::ready::Ready;
 use crate::session::Heard;
 
-/// zstd's level for what is packed once for many, whatever their lines: one of 100 Mbit/s takes longer for
-/// what comes out.
-const LEVEL_FOR_MANY: i32 = 5;
 /// Long-distance matching looks at one place in 2^7: at one in 2^4 it finds 1 % more in 1.5 times
 /// the time;
 const LONG_DISTANCE_RATE: u32 = 7;
@@ -46,7 +43,7 @@ enum Step {
     Pack(Vec<u8>),
     /// All that was packed so far shall go out.
     Flush,
-    /// Some that was packed before.
+    /// A frame of what was packed before.
     Ready(Vec<u8>),
     Say(ToTarget),
     Tell(Heard),
@@ -88,7 +85,7 @@ impl Press {
 
     /// Hands over a package that is packed already.
     pub(crate) fn ready(&self, ready: Ready) -> Result<()> {
-        ready.send(PIECE, |piece| self.step(Step::Ready(piece)).later("cannot send"))
+        ready.send(PIECE, |frame| self.step(Step::Ready(frame)).later("cannot send"))
     }
 
     fn step(&self, step: Step) -> io::Result<()> {
@@ -138,16 +135,16 @@ fn work(
                     Some(stream) => stream,
                     None => {
                         let pieces = Pieces { piece: Vec::with_capacity(PIECE), line: line.clone() };
-                        let stream = stream(levels.level(), window_log, pieces);
-                        open.insert(stream.later("cannot start to pack")?)
+                        let packing = Packing { level: levels.level(), window_log };
+                        open.insert(packing.stream(pieces).later("cannot start to pack")?)
                     }
                 };
                 stream.write_all(&plain).later("cannot send")?;
             }
             Step::Flush => open.as_mut().map_or(Ok(()), Write::flush).later("cannot send")?,
-            Step::Ready(piece) => {
+            Step::Ready(frame) => {
                 end(open.take())?;
-                line.send(frame::data(&piece)).later("cannot send")?;
+                line.send(frame).later("cannot send")?;
             }
             Step::Say(message) => line.send(frame::message(&message)).later("cannot send")?,
             Step::Tell(heard) => {
@@ -218,18 +215,30 @@ impl Line {
     }
 }
 
-/// Packs what is written to it into `out`, for whatever line.
-pub(crate) fn stream_for_many<W: Write>(window_log: u32, out: W) -> io::Result<Encoder<'static, W>> {
-    stream(LEVEL_FOR_MANY, window_log, out)
+/// How something is packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Packing {
+    /// zstd's.
+    pub(crate) level: i32,
+    /// The size of the window in bytes, as a power of two.
+    pub(crate) window_log: u32,
 }
 
-fn stream<W: Write>(level: i32, window_log: u32, out: W) -> io::Result<Encoder<'static, W>> {
-    let mut stream = Encoder::new(out, level)?;
-    stream.window_log(window_log)?;
-    stream.long_distance_matching(true)?;
-    stream.set_parameter(CParameter::LdmHashRateLog(LONG_DISTANCE_RATE))?;
-    stream.set_parameter(CParameter::LdmMinMatch(LONG_DISTANCE_MIN))?;
-    Ok(stream)
+impl Packing {
+    /// As the first package of a session is packed whose target took so long to answer.
+    pub(crate) fn first(round_trip: Option<Duration>, window_log: u32) -> Self {
+        Self { level: level::first(round_trip), window_log }
+    }
+
+    /// Packs what is written to it into `out`.
+    pub(crate) fn stream<W: Write>(self, out: W) -> io::Result<Encoder<'static, W>> {
+        let mut stream = Encoder::new(out, self.level)?;
+        stream.window_log(self.window_log)?;
+        stream.long_distance_matching(true)?;
+        stream.set_parameter(CParameter::LdmHashRateLog(LONG_DISTANCE_RATE))?;
+        stream.set_parameter(CParameter::LdmMinMatch(LONG_DISTANCE_MIN))?;
+        Ok(stream)
+    }
 }
 
 /// Cuts the packed stream into data frames.

@@ -1,5 +1,6 @@
 //! What is packed once for many: while other targets are served beside this one, a package is packed
-//! into a file that all of them send, and whoever needs it meanwhile waits for it.
+//! into a file that all of them send, and whoever needs it meanwhile waits for it. There is one for those
+//! that are near and one for those that are far, for their lines want other levels.
 //!
 //! A file counts only for the very manifest, and the very bases, that it was made for: its name is their
 //! digest. It ends with its own, so what a full disk or a power cut left of one is never sent. All of
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, SystemTime};
 
+use blat_target::frame;
 use blat_target::package::{Name, PackageVersion};
 use blat_target::stamp::Stamp;
 use serde::{Deserialize, Serialize};
@@ -18,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::delta::digest_of;
 use crate::failure::{Failure, Needs, Result};
 use crate::lock;
-use crate::press;
+use crate::press::Packing;
 use crate::progress::Progress;
 use crate::tags::Tag;
 
@@ -88,15 +90,14 @@ impl Store {
                 || self.tags.iter().any(|tags| tags.join(&tag).exists()))
     }
 
-    /// The package of this key, made by `make` if nobody has made it, or is making it, and packed with a
-    /// window of this size.
+    /// The package of this key, made by `make` if nobody has made it, or is making it, and packed so.
     ///
     /// # Errors
     /// Those of `make`. None is returned where the store cannot be used: then it has to be packed anyway.
     pub(crate) fn take_or_make(
         &self,
         key: &blake3::Hash,
-        window_log: u32,
+        packing: Packing,
         progress: &Progress,
         make: impl FnOnce(&mut dyn Write) -> Result<Option<Told>>,
     ) -> Result<Option<Ready>> {
@@ -109,7 +110,7 @@ impl Store {
             return Ok(None);
         }
         let draft = path.with_extension(format!("{}.draft", std::process::id()));
-        let made = write(&draft, window_log, make);
+        let made = write(&draft, packing, make);
         let kept = made.as_ref().is_ok_and(Option::is_some) && fs::rename(&draft, &path).is_ok();
         if !kept {
             let _ = fs::remove_file(&draft);
@@ -171,13 +172,13 @@ fn beside(own: &Path) -> impl Iterator<Item = PathBuf> {
 /// Writes a file. None where the disk does not take it.
 fn write(
     path: &Path,
-    window_log: u32,
+    packing: Packing,
     make: impl FnOnce(&mut dyn Write) -> Result<Option<Told>>,
 ) -> Result<Option<()>> {
     let Ok(file) = File::create(path) else { return Ok(None) };
     let mut kept =
         Keeping { file: BufWriter::with_capacity(1 << 18, file), hash: blake3::Hasher::new(), failed: false };
-    let mut stream = press::stream_for_many(window_log, &mut kept).later("cannot start to pack")?;
+    let mut stream = packing.stream(&mut kept).later("cannot start to pack")?;
     let told = make(&mut stream);
     let ended = stream.finish().map(drop);
     let told = match told {
@@ -244,14 +245,13 @@ fn read(path: &Path, progress: &Progress) -> Option<Ready> {
 }
 
 impl Ready {
-    /// Hands its packed bytes over, in pieces.
-    pub(crate) fn send(mut self, piece: usize, mut take: impl FnMut(Vec<u8>) -> Result<()>) -> Result<()> {
+    /// Hands its packed bytes over, in frames of a piece each.
+    pub(crate) fn send(self, piece: usize, mut take: impl FnMut(Vec<u8>) -> Result<()>) -> Result<()> {
         let mut left = self.length;
         while left > 0 {
-            let mut bytes = vec![0; usize::try_from(left).map_or(piece, |left| left.min(piece))];
-            self.file.read_exact(&mut bytes).later("cannot read what is ready to be sent")?;
-            left -= bytes.len() as u64;
-            take(bytes)?;
+            let length = usize::try_from(left).map_or(piece, |left| left.min(piece));
+            take(frame::data_of(&self.file, length).later("cannot read what is ready to be sent")?)?;
+            left -= length as u64;
         }
         Ok::<(), Failure>(())
     }
@@ -262,11 +262,13 @@ mod tests {
     use super::*;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
+    const PACKING: Packing = Packing { level: 3, window_log: 24 };
+
     fn sent(ready: Ready) -> Vec<u8> {
         let mut all = Vec::new();
         ready
-            .send(7, |piece| {
-                all.extend(piece);
+            .send(7, |frame| {
+                all.extend_from_slice(&frame[frame::HEADER_LEN..]);
                 Ok(())
             })
             .unwrap();
@@ -288,7 +290,7 @@ mod tests {
                         out.write_all(b"the same bytes").later("cannot write")?;
                         Ok(Some(told.clone()))
                     };
-                    let ready = store.take_or_make(&key, 24, &Progress::start(), make).unwrap().unwrap();
+                    let ready = store.take_or_make(&key, PACKING, &Progress::start(), make).unwrap().unwrap();
                     assert_eq!(ready.told.as_ref(), Some(&told));
                     assert_eq!(sent(ready), b"the same bytes");
                 });
@@ -308,7 +310,7 @@ mod tests {
                 Ok(None)
             }
         };
-        let take = |text| store.take_or_make(&key, 24, &Progress::start(), make(text)).unwrap().unwrap();
+        let take = |text| store.take_or_make(&key, PACKING, &Progress::start(), make(text)).unwrap().unwrap();
         assert_eq!(sent(take("first")), b"first");
         assert_eq!(sent(take("second")), b"first");
         let path = root.path().join(key.to_hex().as_str());
@@ -318,7 +320,7 @@ mod tests {
         assert_eq!(sent(take("third")), b"third");
         let other = blake3::hash(b"other");
         let fails = |_: &mut dyn Write| Err(Failure::later(anyhow::anyhow!("it changed")));
-        assert!(store.take_or_make(&other, 24, &Progress::start(), fails).is_err());
+        assert!(store.take_or_make(&other, PACKING, &Progress::start(), fails).is_err());
         assert!(!root.path().join(other.to_hex().as_str()).exists());
     }
 

@@ -34,6 +34,12 @@ const EMPTY_LASTS: Duration = Duration::from_secs(3);
 /// When it was not looked at for so long, there was nothing to pack.
 const UNSEEN: Duration = Duration::from_millis(500);
 
+/// The first level for a target that took so long to answer, if that is known.
+pub(super) fn first(round_trip: Option<Duration>) -> i32 {
+    let near = round_trip.is_some_and(|round_trip| round_trip < NEAR);
+    if near { QUICKEST } else { FOR_FAR }
+}
+
 /// Chooses levels for one session.
 pub(super) struct Levels {
     level: i32,
@@ -53,8 +59,7 @@ pub(super) struct Levels {
 impl Levels {
     /// For a target that took so long to answer, if that is known.
     pub(super) fn new(round_trip: Option<Duration>, now: Instant) -> Self {
-        let near = round_trip.is_some_and(|round_trip| round_trip < NEAR);
-        let level = if near { QUICKEST } else { FOR_FAR };
+        let level = first(round_trip);
         tracing::debug!("packs at level {level} at first: the target answered within {round_trip:?}");
         Self { level, since: now, not_full: now, not_empty: now, looked: now, line: 0.0, begin: (now, 0) }
     }
