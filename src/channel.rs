@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use anyhow::anyhow;
-use blat_target::message::{Digest, HostHello, PROTOCOL, ToTarget};
+use blat_target::message::{Digest, HostHello, PROTOCOL, PROTOCOL_OF_SAID, ToTarget};
 
 use crate::config::{Settings, SshTarget, There};
 use crate::delta::Cache;
@@ -58,18 +58,21 @@ impl Channel {
         // Synchronisations share what they pack with each other, and transfers likewise.
         let (lock, tags, way_for, early) = match purpose {
             Purpose::Sync { known } => {
-                (places.sync_lock(), None, Some(places.transfer_lock()), questions(known, places))
+                let early = vec![ToTarget::List { known: Some(known) }, ToTarget::Marks];
+                (places.sync_lock(), None, Some(places.transfer_lock()), early)
             }
             Purpose::Tags => {
                 (places.transfer_lock(), Some(settings.tags.directory.as_path()), None, Vec::new())
             }
         };
+        let facts: Option<state::Facts> = state::read(&places.facts());
         let means = Means {
             cache: Cache::new(places.digests.clone()),
             memory: Memory::new(ssh.memory.as_bytes(), target.memory.as_bytes()),
             ready: Store::new(places.ready.clone(), &lock, tags),
             pace: Pace::new(limit, way_for),
             early,
+            by_command: facts.is_none_or(|facts| facts.protocol >= PROTOCOL_OF_SAID),
         };
         let connection = match Connection::attach(&places.control()).await {
             Some(connection) => connection,
@@ -103,15 +106,6 @@ impl Channel {
         drop(self.session);
         self.connection.close().await;
     }
-}
-
-/// What a synchronisation asks first. Marks, which came later than listings, only of a target that had
-/// them when it was last spoken to.
-fn questions(known: Digest, places: &Places) -> Vec<ToTarget> {
-    let list = ToTarget::List { known: Some(known) };
-    let facts: Option<state::Facts> = state::read(&places.facts());
-    let marks = facts.is_some_and(|facts| facts.protocol >= ToTarget::Marks.since());
-    [list].into_iter().chain(marks.then_some(ToTarget::Marks)).collect()
 }
 
 /// Tells of clocks that differ by much.

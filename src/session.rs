@@ -18,6 +18,8 @@ use blat_target::message::{
     ToHost, ToTarget,
 };
 use blat_target::package::PackageVersion;
+use blat_target::said;
+use blat_target::serve::EXIT_USAGE;
 use openssh::{ChildStderr, ChildStdin, ChildStdout};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::sync::mpsc;
@@ -70,9 +72,12 @@ pub struct Means {
     pub memory: Memory,
     pub ready: Store,
     pub pace: Pace,
-    /// What is asked along with the hello, which saves a round trip: a [`ToTarget::List`], or that and
-    /// [`ToTarget::Marks`] of a target that is known to have them. The session's first questions must be these.
+    /// What is asked along with the hello, which saves a round trip: a [`ToTarget::List`], and
+    /// [`ToTarget::Marks`] where the session's protocol has them. Its first questions must be these.
     pub early: Vec<ToTarget>,
+    /// Whether all that goes by the helper's command line as well, which saves another: sshd takes nothing
+    /// on a channel before it has started what is to take it.
+    pub by_command: bool,
 }
 
 impl Means {
@@ -84,6 +89,7 @@ impl Means {
             ready: Store::none(),
             pace: Pace::new(0, None),
             early: Vec::new(),
+            by_command: false,
         }
     }
 }
@@ -97,6 +103,8 @@ pub enum Refused {
     HelperBroken(String),
     /// The helper ended the session at the hello: it may know no protocol as new as ours.
     Declined(Failure),
+    /// The helper does not know its command line: it may be older than that.
+    Usage(Failure),
     Failed(Failure),
 }
 
@@ -153,16 +161,22 @@ impl Session {
         hello: HostHello,
         means: &Means,
     ) -> Result<Self, Refused> {
-        let mut child = connection.start(command).await?;
+        let early: VecDeque<ToTarget> =
+            means.early.iter().filter(|question| question.since() <= hello.protocol).cloned().collect();
+        let messages = early.iter().flat_map(frame::message);
+        let greeting: Vec<u8> =
+            MAGIC.iter().copied().chain(frame::message(&ToTarget::Hello(hello))).chain(messages).collect();
+        let asked = Instant::now();
+        let mut child = match means.by_command {
+            true => connection.start(&format!("{command} --said {}", said::encode(&greeting))).await?,
+            false => connection.start(command).await?,
+        };
         let (stdin, stdout) = (child.stdin().take(), child.stdout().take());
         let (Some(mut stdin), Some(stdout)) = (stdin, stdout) else {
             return Err(Failure::later(anyhow::anyhow!("ssh gave no channel")).into());
         };
-        let early = means.early.iter().flat_map(frame::message);
-        let greeting: Vec<u8> =
-            MAGIC.iter().copied().chain(frame::message(&ToTarget::Hello(hello))).chain(early).collect();
-        let asked = Instant::now();
-        // A helper that is missing closes its end before it reads: what it says tells more.
+        // Also for a helper that has heard it: behind a forced command may stand one that has not.
+        // One that is missing closes its end before it reads: what it says tells more.
         let _ = stdin.write_all(&greeting).await;
         let mut stdout = BufReader::with_capacity(1 << 16, stdout);
         let answered = timeout(packer::STALL, meet(&mut stdout)).await;
@@ -170,7 +184,7 @@ impl Session {
             Ok(hello) => {
                 let progress = Progress::start();
                 progress.answered_within(asked.elapsed());
-                Ok(Self::run(hello, child, stdin, stdout, progress, means.clone()))
+                Ok(Self::run(hello, child, stdin, stdout, progress, early, means.clone()))
             }
             Err(Unmet::Failed(failure)) => Err(failure.into()),
             Err(Unmet::Declined(failure)) => Err(Refused::Declined(failure)),
@@ -184,12 +198,12 @@ impl Session {
         stdin: ChildStdin,
         stdout: BufReader<ChildStdout>,
         progress: Progress,
+        early: VecDeque<ToTarget>,
         means: Means,
     ) -> Self {
         let (jobs, to_do) = jobs();
         let (frames, to_send) = mpsc::channel(FRAMES_AHEAD);
         let (hear, heard) = mpsc::channel(EVENTS_AHEAD);
-        let early = means.early.iter().cloned().collect();
         let protocol = hello.protocol;
         if let Some(stderr) = child.stderr().take() {
             tokio::spawn(async move { tracing::debug!("the helper said: {}", words(stderr).await) });
@@ -501,6 +515,9 @@ async fn epitaph(mut child: Child) -> Refused {
         }
         Ok(Ok(status)) if status.code() == Some(127) => Refused::HelperMissing,
         Ok(Ok(status)) if status.code() == Some(126) => Refused::HelperBroken(words),
+        Ok(Ok(status)) if status.code() == Some(i32::from(EXIT_USAGE)) => Refused::Usage(Failure::later(
+            anyhow::anyhow!("the helper on the target refuses its command line: {words}"),
+        )),
         Ok(Ok(status)) => {
             later(format!("the helper on the target ended ({status}) before it said hello: {words}"))
         }

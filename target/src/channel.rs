@@ -39,10 +39,12 @@ pub(crate) struct Input {
 }
 
 impl Input {
-    pub(crate) fn new(file: File, silence_max: Duration, pulse: Arc<Pulse>) -> Self {
+    /// What comes from `file`. What was `said` before is there already, and comes once more.
+    pub(crate) fn new(said: Vec<u8>, file: File, silence_max: Duration, pulse: Arc<Pulse>) -> Self {
         let (hand, pieces) = sync_channel(PIECES_AHEAD);
-        std::thread::spawn(move || read_ahead(file, &hand));
-        Self { pieces, piece: io::Cursor::default(), silence_max, pulse }
+        let again = said.clone();
+        std::thread::spawn(move || read_ahead(file, &again, &hand));
+        Self { pieces, piece: io::Cursor::new(said), silence_max, pulse }
     }
 
     /// Whether something can be read without waiting (an end of the input counts).
@@ -100,7 +102,21 @@ impl Read for Input {
     }
 }
 
-fn read_ahead(mut file: File, hand: &SyncSender<io::Result<Vec<u8>>>) {
+fn read_ahead(mut file: File, again: &[u8], hand: &SyncSender<io::Result<Vec<u8>>>) {
+    let mut said = vec![0; again.len()];
+    match file.read_exact(&mut said) {
+        Ok(()) if said == again => {}
+        Ok(()) => {
+            let what = "what the host says first is not what it said on the command line";
+            let _ = hand.send(Err(io::Error::other(what)));
+            return;
+        }
+        Err(why) if why.kind() == io::ErrorKind::UnexpectedEof => return,
+        Err(why) => {
+            let _ = hand.send(Err(why));
+            return;
+        }
+    }
     loop {
         let mut piece = vec![0; PIECE];
         let read = match file.read(&mut piece) {
@@ -251,7 +267,8 @@ mod tests {
     #[test]
     fn a_silent_host_is_given_up() {
         let (silent, _held) = nix::unistd::pipe().unwrap();
-        let mut input = Input::new(silent.into(), Duration::from_millis(20), Arc::new(Pulse::new()));
+        let mut input =
+            Input::new(Vec::new(), silent.into(), Duration::from_millis(20), Arc::new(Pulse::new()));
         assert!(!input.is_ready());
         assert_eq!(input.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::TimedOut);
     }

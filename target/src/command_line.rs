@@ -11,7 +11,7 @@ use std::io::Write;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::process::ExitCode;
 
-use crate::{index, install, purge, serve};
+use crate::{index, install, purge, said, serve};
 
 /// Every command and option; the check of the man page reads it.
 pub const HELP: &str = "\
@@ -20,6 +20,7 @@ blat-target: the part of blat that runs on a target machine
 usage: blat-target serve         serve one session with a host, on standard input and output
            --archive PATH        serve this archive only: for the forced command of a restricted key
            --allow-replace       with --archive: let the host replace this program by its own build
+           --said HEX            what the host says first; by a forced command, that of its own line
        blat-target index         make the index: the list of every file of the archive
        blat-target find PATTERN  print the lines of the index that have PATTERN in them; `*` in it
                                  stands for anything
@@ -88,6 +89,8 @@ pub struct Allowed {
     pub archive: Option<Vec<u8>>,
     /// Whether a session that is tied to an archive may replace the program.
     pub replace: bool,
+    /// What the host said first, before standard input.
+    pub said: Vec<u8>,
 }
 
 impl Allowed {
@@ -99,6 +102,7 @@ impl Allowed {
             match argument.as_bytes() {
                 b"--archive" => allowed.archive = Some(rest.next()?.clone().into_vec()),
                 b"--allow-replace" => allowed.replace = true,
+                b"--said" => allowed.said = said::decode(rest.next()?.as_bytes())?,
                 other => allowed.archive = Some(other.strip_prefix(b"--archive=")?.to_vec()),
             }
         }
@@ -123,12 +127,23 @@ impl Allowed {
         let is_session = program.ends_with(b"blat-target") && words.next() == Some(b"serve");
         (!is_session).then(|| format!("`{}`", crate::refusal::shown(original.as_bytes())))
     }
+
+    /// Takes over what the host said first on the command line that a forced command replaced.
+    pub fn hear(&mut self, original: Option<&OsStr>) {
+        let mut words = original.unwrap_or_default().as_bytes().split(|byte| *byte == b' ');
+        if self.is_restricted()
+            && words.by_ref().any(|word| word == b"--said")
+            && let Some(said) = words.next().and_then(said::decode)
+        {
+            self.said = said;
+        }
+    }
 }
 
 /// Does what the command line asks for.
 pub fn run() -> ExitCode {
     match Command::parse(args_os().skip(1)) {
-        Some(Command::Serve(allowed)) => serve::serve(&allowed),
+        Some(Command::Serve(allowed)) => serve::serve(allowed),
         Some(Command::Index { archive }) => index::index(&archive),
         Some(Command::Find { archive, pattern }) => index::find(&archive, &pattern),
         Some(Command::Purge { archive, dry_run }) => purge::purge(&archive, dry_run),
@@ -200,19 +215,36 @@ mod tests {
 
     #[test]
     fn a_restricted_session_is_tied_to_its_archive() {
-        let tied = Allowed { archive: Some(b"a b".to_vec()), replace: false };
+        let tied = Allowed { archive: Some(b"a b".to_vec()), ..Allowed::default() };
         assert_eq!(allowed(&["--archive", "a b"]), Some(tied.clone()));
         assert_eq!(allowed(&["--archive=a b"]), Some(tied.clone()));
         assert_eq!(allowed(&["--allow-replace", "--archive=a b"]), Some(Allowed { replace: true, ..tied }));
         assert_eq!(allowed(&[]), Some(Allowed::default()));
+        assert_eq!(allowed(&["--said", "00ff"]), Some(Allowed { said: vec![0, 255], ..Allowed::default() }));
+        let bad_said: [&[&str]; 2] = [&["--said"], &["--said", "0"]];
+        assert!(bad_said.iter().all(|bad| allowed(bad).is_none()));
         for bad in [&["--archive"][..], &["--allow-replace"], &["x"], &["--nonsense", "x"]] {
             assert_eq!(allowed(bad), None, "{bad:?}");
         }
     }
 
     #[test]
+    fn a_forced_command_hears_what_was_said_to_the_one_that_it_replaced() {
+        let heard = |words: &[&str], original| {
+            let mut allowed = allowed(words).unwrap();
+            allowed.hear(original);
+            allowed.said
+        };
+        let original = OsStr::new("bin/blat-target serve --said 00ff");
+        assert_eq!(heard(&["--archive", "a"], Some(original)), [0, 255]);
+        assert_eq!(heard(&["--archive", "a"], Some(OsStr::new("bin/blat-target serve --said x"))), []);
+        assert_eq!(heard(&["--archive", "a"], None), []);
+        assert_eq!(heard(&["--said", "01"], Some(original)), [1], "no forced command");
+    }
+
+    #[test]
     fn what_a_restricted_key_is_not_for_is_told() {
-        let tied = Allowed { archive: Some(b"a".to_vec()), replace: false };
+        let tied = Allowed { archive: Some(b"a".to_vec()), ..Allowed::default() };
         assert_eq!(tied.misused(true, Some(OsStr::new("bin/blat-target serve"))), None);
         assert_eq!(tied.misused(true, None).unwrap(), "a shell");
         assert_eq!(tied.misused(false, None), None);

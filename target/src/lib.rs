@@ -20,6 +20,7 @@ pub mod mark;
 pub mod message;
 pub mod names;
 pub mod package;
+pub mod said;
 pub mod stamp;
 
 pub mod command_line;

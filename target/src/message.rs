@@ -52,6 +52,8 @@ use crate::stamp::Stamp;
 pub const PROTOCOL: u16 = if cfg!(feature = "oldest-protocol") { 1 } else { 3 };
 /// The oldest protocol that this build understands.
 pub const PROTOCOL_OLDEST: u16 = 1;
+/// From this protocol on, what the host says first may come by the helper's command line.
+pub const PROTOCOL_OF_SAID: u16 = 3;
 /// How many package-versions one [`ToTarget::Query`] may name.
 pub const QUERY_MAX: usize = 1000;
 /// The longest PackageList, in bytes.

@@ -56,11 +56,15 @@ pub fn build() -> io::Result<Digest> {
 }
 
 /// Serves one session on standard input and output, within what is allowed.
-pub fn serve(allowed: &Allowed) -> ExitCode {
+pub fn serve(mut allowed: Allowed) -> ExitCode {
     let over_ssh = std::env::var_os("SSH_CONNECTION").is_some();
-    if let Some(what) = allowed.misused(over_ssh, std::env::var_os("SSH_ORIGINAL_COMMAND").as_deref()) {
+    let original = std::env::var_os("SSH_ORIGINAL_COMMAND");
+    if let Some(what) = allowed.misused(over_ssh, original.as_deref()) {
         eprintln!("blat-target: this key serves blat and nothing else; {what} is not for it");
         return ExitCode::from(EXIT_USAGE);
+    }
+    if over_ssh {
+        allowed.hear(original.as_deref());
     }
     // Modes are the manifest's, whatever the login shell thinks.
     umask(Mode::empty());
@@ -69,9 +73,9 @@ pub fn serve(allowed: &Allowed) -> ExitCode {
         eprintln!("blat-target: standard input and output are needed");
         return ExitCode::from(EXIT_USAGE);
     };
-    let input = Input::new(input, SILENCE_MAX, pulse.clone());
+    let input = Input::new(std::mem::take(&mut allowed.said), input, SILENCE_MAX, pulse.clone());
     let output = Arc::new(Output::new(output));
-    match converse(input, &output, pulse, allowed) {
+    match converse(input, &output, pulse, &allowed) {
         Ok(code) => ExitCode::from(code),
         Err(End::Cut(why)) => {
             eprintln!("blat-target: {why}");

@@ -8,10 +8,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
-use blat_target::message::{Mend, Outcome, PROTOCOL, Standing, ToHost};
+use blat_target::frame::{self, MAGIC};
+use blat_target::message::{Mend, Outcome, PROTOCOL, Standing, ToHost, ToTarget};
+use blat_target::said;
 use blat_target::stamp::Stamp;
 use common::pack::{self, Parts, STAMP};
-use common::{Site, tree};
+use common::{Host, Site, host_hello, tree};
 use nix::sys::stat::{UtimensatFlags, utimensat};
 use nix::sys::time::TimeSpec;
 
@@ -93,6 +95,55 @@ fn hello_tells_build_clock_and_room() {
     let line = site.command().arg("hello").output().unwrap();
     let line = String::from_utf8(line.stdout).unwrap();
     assert_eq!(line, format!("blat-target {} {} {}\n", hello.version, hello.build, std::env::consts::ARCH));
+}
+
+/// What a host says first, and asks along with it.
+fn greeting(id: &str) -> Vec<u8> {
+    let query = ToTarget::Query(vec![common::id(id)]);
+    [&MAGIC[..], &frame::message(&ToTarget::Hello(host_hello())), &frame::message(&query)].concat()
+}
+
+#[test]
+fn what_is_said_on_the_command_line_is_answered_at_once_and_passed_over_behind_it() {
+    let site = Site::new();
+    assert_eq!(site.send(&[Parts::described("a/1").pack()]), [NEW]);
+    let mut command = site.command();
+    command.args(["serve", "--said", &said::encode(&greeting("a/1"))]);
+    let mut host = Host::start(command);
+    assert!(matches!(host.next(), Some(ToHost::Hello(_))));
+    assert_eq!(host.next(), Some(ToHost::Standing(vec![Standing::Version(Stamp(STAMP))])));
+    host.raw(&greeting("a/1"));
+    assert_eq!(host.query(&["a/2"]), [Standing::Absent]);
+    host.send(&Parts::described("a/2").pack());
+    assert_eq!(host.outcome(), NEW);
+    assert_eq!(host.done().code, Some(0));
+}
+
+#[test]
+fn what_is_said_otherwise_behind_the_command_line_ends_the_session() {
+    let site = Site::new();
+    let mut command = site.command();
+    command.args(["serve", "--said", &said::encode(&greeting("a/1"))]);
+    let mut host = Host::start(command);
+    host.raw(&greeting("b/1"));
+    let ended = host.end();
+    assert_eq!(ended.code, Some(75));
+    assert!(ended.stderr.contains("not what it said on the command line"), "{}", ended.stderr);
+}
+
+#[test]
+fn a_forced_command_answers_what_was_said_to_the_one_that_it_replaced() {
+    let site = Site::new();
+    let mut command = site.command();
+    command.args(["serve", "--archive", "dpkg_archive"]);
+    command.env("SSH_CONNECTION", "192.0.2.1 1 192.0.2.2 22");
+    let line = format!("bin/blat-target serve --said {}", said::encode(&greeting("a/1")));
+    command.env("SSH_ORIGINAL_COMMAND", line);
+    let mut host = Host::start(command);
+    assert!(matches!(host.next(), Some(ToHost::Hello(_))));
+    assert_eq!(host.next(), Some(ToHost::Standing(vec![Standing::Absent])));
+    host.raw(&greeting("a/1"));
+    assert_eq!(host.done().code, Some(0));
 }
 
 #[test]
