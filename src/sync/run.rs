@@ -4,23 +4,24 @@
 //! so a run that is killed or cut goes on where it stopped. A marker stands while a run works; one
 //! that is left of a killed run has the agent start another. TERM and INT are a person who stops it.
 
+mod exchange;
+
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::anyhow;
-use blat_target::listing::{Listing, Stands};
-use blat_target::message::{Digest, Info, Listed, Mend, Standing};
+use blat_target::listing::Listing;
+use blat_target::message::Mend;
 use blat_target::package::PackageVersion;
 use tokio::sync::oneshot;
 
-use super::age::{self, Done};
+use super::age::Done;
 use super::aging::{self, Decision, Guard};
 use super::bucket;
-use super::carry::{Carried, Carry};
+use super::carry::Carried;
 use super::current_set::CurrentSet;
 use super::good;
 use super::known;
-use super::package_list::package_list;
 use super::plan::{Plan, Policy};
 use super::plan_text;
 use super::record::{self, Record};
@@ -28,11 +29,10 @@ use super::room;
 use super::rows::Rows;
 use super::show::{Show, tell};
 use super::stop;
-use super::upkeep;
 use crate::archive::Archive;
 use crate::bucket::{Bucket, State};
-use crate::channel::{Channel, Purpose, clock};
-use crate::config::{AgingMode, Destination, S3, Settings, Source};
+use crate::channel::clock;
+use crate::config::{Destination, S3, Settings, Source};
 use crate::failure::{Failure, Needs, Result};
 use crate::lock;
 use crate::places::{Places, replace};
@@ -46,8 +46,6 @@ const PROBLEMS_TOLD: usize = 20;
 /// How many times as long as a query the whole asking may take. A database whose machine vanished
 /// would be waited for by its driver for hours.
 const QUERIES: u32 = 10;
-/// How often a plan is made anew because something that it counts on was deleted meanwhile.
-const REPLANS: usize = 5;
 
 /// What a run is to do with its plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -187,26 +185,6 @@ impl<'a> Run<'a> {
         })
     }
 
-    async fn fill_archive(
-        &mut self,
-        archive: &Archive,
-        set: &CurrentSet,
-        refused: u64,
-        record: &mut Record<'_>,
-        mode: Mode,
-    ) -> Result<Option<(Plan, Carried, Done)>> {
-        tell("asking the target what it has");
-        let purpose = Purpose::Sync { known: Digest(self.known.digest()) };
-        let mut channel =
-            Channel::open(self.settings, self.places, self.helper, self.reporter, purpose).await?;
-        let ended = self.over(&mut channel, archive, set, refused, record, mode).await;
-        match ended {
-            Ok(_) => channel.close().await,
-            Err(_) => channel.drop_session().await,
-        }
-        ended
-    }
-
     async fn look_at_bucket(&self, settings: &S3) -> Result<(Bucket, State)> {
         tell("asking the target what it has");
         let bucket = Bucket::open(&self.settings.name, settings, &self.places.sync_uploads()).await?;
@@ -284,67 +262,6 @@ impl<'a> Run<'a> {
         }
     }
 
-    async fn over(
-        &mut self,
-        channel: &mut Channel,
-        archive: &Archive,
-        set: &CurrentSet,
-        refused: u64,
-        record: &mut Record<'_>,
-        mode: Mode,
-    ) -> Result<Option<(Plan, Carried, Done)>> {
-        let mut planned = self.plan(channel, set, refused, mode).await?;
-        if let Mode::DryRun { json } = mode {
-            planned.plan.measure(|id| room::size_of(archive, id).map(|(bytes, _)| bytes));
-            self.print(&planned.plan, json);
-            return Ok(None);
-        }
-        planned = self.unmark(channel, set, refused, mode, planned).await?;
-        record.begins(&planned.plan, &planned.listing);
-        let text = package_list(set);
-        let same = planned.listed.package_list == Some(Digest(*blake3::hash(&text).as_bytes()));
-        let mut show = Show::of(&planned.plan, self.places.progress());
-        let silent = self.is_silent_about_excess(&planned);
-        let look = room::Look::begin(&planned.plan, &self.settings.source, archive, planned.info.clone());
-        let carry = Carry::new(archive, &planned.listing, channel, look, self.reporter, &mut show);
-        let carried = carry.out(&planned.plan, (!same).then_some(text), silent).await;
-        show.end();
-        let carried = carried?;
-        let aged = match silent {
-            true => Done::default(),
-            false => self.age(channel, &mut planned).await?,
-        };
-        self.note(set, &planned)?;
-        self.remember(&planned.listing, &carried, &aged);
-        Ok(Some((planned.plan, carried, aged)))
-    }
-
-    /// Asks the target what it has, and makes the plan.
-    async fn plan(
-        &mut self,
-        channel: &mut Channel,
-        set: &CurrentSet,
-        refused: u64,
-        mode: Mode,
-    ) -> Result<Planned> {
-        let (listing, listed) = self.list(channel).await?;
-        let grace = self.settings.writable.grace.into();
-        let mut plan = Plan::make(set, &listing, Policy { grace }, SystemTime::now());
-        let mut policy = self.policy(set, &listing, refused, mode);
-        let mut info = None;
-        if channel.session.ages() {
-            let (marks, told) = channel.session.marks().await?;
-            policy.held |= told.hold.is_some();
-            let now = told.clock.min(clock());
-            plan.age(set, &listing, &marks, &policy, now).person("the target has too much to plan for")?;
-            info = Some(told);
-        } else if policy.mode != AgingMode::None {
-            let reason = "the helper on the target is too old to mark or delete anything: update it".into();
-            self.reporter.tell(Report::Problem { reason, about: None });
-        }
-        Ok(Planned { listing, listed, plan, policy, info })
-    }
-
     /// What the configuration, a person here and the guards say.
     fn policy(&self, set: &CurrentSet, listing: &Listing, refused: u64, mode: Mode) -> aging::Policy {
         let aging = &self.settings.aging;
@@ -358,78 +275,6 @@ impl<'a> Run<'a> {
             guard: Guard::look(members, refused, before, aging.max_shrink, accept),
             held: self.places.hold().exists(),
         }
-    }
-
-    /// Takes marks away before anything else, so that nobody deletes what the plan counts on. What was
-    /// deleted meanwhile is planned for anew.
-    async fn unmark(
-        &mut self,
-        channel: &mut Channel,
-        set: &CurrentSet,
-        refused: u64,
-        mode: Mode,
-        mut planned: Planned,
-    ) -> Result<Planned> {
-        for _ in 0..REPLANS {
-            let unmark = planned.plan.aged.as_ref().map(|aged| aged.unmark.clone()).unwrap_or_default();
-            if unmark.is_empty() {
-                return Ok(planned);
-            }
-            let standing = channel.session.need(&unmark, &[]).await?;
-            let is_as_planned = |id: &PackageVersion| {
-                let planned = planned.listing.get(id.package.as_str(), id.version.as_str());
-                standing.get(id).is_some_and(|found| stands_as(found, planned))
-            };
-            if unmark.iter().all(is_as_planned) {
-                return Ok(planned);
-            }
-            planned = self.plan(channel, set, refused, mode).await?;
-        }
-        Err(Failure::later(anyhow!("what stands on the target keeps changing")))
-    }
-
-    /// Whether nothing has to be said about excess once everything was sent.
-    fn is_silent_about_excess(&self, planned: &Planned) -> bool {
-        let (Some(decision), Some(info)) = (&planned.plan.aged, &planned.info) else { return true };
-        let holds = info.hold.is_none() && self.places.hold().exists();
-        !holds
-            && !planned.is_to_confirm()
-            && decision.marks().next().is_none()
-            && decision.deletions().is_empty()
-    }
-
-    /// Marks and deletes what is in excess, as was planned; what the target then tells of itself.
-    async fn age(&mut self, channel: &mut Channel, planned: &mut Planned) -> Result<Done> {
-        let (Some(decision), Some(info)) = (&planned.plan.aged, &planned.info) else {
-            return Ok(Done::default());
-        };
-        if info.hold.is_none() && self.places.hold().exists() {
-            let reason = std::fs::read_to_string(self.places.hold()).unwrap_or_default();
-            channel.session.hold(Some(reason.trim().to_owned())).await?;
-        }
-        let (policy, target) = (&planned.policy, self.settings.name.as_str());
-        let done = age::carry_out(decision, policy, target, channel, self.reporter).await?;
-        if planned.is_to_confirm() {
-            planned.info = Some(channel.session.confirm(policy.max_delete).await?);
-        }
-        Ok(done)
-    }
-
-    /// Notes how many members there are now, and what the target told of itself.
-    fn note(&mut self, set: &CurrentSet, planned: &Planned) -> Result<()> {
-        let (Some(_), Some(info)) = (&planned.plan.aged, &planned.info) else { return Ok(()) };
-        if planned.policy.guard.is_none() {
-            self.note_good(set)?;
-        }
-        upkeep::note(&self.places.upkeep(), info, self.reporter)
-    }
-
-    async fn list(&mut self, channel: &mut Channel) -> Result<(Listing, Listed)> {
-        let (listing, listed) = channel.session.list(Some(Digest(self.known.digest()))).await?;
-        for fault in &listed.passed_over {
-            self.reporter.tell(Report::Problem { reason: format!("on the target, {fault}"), about: None });
-        }
-        Ok((listing.unwrap_or_else(|| self.known.clone()), listed))
     }
 
     fn remember(&self, before: &Listing, carried: &Carried, aged: &Done) {
@@ -485,32 +330,6 @@ impl<'a> Run<'a> {
         }
         let failed = carried.failed.len() + aged.failed.len();
         Ended { failed, mend: worse(carried.mend(), aged.mend()), problems, guarded: guard.is_some() }
-    }
-}
-
-/// A plan, and what it was made of.
-struct Planned {
-    listing: Listing,
-    listed: Listed,
-    plan: Plan,
-    policy: aging::Policy,
-    /// What the target told of itself, if it knows of marks.
-    info: Option<Info>,
-}
-
-impl Planned {
-    /// Whether the target's own purge is to know that a good synchronisation has gone through all marks.
-    fn is_to_confirm(&self) -> bool {
-        self.policy.guard.is_none() && self.policy.mode != AgingMode::None
-    }
-}
-
-fn stands_as(found: &Standing, listed: Option<Stands<'_>>) -> bool {
-    match (found, listed) {
-        (Standing::Absent, None) | (Standing::Other, Some(Stands::Other)) => true,
-        (Standing::Version(found), Some(Stands::Version(listed))) => *found == listed,
-        (Standing::Link(found), Some(Stands::Link(listed))) => found == listed,
-        _ => false,
     }
 }
 

@@ -1,0 +1,210 @@
+//! What a run does over a session: asks the target what it has, carries the plan out, and says what is in
+//! excess.
+
+use std::time::SystemTime;
+
+use anyhow::anyhow;
+use blat_target::listing::{Listing, Stands};
+use blat_target::message::{Digest, Info, Listed, Standing};
+use blat_target::package::PackageVersion;
+
+use super::{Mode, Run};
+use crate::archive::Archive;
+use crate::channel::{Channel, Purpose, clock};
+use crate::config::AgingMode;
+use crate::failure::{Failure, Needs, Result};
+use crate::report::Report;
+use crate::sync::age::{self, Done};
+use crate::sync::aging;
+use crate::sync::carry::{Carried, Carry};
+use crate::sync::current_set::CurrentSet;
+use crate::sync::package_list::package_list;
+use crate::sync::plan::{Plan, Policy};
+use crate::sync::record::Record;
+use crate::sync::room;
+use crate::sync::show::{Show, tell};
+use crate::sync::upkeep;
+
+/// How often a plan is made anew because something that it counts on was deleted meanwhile.
+const REPLANS: usize = 5;
+
+/// A plan, and what it was made of.
+struct Planned {
+    listing: Listing,
+    listed: Listed,
+    plan: Plan,
+    policy: aging::Policy,
+    /// What the target told of itself, if it knows of marks.
+    info: Option<Info>,
+}
+
+impl Planned {
+    /// Whether the target's own purge is to know that a good synchronisation has gone through all marks.
+    fn is_to_confirm(&self) -> bool {
+        self.policy.guard.is_none() && self.policy.mode != AgingMode::None
+    }
+}
+
+impl Run<'_> {
+    pub(super) async fn fill_archive(
+        &mut self,
+        archive: &Archive,
+        set: &CurrentSet,
+        refused: u64,
+        record: &mut Record<'_>,
+        mode: Mode,
+    ) -> Result<Option<(Plan, Carried, Done)>> {
+        tell("asking the target what it has");
+        let purpose = Purpose::Sync { known: Digest(self.known.digest()) };
+        let mut channel =
+            Channel::open(self.settings, self.places, self.helper, self.reporter, purpose).await?;
+        let ended = self.over(&mut channel, archive, set, refused, record, mode).await;
+        match ended {
+            Ok(_) => channel.close().await,
+            Err(_) => channel.drop_session().await,
+        }
+        ended
+    }
+
+    async fn over(
+        &mut self,
+        channel: &mut Channel,
+        archive: &Archive,
+        set: &CurrentSet,
+        refused: u64,
+        record: &mut Record<'_>,
+        mode: Mode,
+    ) -> Result<Option<(Plan, Carried, Done)>> {
+        let mut planned = self.plan(channel, set, refused, mode).await?;
+        if let Mode::DryRun { json } = mode {
+            planned.plan.measure(|id| room::size_of(archive, id).map(|(bytes, _)| bytes));
+            self.print(&planned.plan, json);
+            return Ok(None);
+        }
+        planned = self.unmark(channel, set, refused, mode, planned).await?;
+        record.begins(&planned.plan, &planned.listing);
+        let text = package_list(set);
+        let same = planned.listed.package_list == Some(Digest(*blake3::hash(&text).as_bytes()));
+        let mut show = Show::of(&planned.plan, self.places.progress());
+        let silent = self.is_silent_about_excess(&planned);
+        let look = room::Look::begin(&planned.plan, &self.settings.source, archive, planned.info.clone());
+        let carry = Carry::new(archive, &planned.listing, channel, look, self.reporter, &mut show);
+        let carried = carry.out(&planned.plan, (!same).then_some(text), silent).await;
+        show.end();
+        let carried = carried?;
+        let aged = match silent {
+            true => Done::default(),
+            false => self.age(channel, &mut planned).await?,
+        };
+        self.note(set, &planned)?;
+        self.remember(&planned.listing, &carried, &aged);
+        Ok(Some((planned.plan, carried, aged)))
+    }
+
+    /// Asks the target what it has, and makes the plan.
+    async fn plan(
+        &mut self,
+        channel: &mut Channel,
+        set: &CurrentSet,
+        refused: u64,
+        mode: Mode,
+    ) -> Result<Planned> {
+        let (listing, listed) = self.list(channel).await?;
+        let grace = self.settings.writable.grace.into();
+        let mut plan = Plan::make(set, &listing, Policy { grace }, SystemTime::now());
+        let mut policy = self.policy(set, &listing, refused, mode);
+        let mut info = None;
+        if channel.session.ages() {
+            let (marks, told) = channel.session.marks().await?;
+            policy.held |= told.hold.is_some();
+            let now = told.clock.min(clock());
+            plan.age(set, &listing, &marks, &policy, now).person("the target has too much to plan for")?;
+            info = Some(told);
+        } else if policy.mode != AgingMode::None {
+            let reason = "the helper on the target is too old to mark or delete anything: update it".into();
+            self.reporter.tell(Report::Problem { reason, about: None });
+        }
+        Ok(Planned { listing, listed, plan, policy, info })
+    }
+
+    /// Takes marks away before anything else, so that nobody deletes what the plan counts on. What was
+    /// deleted meanwhile is planned for anew.
+    async fn unmark(
+        &mut self,
+        channel: &mut Channel,
+        set: &CurrentSet,
+        refused: u64,
+        mode: Mode,
+        mut planned: Planned,
+    ) -> Result<Planned> {
+        for _ in 0..REPLANS {
+            let unmark = planned.plan.aged.as_ref().map(|aged| aged.unmark.clone()).unwrap_or_default();
+            if unmark.is_empty() {
+                return Ok(planned);
+            }
+            let standing = channel.session.need(&unmark, &[]).await?;
+            let is_as_planned = |id: &PackageVersion| {
+                let planned = planned.listing.get(id.package.as_str(), id.version.as_str());
+                standing.get(id).is_some_and(|found| stands_as(found, planned))
+            };
+            if unmark.iter().all(is_as_planned) {
+                return Ok(planned);
+            }
+            planned = self.plan(channel, set, refused, mode).await?;
+        }
+        Err(Failure::later(anyhow!("what stands on the target keeps changing")))
+    }
+
+    /// Whether nothing has to be said about excess once everything was sent.
+    fn is_silent_about_excess(&self, planned: &Planned) -> bool {
+        let (Some(decision), Some(info)) = (&planned.plan.aged, &planned.info) else { return true };
+        let holds = info.hold.is_none() && self.places.hold().exists();
+        !holds
+            && !planned.is_to_confirm()
+            && decision.marks().next().is_none()
+            && decision.deletions().is_empty()
+    }
+
+    /// Marks and deletes what is in excess, as was planned; what the target then tells of itself.
+    async fn age(&mut self, channel: &mut Channel, planned: &mut Planned) -> Result<Done> {
+        let (Some(decision), Some(info)) = (&planned.plan.aged, &planned.info) else {
+            return Ok(Done::default());
+        };
+        if info.hold.is_none() && self.places.hold().exists() {
+            let reason = std::fs::read_to_string(self.places.hold()).unwrap_or_default();
+            channel.session.hold(Some(reason.trim().to_owned())).await?;
+        }
+        let (policy, target) = (&planned.policy, self.settings.name.as_str());
+        let done = age::carry_out(decision, policy, target, channel, self.reporter).await?;
+        if planned.is_to_confirm() {
+            planned.info = Some(channel.session.confirm(policy.max_delete).await?);
+        }
+        Ok(done)
+    }
+
+    /// Notes how many members there are now, and what the target told of itself.
+    fn note(&mut self, set: &CurrentSet, planned: &Planned) -> Result<()> {
+        let (Some(_), Some(info)) = (&planned.plan.aged, &planned.info) else { return Ok(()) };
+        if planned.policy.guard.is_none() {
+            self.note_good(set)?;
+        }
+        upkeep::note(&self.places.upkeep(), info, self.reporter)
+    }
+
+    async fn list(&mut self, channel: &mut Channel) -> Result<(Listing, Listed)> {
+        let (listing, listed) = channel.session.list(Some(Digest(self.known.digest()))).await?;
+        for fault in &listed.passed_over {
+            self.reporter.tell(Report::Problem { reason: format!("on the target, {fault}"), about: None });
+        }
+        Ok((listing.unwrap_or_else(|| self.known.clone()), listed))
+    }
+}
+
+fn stands_as(found: &Standing, listed: Option<Stands<'_>>) -> bool {
+    match (found, listed) {
+        (Standing::Absent, None) | (Standing::Other, Some(Stands::Other)) => true,
+        (Standing::Version(found), Some(Stands::Version(listed))) => *found == listed,
+        (Standing::Link(found), Some(Stands::Link(listed))) => found == listed,
+        _ => false,
+    }
+}
