@@ -31,6 +31,9 @@ const LONG_DISTANCE_RATE: u32 = 7;
 /// and takes matches from so many bytes on. What is shorter is left to the level's own search: with zstd's
 /// 64, packages of text become 1 % longer; with more, programs do.
 const LONG_DISTANCE_MIN: u32 = 96;
+/// At the level for a line that is far, matches are sought in twice as many places as zstd does there: the
+/// stream is 0.5 to 1.5 % shorter, in 5 to 8 % more time. The next level takes 20 % more for 2.5 %.
+const SEARCH_LOG_FOR_FAR: u32 = 4;
 /// The packed stream is cut into pieces of so many bytes.
 const PIECE: usize = 128 << 10;
 /// What is read is handed over in pieces of so many bytes,
@@ -237,6 +240,9 @@ impl Packing {
         stream.long_distance_matching(true)?;
         stream.set_parameter(CParameter::LdmHashRateLog(LONG_DISTANCE_RATE))?;
         stream.set_parameter(CParameter::LdmMinMatch(LONG_DISTANCE_MIN))?;
+        if self.level == level::FOR_FAR {
+            stream.set_parameter(CParameter::SearchLog(SEARCH_LOG_FOR_FAR))?;
+        }
         Ok(stream)
     }
 }

@@ -1,4 +1,4 @@
-//! Whether what is to be sent fits on the target: found out while the first of it is sent.
+//! Whether what is to be sent fits on the target: found out while it is sent.
 //!
 //! To measure means to go through every file that is to be sent, so it is only done where it can
 //! matter: where the file system of the source archive has more in use than the target has free; and
@@ -6,13 +6,11 @@
 
 use std::future::pending;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::mpsc::{self, RecvTimeoutError, TryRecvError};
 use std::time::Duration;
 
 use blat_target::message::Info;
 use blat_target::package::PackageVersion;
-use nix::libc;
 use nix::sys::statvfs::statvfs;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -44,35 +42,37 @@ impl Need {
 
 /// For how long to wait for it in the end, where something was not sent.
 const WAIT_MAX: Duration = Duration::from_secs(10);
+/// To look at more packages than this takes a while,
+const MANY: usize = 64;
+/// and begins only when the run has gone on for so long: one that is over sooner has told by then what did
+/// not fit, and would have taken longer for it.
+const BEGIN_AFTER: Duration = Duration::from_secs(10);
 
 /// A look at what is to be sent, which goes on by itself until this is dropped.
 pub(super) struct Look {
     warning: Option<oneshot::Receiver<Option<String>>>,
-    over: Arc<AtomicBool>,
+    /// Has it begin at once.
+    hurry: mpsc::Sender<()>,
 }
 
 impl Look {
-    /// Begins to measure what `plan` sends of `archive`, which lies at `source`, if that can matter.
+    /// Measures what `plan` sends of `archive`, which lies at `source`, if that can matter.
     pub(super) fn begin(plan: &Plan, source: &Path, archive: &Archive, info: Option<Info>) -> Self {
-        let over = Arc::new(AtomicBool::new(false));
+        let (hurry, hurried) = mpsc::channel();
         let needed = |info: &Info| !plan.sends.is_empty() && !all_fits(source, info);
         let warning = info.filter(needed).map(|info| {
             let (tell, warning) = oneshot::channel();
-            let ids: Vec<PackageVersion> = plan.sends.iter().map(|send| send.id.clone()).collect();
-            let (archive, over) = (archive.clone(), over.clone());
+            let ids = plan.sends.iter().map(|send| send.id.clone()).collect();
+            let archive = archive.clone();
             std::thread::spawn(move || {
-                give_way();
-                let mut need = Need::default();
-                for id in ids.iter().take_while(|_| !over.load(Relaxed)) {
-                    let (bytes, inodes) = size_of(&archive, id).unwrap_or_default();
-                    need.add(bytes, inodes);
+                if let Some(need) = measure(&archive, ids, &hurried) {
+                    // Nobody listens any more if it is over.
+                    let _ = tell.send(told(need, &info));
                 }
-                // Nobody listens any more if it is over.
-                let _ = tell.send(told(need, &info));
             });
             warning
         });
-        Self { warning, over }
+        Self { warning, hurry }
     }
 
     /// Waits for the warning that something does not fit; for ever, if there is none.
@@ -89,23 +89,27 @@ impl Look {
 
     /// The warning, where something was not sent and it was not told yet: that may be why.
     pub(super) async fn last_warning(&mut self) -> Option<String> {
-        match &self.warning {
-            Some(_) => timeout(WAIT_MAX, self.warning()).await.ok(),
-            None => None,
+        let warning = self.warning.take()?;
+        // Where it has begun, nobody waits for this.
+        let _ = self.hurry.send(());
+        timeout(WAIT_MAX, warning).await.ok()?.ok()?
+    }
+}
+
+/// What all of these need; none if that is not wanted any more.
+fn measure(archive: &Archive, ids: Vec<PackageVersion>, hurried: &mpsc::Receiver<()>) -> Option<Need> {
+    if ids.len() > MANY && hurried.recv_timeout(BEGIN_AFTER) == Err(RecvTimeoutError::Disconnected) {
+        return None;
+    }
+    let mut need = Need::default();
+    for id in ids {
+        if hurried.try_recv() == Err(TryRecvError::Disconnected) {
+            return None;
         }
+        let (bytes, inodes) = size_of(archive, &id).unwrap_or_default();
+        need.add(bytes, inodes);
     }
-}
-
-impl Drop for Look {
-    fn drop(&mut self) {
-        self.over.store(true, Relaxed);
-    }
-}
-
-/// Lets all else go before this thread: what is sent should not take longer for a warning.
-fn give_way() {
-    // SAFETY: a plain system call. On Linux it is about the calling thread alone.
-    unsafe { libc::nice(19) };
+    Some(need)
 }
 
 /// The sizes of a package's files together, and how many entries it has.
