@@ -85,9 +85,7 @@ impl Helper {
                 };
                 return Ok((session, Some(why)));
             }
-            Err(Refused::Failed(failure) | Refused::Declined(failure) | Refused::Usage(failure)) => {
-                return Err(failure);
-            }
+            Err(Refused::Failed(failure) | Refused::Declined(failure)) => return Err(failure),
             Err(Refused::HelperMissing) => {
                 tracing::info!("there is no helper on the target: it is put there")
             }
@@ -112,9 +110,7 @@ impl Helper {
                 let why = other.then(|| old(&session, "somebody else replaces it as well"));
                 Ok((session, why))
             }
-            Err(Refused::Failed(failure) | Refused::Declined(failure) | Refused::Usage(failure)) => {
-                Err(failure)
-            }
+            Err(Refused::Failed(failure) | Refused::Declined(failure)) => Err(failure),
             Err(other) => {
                 Err(Failure::person(anyhow!("the helper was put on the target, and still: {other:?}")))
             }
@@ -234,24 +230,16 @@ async fn open(
     hello: &HostHello,
     means: &Means,
 ) -> Result<Session, Refused> {
-    let mut declined = match Session::open(connection, command, hello.clone(), means).await {
-        Err(Refused::Declined(failure)) => Some(failure),
-        // It is older than what we know of it, or than all that we know.
-        Err(Refused::Usage(_)) if means.by_command => None,
-        other => return other,
-    };
-    let means = Means { by_command: false, ..means.clone() };
-    let first = if declined.is_none() { hello.protocol } else { hello.protocol - 1 };
-    for protocol in (PROTOCOL_OLDEST..=first).rev() {
-        let older = HostHello { protocol, ..hello.clone() };
-        match Session::open(connection, command, older, &means).await {
+    let mut declined = None;
+    for protocol in (PROTOCOL_OLDEST..=hello.protocol).rev() {
+        let hello = HostHello { protocol, ..hello.clone() };
+        match Session::open(connection, command, hello, means).await {
             Err(Refused::Declined(failure)) => declined = declined.or(Some(failure)),
             other => return other,
         }
     }
     // It was not the protocol.
-    let declined = declined.unwrap_or_else(|| Failure::later(anyhow!("the helper on the target declines")));
-    Err(Refused::Declined(declined))
+    Err(Refused::Declined(declined.expect("there is a protocol to try")))
 }
 
 /// Says that the helper of a session is old, and why it stays so.

@@ -70,9 +70,7 @@ async fn session(site: Site<'_>, helper: &Helper, connection: &Connection) -> Ve
             let is = format!("the one on the target cannot be run: {words}");
             vec![Finding::wrong("helper", is, Mend::Here(site.enroll()))]
         }
-        Err(Refused::Failed(failure) | Refused::Declined(failure) | Refused::Usage(failure)) => {
-            vec![archive(site, &failure)]
-        }
+        Err(Refused::Failed(failure) | Refused::Declined(failure)) => vec![archive(site, &failure)],
     }
 }
 

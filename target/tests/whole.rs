@@ -109,8 +109,7 @@ fn what_came_of_a_large_one_is_kept() {
     host.begin_in_full(&told);
     host.bytes(&told.plain_in_full()[..LARGE]);
     host.end();
-    let mut host = site.connect();
-    host.greet();
+    let mut host = site.host();
     match host.next() {
         Some(ToHost::Partial(partial)) => assert_eq!(partial[0].id, common::id("a/1")),
         other => panic!("nothing is kept: {other:?}"),
