@@ -139,6 +139,17 @@ impl Ended {
     }
 }
 
+/// What a run brings a target to.
+#[derive(Clone, Copy)]
+struct Aim<'a> {
+    archive: &'a Archive,
+    /// What the target should have.
+    set: &'a CurrentSet,
+    /// How many rows name nothing that it could.
+    refused: u64,
+    mode: Mode,
+}
+
 struct Run<'a> {
     settings: &'a Settings,
     places: &'a Places,
@@ -166,14 +177,16 @@ impl<'a> Run<'a> {
         let done = match &self.settings.destination {
             Destination::Ssh(_) => {
                 let set = wanted.await?;
-                self.fill_archive(&archive, &set, refused, &mut record, mode).await?
+                let aim = Aim { archive: &archive, set: &set, refused, mode };
+                self.fill_archive(aim, &mut record).await?
             }
             Destination::S3(target) => {
                 // The archive's disk and the bucket's server are looked at beside each other. Both looks
                 // come to their ends: what is wanted is told though there be no server.
                 let (set, there) = tokio::join!(wanted, self.look_at_bucket(&target.s3));
                 let (set, there) = (set?, there?);
-                self.fill_bucket(there, &archive, &set, refused, &mut record, mode).await?
+                let aim = Aim { archive: &archive, set: &set, refused, mode };
+                self.fill_bucket(there, aim, &mut record).await?
             }
         };
         Ok(match done {
@@ -195,21 +208,18 @@ impl<'a> Run<'a> {
     async fn fill_bucket(
         &mut self,
         (bucket, mut state): (Bucket, State),
-        archive: &Archive,
-        set: &CurrentSet,
-        refused: u64,
+        aim: Aim<'_>,
         record: &mut Record<'_>,
-        mode: Mode,
     ) -> Result<Option<(Plan, Carried, Done)>> {
+        let Aim { archive, set, .. } = aim;
         let listing = bucket::listing(&state, set).person("the bucket has too many names")?;
         let grace = self.settings.writable.grace.into();
         let mut plan = Plan::make(set, &listing, Policy { grace }, SystemTime::now());
-        let policy = self.policy(set, &listing, refused, mode);
+        let policy = self.policy(aim, &listing);
         let marks = bucket::marks(&state);
         plan.age(set, &listing, &marks, &policy, clock()).person("the bucket has too much to plan for")?;
-        if let Mode::DryRun { json } = mode {
-            plan.measure(|id| room::size_of(archive, id).map(|(bytes, _)| bytes));
-            self.print(&plan, json);
+        if let Mode::DryRun { json } = aim.mode {
+            self.print(&mut plan, archive, json);
             return Ok(None);
         }
         record.begins(&plan, &listing);
@@ -263,16 +273,16 @@ impl<'a> Run<'a> {
     }
 
     /// What the configuration, a person here and the guards say.
-    fn policy(&self, set: &CurrentSet, listing: &Listing, refused: u64, mode: Mode) -> aging::Policy {
+    fn policy(&self, aim: Aim<'_>, listing: &Listing) -> aging::Policy {
         let aging = &self.settings.aging;
-        let accept = matches!(mode, Mode::Real { accept_shrink: true });
-        let (members, there) = (set.len() as u64, listing.len() as u64);
+        let accept = matches!(aim.mode, Mode::Real { accept_shrink: true });
+        let (members, there) = (aim.set.len() as u64, listing.len() as u64);
         let before = good::members(&self.places.last_good()).unwrap_or(there);
         aging::Policy {
             mode: aging.mode,
             after: aging.after.into(),
             max_delete: aging.max_delete.into(),
-            guard: Guard::look(members, refused, before, aging.max_shrink, accept),
+            guard: Guard::look(members, aim.refused, before, aging.max_shrink, accept),
             held: self.places.hold().exists(),
         }
     }
@@ -287,7 +297,9 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn print(&self, plan: &Plan, json: bool) {
+    /// Prints a plan, with how much it sends.
+    fn print(&self, plan: &mut Plan, archive: &Archive, json: bool) {
+        plan.measure(|id| room::size_of(archive, id).map(|(bytes, _)| bytes));
         let name = self.settings.name.as_str();
         if json {
             println!("{}", plan_text::json(plan, name));

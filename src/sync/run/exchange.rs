@@ -8,8 +8,7 @@ use blat_target::listing::{Listing, Stands};
 use blat_target::message::{Digest, Info, Listed, Standing};
 use blat_target::package::PackageVersion;
 
-use super::{Mode, Run};
-use crate::archive::Archive;
+use super::{Aim, Mode, Run};
 use crate::channel::{Channel, Purpose, clock};
 use crate::config::AgingMode;
 use crate::failure::{Failure, Needs, Result};
@@ -48,17 +47,14 @@ impl Planned {
 impl Run<'_> {
     pub(super) async fn fill_archive(
         &mut self,
-        archive: &Archive,
-        set: &CurrentSet,
-        refused: u64,
+        aim: Aim<'_>,
         record: &mut Record<'_>,
-        mode: Mode,
     ) -> Result<Option<(Plan, Carried, Done)>> {
         tell("asking the target what it has");
         let purpose = Purpose::Sync { known: Digest(self.known.digest()) };
         let mut channel =
             Channel::open(self.settings, self.places, self.helper, self.reporter, purpose).await?;
-        let ended = self.over(&mut channel, archive, set, refused, record, mode).await;
+        let ended = self.over(&mut channel, aim, record).await;
         match ended {
             Ok(_) => channel.close().await,
             Err(_) => channel.drop_session().await,
@@ -69,19 +65,16 @@ impl Run<'_> {
     async fn over(
         &mut self,
         channel: &mut Channel,
-        archive: &Archive,
-        set: &CurrentSet,
-        refused: u64,
+        aim: Aim<'_>,
         record: &mut Record<'_>,
-        mode: Mode,
     ) -> Result<Option<(Plan, Carried, Done)>> {
-        let mut planned = self.plan(channel, set, refused, mode).await?;
-        if let Mode::DryRun { json } = mode {
-            planned.plan.measure(|id| room::size_of(archive, id).map(|(bytes, _)| bytes));
-            self.print(&planned.plan, json);
+        let Aim { archive, set, .. } = aim;
+        let mut planned = self.plan(channel, aim).await?;
+        if let Mode::DryRun { json } = aim.mode {
+            self.print(&mut planned.plan, archive, json);
             return Ok(None);
         }
-        planned = self.unmark(channel, set, refused, mode, planned).await?;
+        planned = self.unmark(channel, aim, planned).await?;
         record.begins(&planned.plan, &planned.listing);
         let text = package_list(set);
         let same = planned.listed.package_list == Some(Digest(*blake3::hash(&text).as_bytes()));
@@ -102,23 +95,18 @@ impl Run<'_> {
     }
 
     /// Asks the target what it has, and makes the plan.
-    async fn plan(
-        &mut self,
-        channel: &mut Channel,
-        set: &CurrentSet,
-        refused: u64,
-        mode: Mode,
-    ) -> Result<Planned> {
+    async fn plan(&mut self, channel: &mut Channel, aim: Aim<'_>) -> Result<Planned> {
         let (listing, listed) = self.list(channel).await?;
         let grace = self.settings.writable.grace.into();
-        let mut plan = Plan::make(set, &listing, Policy { grace }, SystemTime::now());
-        let mut policy = self.policy(set, &listing, refused, mode);
+        let mut plan = Plan::make(aim.set, &listing, Policy { grace }, SystemTime::now());
+        let mut policy = self.policy(aim, &listing);
         let mut info = None;
         if channel.session.ages() {
             let (marks, told) = channel.session.marks().await?;
             policy.held |= told.hold.is_some();
             let now = told.clock.min(clock());
-            plan.age(set, &listing, &marks, &policy, now).person("the target has too much to plan for")?;
+            plan.age(aim.set, &listing, &marks, &policy, now)
+                .person("the target has too much to plan for")?;
             info = Some(told);
         } else if policy.mode != AgingMode::None {
             let reason = "the helper on the target is too old to mark or delete anything: update it".into();
@@ -129,14 +117,7 @@ impl Run<'_> {
 
     /// Takes marks away before anything else, so that nobody deletes what the plan counts on. What was
     /// deleted meanwhile is planned for anew.
-    async fn unmark(
-        &mut self,
-        channel: &mut Channel,
-        set: &CurrentSet,
-        refused: u64,
-        mode: Mode,
-        mut planned: Planned,
-    ) -> Result<Planned> {
+    async fn unmark(&mut self, channel: &mut Channel, aim: Aim<'_>, mut planned: Planned) -> Result<Planned> {
         for _ in 0..REPLANS {
             let unmark = planned.plan.aged.as_ref().map(|aged| aged.unmark.clone()).unwrap_or_default();
             if unmark.is_empty() {
@@ -150,7 +131,7 @@ impl Run<'_> {
             if unmark.iter().all(is_as_planned) {
                 return Ok(planned);
             }
-            planned = self.plan(channel, set, refused, mode).await?;
+            planned = self.plan(channel, aim).await?;
         }
         Err(Failure::later(anyhow!("what stands on the target keeps changing")))
     }
