@@ -5,24 +5,28 @@
 //! a file cut short) and the package is abandoned, never sent half, or half of two
 //! builds.
 
+mod folder;
+mod reader;
+
 use std::ffi::OsStr;
-use std::fs::{self, File, Metadata};
-use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::fs::Metadata;
+use std::io::{self, Write};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use blat_target::delta::{GROUP, seal};
 use blat_target::manifest::{Entry, Kind, MODE_MASK, Manifest, PATH_MAX, Time};
 use blat_target::message::Digest;
 use blat_target::stamp::{DESCPKG, Stamp};
-use nix::libc::O_NOFOLLOW;
+use nix::errno::Errno;
+use nix::sys::stat::{FileStat, SFlag};
+
+use folder::Folder;
+pub use reader::Reader;
 
 use crate::failure::{Failure, Needs, Result};
 use crate::progress::Progress;
-
-/// How much of a file is read at a time, in bytes.
-const COPY_MAX: usize = 256 << 10;
 
 /// A package-version as it was scanned, ready to be read.
 #[derive(Debug)]
@@ -32,22 +36,34 @@ pub struct Scan {
     /// Entries that had set-user-id or set-group-id bits, which do not travel.
     pub dropped_bits: Vec<PathBuf>,
     folder: PathBuf,
+    /// The same, held: all is looked at and read from here.
+    root: Folder,
     progress: Progress,
+}
+
+/// Something in a folder.
+struct Found {
+    path: Vec<u8>,
+    stat: FileStat,
+    kind: Kind,
 }
 
 /// Scans `folder`, and tells `progress` as it goes on. What no target can hold (a device, a
 /// socket) needs a person.
 pub fn scan(folder: &Path, progress: &Progress) -> Result<Scan> {
+    let cannot = |why: Errno| later(why, "look at", folder);
+    let root = Folder::open(folder).map_err(cannot)?;
+    let top = root.stat(b"").map_err(cannot)?;
     let mut scan = Scan {
         manifest: Manifest { entries: Vec::new() },
         stamp: Stamp(0),
         dropped_bits: Vec::new(),
         folder: folder.to_owned(),
+        root,
         progress: progress.clone(),
     };
-    let top = fs::symlink_metadata(folder).later(format!("cannot look at {}", folder.display()))?;
-    scan.add(Vec::new(), &top, Kind::Folder);
-    scan.walk(folder, &[])?;
+    scan.add(Found { path: Vec::new(), stat: top, kind: Kind::Folder });
+    scan.walk(&[])?;
     scan.stamp = stamp(&scan.manifest, folder)?;
     Ok(scan)
 }
@@ -61,39 +77,54 @@ fn stamp(manifest: &Manifest, folder: &Path) -> Result<Stamp> {
 }
 
 impl Scan {
-    fn walk(&mut self, folder: &Path, prefix: &[u8]) -> Result<()> {
-        let cannot = || format!("cannot read the folder {}", folder.display());
-        let mut names = Vec::new();
-        for item in fs::read_dir(folder).later(cannot())? {
-            names.push(item.later(cannot())?.file_name());
+    /// Adds all that is below a folder of the package. No folder is held open meanwhile, however deep
+    /// they are.
+    fn walk(&mut self, path: &[u8]) -> Result<()> {
+        for found in self.list(path)? {
+            let below = (found.kind == Kind::Folder).then(|| found.path.clone());
+            self.add(found);
+            below.map_or(Ok(()), |below| self.walk(&below))?;
         }
-        self.progress.moved();
-        names.sort_unstable_by(|a, b| a.as_bytes().cmp(b.as_bytes()));
-        names.iter().try_for_each(|name| self.entry(folder, prefix, name))
+        Ok(())
     }
 
-    fn entry(&mut self, folder: &Path, prefix: &[u8], name: &OsStr) -> Result<()> {
-        let at = folder.join(name);
-        let path = join(prefix, name.as_bytes());
+    /// What is in a folder of the package, in byte order.
+    fn list(&self, path: &[u8]) -> Result<Vec<Found>> {
+        let cannot = |why| later(why, "read the folder", &self.place(path));
+        let folder = self.root.below(path).map_err(cannot)?;
+        let names = folder.names().map_err(cannot)?;
+        self.progress.moved();
+        names.iter().map(|name| self.look(&folder, join(path, name), name)).collect()
+    }
+
+    fn look(&self, folder: &Folder, path: Vec<u8>, name: &[u8]) -> Result<Found> {
         if path.len() > PATH_MAX {
             return Err(Failure::person(anyhow::anyhow!(
                 "the path {} is longer than {PATH_MAX} bytes",
-                at.display()
+                self.place(&path).display()
             )));
         }
-        let metadata = fs::symlink_metadata(&at).later(format!("cannot look at {}", at.display()))?;
-        let kind = kind(&at, &metadata)?;
-        let descend = kind == Kind::Folder;
-        self.add(path.clone(), &metadata, kind);
-        if descend { self.walk(&at, &path) } else { Ok(()) }
+        let cannot = |why| later(why, "look at", &self.place(&path));
+        let stat = folder.stat(name).map_err(cannot)?;
+        let kind = match SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()) {
+            SFlag::S_IFDIR => Kind::Folder,
+            SFlag::S_IFREG => Kind::File { size: stat.st_size as u64, digest: None },
+            SFlag::S_IFLNK => Kind::Symlink { text: folder.link_text(name).map_err(cannot)?.into_vec() },
+            _ => {
+                let at = self.place(&path);
+                let what = "is a device, pipe or socket, which no package may hold";
+                return Err(Failure::person(anyhow::anyhow!("{} {what}", at.display())));
+            }
+        };
+        Ok(Found { path, stat, kind })
     }
 
-    fn add(&mut self, path: Vec<u8>, metadata: &Metadata, kind: Kind) {
-        if metadata.mode() & 0o6000 != 0 {
+    fn add(&mut self, Found { path, stat, kind }: Found) {
+        if stat.st_mode & 0o6000 != 0 {
             self.dropped_bits.push(OsStr::from_bytes(&path).into());
         }
-        let modified = time(metadata);
-        self.manifest.entries.push(Entry { path, mode: metadata.mode() & MODE_MASK, modified, kind });
+        let modified = time_of(&stat);
+        self.manifest.entries.push(Entry { path, mode: stat.st_mode & MODE_MASK, modified, kind });
     }
 
     /// Writes the package's part of the packed stream: manifest, files, seals.
@@ -101,10 +132,10 @@ impl Scan {
     /// must say what failed in its own words.
     pub fn write(&self, manifest: &[u8], out: &mut impl Write) -> Result<()> {
         out.write_all(manifest).later("cannot send")?;
-        let mut piece = piece();
+        let mut reader = Reader::of(self);
         let mut digests = Vec::new();
         for (entry, ..) in self.manifest.files() {
-            digests.push(Digest(self.copy(entry, &mut piece, out)?.into()));
+            digests.push(Digest(reader.copy(entry, out)?.into()));
         }
         write_seals(&digests, out)
     }
@@ -112,10 +143,11 @@ impl Scan {
     /// The same for a target that knows no seals: manifest, tar, digests.
     pub fn write_tar(&self, manifest: &[u8], out: &mut impl Write) -> Result<()> {
         out.write_all(manifest).later("cannot send")?;
+        let mut reader = Reader::of(self);
         let mut digests = Vec::new();
         let mut tar = tar::Builder::new(&mut *out);
-        for (entry, size, digest) in self.manifest.files() {
-            let found = self.append(&mut tar, entry, size)?;
+        for (entry, _, digest) in self.manifest.files() {
+            let found = reader.append(entry, &mut tar)?;
             if digest.is_none() {
                 digests.extend_from_slice(found.as_bytes());
             }
@@ -126,119 +158,17 @@ impl Scan {
 
     /// Where a file of the package is.
     pub fn path(&self, entry: &Entry) -> PathBuf {
-        self.folder.join(self.relative(entry))
+        self.place(&entry.path)
+    }
+
+    fn place(&self, path: &[u8]) -> PathBuf {
+        self.folder.join(OsStr::from_bytes(path))
     }
 
     /// The path of an entry, below the version's folder.
     pub fn relative(&self, entry: &Entry) -> PathBuf {
         OsStr::from_bytes(&entry.path).into()
     }
-
-    /// Writes the bytes of one of the package's files to `out`, which must say in its own words what
-    /// failed, and returns their digest. They go through `piece`, see [`piece`].
-    pub fn copy(&self, entry: &Entry, piece: &mut [u8], out: &mut impl Write) -> Result<blake3::Hash> {
-        self.copy_from(entry, 0, piece, out)
-    }
-
-    /// The same without the file's first `start` bytes.
-    pub fn copy_from(
-        &self,
-        entry: &Entry,
-        start: u64,
-        piece: &mut [u8],
-        out: &mut impl Write,
-    ) -> Result<blake3::Hash> {
-        let Kind::File { size, .. } = entry.kind else { return Ok(blake3::hash(b"")) };
-        let at = self.path(entry);
-        let mut file = self.open(&at, size)?;
-        file.skip(start).later(format!("cannot read {}", at.display()))?;
-        loop {
-            let got = file.read(piece).later(format!("cannot read {}", at.display()))?;
-            if got == 0 {
-                break;
-            }
-            out.write_all(&piece[..got]).later(format!("cannot pack {}", at.display()))?;
-        }
-        file.check(&at, entry.modified)?;
-        Ok(file.hash.finalize())
-    }
-
-    fn open(&self, at: &Path, size: u64) -> Result<Hashing<'_>> {
-        let file = File::options().read(true).custom_flags(O_NOFOLLOW).open(at);
-        Ok(Hashing::new(file.later(format!("cannot read {}", at.display()))?, size, &self.progress))
-    }
-
-    fn append(&self, tar: &mut tar::Builder<impl Write>, entry: &Entry, size: u64) -> Result<blake3::Hash> {
-        let path = Path::new(OsStr::from_bytes(&entry.path));
-        let at = self.folder.join(path);
-        let mut file = self.open(&at, size)?;
-        let mut header = tar::Header::new_gnu();
-        header.set_size(size);
-        header.set_mode(entry.mode);
-        header.set_entry_type(tar::EntryType::Regular);
-        tar.append_data(&mut header, path, BufReader::with_capacity(1 << 18, &mut file))
-            .later(format!("cannot send {}", at.display()))?;
-        file.check(&at, entry.modified)?;
-        Ok(file.hash.finalize())
-    }
-}
-
-/// A file of an expected size, hashed as it is read.
-struct Hashing<'a> {
-    file: File,
-    size: u64,
-    left: u64,
-    hash: blake3::Hasher,
-    progress: &'a Progress,
-}
-
-impl<'a> Hashing<'a> {
-    fn new(file: File, size: u64, progress: &'a Progress) -> Self {
-        Self { file, size, left: size, hash: blake3::Hasher::new(), progress }
-    }
-
-    fn skip(&mut self, bytes: u64) -> io::Result<()> {
-        if bytes == 0 {
-            return Ok(());
-        }
-        self.left = self.left.saturating_sub(bytes);
-        self.file.seek(SeekFrom::Start(bytes)).map(drop)
-    }
-
-    /// Fails if it is not what was scanned.
-    fn check(&mut self, at: &Path, modified: Time) -> Result<()> {
-        let as_scanned = self.ended_as_scanned(modified).later(format!("cannot read {}", at.display()))?;
-        match as_scanned {
-            true => Ok(()),
-            false => Err(Failure::later(anyhow::anyhow!("{} changed while it was read", at.display()))),
-        }
-    }
-
-    /// Whether it had neither less nor more bytes than expected, and is still of that time: another
-    /// build may have been put in the folder's place, with files of the same size.
-    fn ended_as_scanned(&mut self, modified: Time) -> io::Result<bool> {
-        let found = self.file.metadata()?;
-        Ok(self.left == 0 && found.len() == self.size && time(&found) == modified)
-    }
-}
-
-impl Read for Hashing<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let most = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
-        if most == 0 {
-            return Ok(0);
-        }
-        let got = self.file.read(&mut buffer[..most])?;
-        self.hash.update(&buffer[..got]);
-        self.left -= got as u64;
-        self.progress.moved();
-        Ok(got)
-    }
-}
-
-/// What files are read into, piece by piece.
-pub fn piece() -> Vec<u8> {
-    vec![0; COPY_MAX]
 }
 
 /// Writes the seals of all files.
@@ -252,6 +182,14 @@ pub fn time(metadata: &Metadata) -> Time {
     Time { seconds: metadata.mtime(), nanoseconds: metadata.mtime_nsec() as u32 }
 }
 
+fn time_of(stat: &FileStat) -> Time {
+    Time { seconds: stat.st_mtime, nanoseconds: stat.st_mtime_nsec as u32 }
+}
+
+fn later(why: Errno, attempt: &str, at: &Path) -> Failure {
+    Failure::later(io::Error::from(why)).context(format!("cannot {attempt} {}", at.display()))
+}
+
 fn join(prefix: &[u8], name: &[u8]) -> Vec<u8> {
     match prefix {
         [] => name.to_vec(),
@@ -259,24 +197,10 @@ fn join(prefix: &[u8], name: &[u8]) -> Vec<u8> {
     }
 }
 
-fn kind(at: &Path, metadata: &Metadata) -> Result<Kind> {
-    let is = metadata.file_type();
-    if is.is_dir() {
-        Ok(Kind::Folder)
-    } else if is.is_file() {
-        Ok(Kind::File { size: metadata.len(), digest: None })
-    } else if is.is_symlink() {
-        let text = fs::read_link(at).later(format!("cannot read the link {}", at.display()))?;
-        Ok(Kind::Symlink { text: text.as_os_str().as_bytes().to_vec() })
-    } else {
-        let what = anyhow::anyhow!("{} is a device, pipe or socket, which no package may hold", at.display());
-        Err(Failure::person(what))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::{self, File};
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     fn package() -> tempfile::TempDir {

@@ -268,7 +268,7 @@ impl Packer {
         let packing = Packing::first(self.progress.round_trip(), self.window_log());
         let mut key = blake3::Hasher::new();
         key.update(id.to_string().as_bytes()).update(&[0, self.by_tar().into()]);
-        key.update(&packing.level.to_le_bytes()).update(manifest);
+        key.update(&packing.level.to_le_bytes()).update(&[packing.long_distance.into()]).update(manifest);
         for base in bases {
             key.update(base.version.as_str().as_bytes()).update(&[0]).update(&base.stamp.0.to_le_bytes());
         }

@@ -5,35 +5,27 @@
 //! each can be committed at once. Everything keeps the order in which it is handed in.
 
 mod level;
+mod packing;
 
 use std::cell::RefCell;
 use std::io::{self, Write};
 use std::rc::Rc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use blat_target::frame;
 use blat_target::message::ToTarget;
 use tokio::sync::mpsc;
-use zstd::stream::raw::CParameter;
 use zstd::stream::write::Encoder;
 
 use self::level::Levels;
+pub(crate) use self::packing::Packing;
 use crate::failure::{Failure, Needs, Result};
 use crate::progress::Progress;
 use crate::ready::Ready;
 use crate::session::Heard;
 
-/// Long-distance matching looks at one place in 2^7: at one in 2^4 it finds 1 % more in 1.5 times
-/// the time;
-const LONG_DISTANCE_RATE: u32 = 7;
-/// and takes matches from so many bytes on. What is shorter is left to the level's own search: with zstd's
-/// 64, packages of text become 1 % longer; with more, programs do.
-const LONG_DISTANCE_MIN: u32 = 96;
-/// At the level for a line that is far, matches are sought in twice as many places as zstd does there: the
-/// stream is 0.5 to 1.5 % shorter, in 5 to 8 % more time. The next level takes 20 % more for 2.5 %.
-const SEARCH_LOG_FOR_FAR: u32 = 4;
 /// The packed stream is cut into pieces of so many bytes.
 const PIECE: usize = 128 << 10;
 /// What is read is handed over in pieces of so many bytes,
@@ -138,8 +130,8 @@ fn work(
                     Some(stream) => stream,
                     None => {
                         let pieces = Pieces { piece: Vec::with_capacity(PIECE), line: line.clone() };
-                        let packing = Packing { level: levels.level(), window_log };
-                        open.insert(packing.stream(pieces).later("cannot start to pack")?)
+                        let stream = levels.packing(window_log).stream(pieces);
+                        open.insert(stream.later("cannot start to pack")?)
                     }
                 };
                 stream.write_all(&plain).later("cannot send")?;
@@ -215,35 +207,6 @@ impl Line {
     /// How full the queue is, from 0 to 1.
     fn full(&self) -> f64 {
         1.0 - self.frames.capacity() as f64 / self.frames.max_capacity() as f64
-    }
-}
-
-/// How something is packed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Packing {
-    /// zstd's.
-    pub(crate) level: i32,
-    /// The size of the window in bytes, as a power of two.
-    pub(crate) window_log: u32,
-}
-
-impl Packing {
-    /// As the first package of a session is packed whose target took so long to answer.
-    pub(crate) fn first(round_trip: Option<Duration>, window_log: u32) -> Self {
-        Self { level: level::first(round_trip), window_log }
-    }
-
-    /// Packs what is written to it into `out`.
-    pub(crate) fn stream<W: Write>(self, out: W) -> io::Result<Encoder<'static, W>> {
-        let mut stream = Encoder::new(out, self.level)?;
-        stream.window_log(self.window_log)?;
-        stream.long_distance_matching(true)?;
-        stream.set_parameter(CParameter::LdmHashRateLog(LONG_DISTANCE_RATE))?;
-        stream.set_parameter(CParameter::LdmMinMatch(LONG_DISTANCE_MIN))?;
-        if self.level == level::FOR_FAR {
-            stream.set_parameter(CParameter::SearchLog(SEARCH_LOG_FOR_FAR))?;
-        }
-        Ok(stream)
     }
 }
 

@@ -262,7 +262,7 @@ mod tests {
     use super::*;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    const PACKING: Packing = Packing { level: 3, window_log: 24 };
+    const PACKING: Packing = Packing { level: 3, window_log: 24, long_distance: true };
 
     fn sent(ready: Ready) -> Vec<u8> {
         let mut all = Vec::new();

@@ -15,7 +15,7 @@ use zip::write::{FullFileOptions, StreamWriter};
 use zip::{CompressionMethod, DateTime, ZipWriter};
 
 use crate::failure::{Failure, Needs, Result};
-use crate::pack::{self, Scan};
+use crate::pack::{Reader, Scan};
 
 /// As `zip` does by itself.
 const LEVEL: i64 = 6;
@@ -29,19 +29,14 @@ const EXTENDED_TIME: u16 = 0x5455;
 /// # Errors
 /// Those of the source and those of `out`; the latter have to say in their own words what failed.
 pub fn write<W: Write>(scan: &Scan, out: W) -> Result<W> {
-    let (mut zip, mut piece) = (ZipWriter::new_stream(out), pack::piece());
+    let (mut zip, mut reader) = (ZipWriter::new_stream(out), Reader::of(scan));
     for entry in scan.manifest.entries.iter().filter(|entry| !entry.path.is_empty()) {
-        add(&mut zip, scan, entry, &mut piece)?;
+        add(&mut zip, entry, &mut reader)?;
     }
     Ok(zip.finish().later("cannot pack")?.into_inner())
 }
 
-fn add<W: Write>(
-    zip: &mut ZipWriter<StreamWriter<W>>,
-    scan: &Scan,
-    entry: &Entry,
-    piece: &mut [u8],
-) -> Result<()> {
+fn add<W: Write>(zip: &mut ZipWriter<StreamWriter<W>>, entry: &Entry, reader: &mut Reader) -> Result<()> {
     let name = utf8(&entry.path, "the name")?;
     let options = options(entry)?;
     match &entry.kind {
@@ -51,7 +46,7 @@ fn add<W: Write>(
         }
         Kind::File { size, .. } => {
             zip.start_file(name, options.large_file(*size >= SMALL)).later("cannot pack")?;
-            scan.copy(entry, piece, zip).map(drop)
+            reader.copy(entry, zip).map(drop)
         }
     }
 }

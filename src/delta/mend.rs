@@ -9,7 +9,7 @@ use blat_target::package::{Name, PackageVersion};
 
 use super::digests::{Cache, digest};
 use crate::failure::{Needs, Result};
-use crate::pack::{self, Scan, scan};
+use crate::pack::{Reader, Scan, scan};
 use crate::progress::Progress;
 
 /// What the target made of a group of files.
@@ -61,9 +61,9 @@ impl Mend {
             out.write_all(&number.to_le_bytes()).later("cannot send")?;
         }
         let files: Vec<_> = self.scan.manifest.files().map(|(entry, ..)| entry).collect();
-        let mut piece = pack::piece();
+        let mut reader = Reader::of(&self.scan);
         for number in &self.numbers {
-            let came = self.scan.copy(files[*number as usize], &mut piece, out)?;
+            let came = reader.copy(files[*number as usize], out)?;
             out.write_all(came.as_bytes()).later("cannot send")?;
         }
         Ok(())

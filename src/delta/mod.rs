@@ -27,7 +27,7 @@ pub(crate) use mend::{Made, Mend};
 use crate::bases::Base;
 use crate::failure::{Needs, Result};
 use crate::memory::Memory;
-use crate::pack::{self, Scan, write_seals};
+use crate::pack::{Reader, Scan, write_seals};
 use crate::progress::Progress;
 use crate::resume::{Kept, Start};
 use in_order::in_order;
@@ -126,13 +126,13 @@ impl<'a> Delta<'a> {
                 Chunk::Changed(changed) => changed.make().map(Some),
             }
         };
-        let (mut number, mut piece) = (0, pack::piece());
+        let (mut number, mut reader) = (0, Reader::of(self.new));
         in_order(means.threads, chunks.len(), work, |made: Result<Option<Streams>>| {
             let chunk = &chunks[number];
             number += 1;
             match (made?, chunk) {
                 (Some(streams), _) => write_streams(&streams, out),
-                (None, Chunk::Whole(entry, at)) => self.new.copy_from(entry, *at, &mut piece, out).map(drop),
+                (None, Chunk::Whole(entry, at)) => reader.copy_from(entry, *at, out).map(drop),
                 (None, Chunk::Changed(_)) => unreachable!("changes were made of it"),
             }
         })?;

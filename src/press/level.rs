@@ -7,8 +7,12 @@
 //!
 //! Another level means a new stream, which knows nothing of what was sent. So the first one should be
 //! right: how long the target takes to answer tells a line across the house from one across the country.
+//! For one across the house, nothing is sought far back either, as long as the line takes all that comes:
+//! that would take half as much time again, for a seventh of the bytes.
 
 use std::time::{Duration, Instant};
+
+use super::packing::Packing;
 
 /// From the one for a fast line to the one that makes least for a slow one.
 const LEVELS: [i32; 5] = [1, 3, FOR_FAR, 9, 12];
@@ -34,14 +38,27 @@ const EMPTY_LASTS: Duration = Duration::from_secs(3);
 /// When it was not looked at for so long, there was nothing to pack.
 const UNSEEN: Duration = Duration::from_millis(500);
 
-/// The first level for a target that took so long to answer, if that is known.
-pub(super) fn first(round_trip: Option<Duration>) -> i32 {
-    let near = round_trip.is_some_and(|round_trip| round_trip < NEAR);
+/// What is packed first for a target that took so long to answer, if that is known.
+pub(super) fn first(round_trip: Option<Duration>, window_log: u32) -> Packing {
+    let near = is_near(round_trip);
+    packing(first_level(near), near, window_log)
+}
+
+fn is_near(round_trip: Option<Duration>) -> bool {
+    round_trip.is_some_and(|round_trip| round_trip < NEAR)
+}
+
+fn first_level(near: bool) -> i32 {
     if near { QUICKEST } else { FOR_FAR }
+}
+
+fn packing(level: i32, near: bool, window_log: u32) -> Packing {
+    Packing { level, window_log, long_distance: !near || level != QUICKEST }
 }
 
 /// Chooses levels for one session.
 pub(super) struct Levels {
+    near: bool,
     level: i32,
     /// When it was chosen.
     since: Instant,
@@ -59,13 +76,24 @@ pub(super) struct Levels {
 impl Levels {
     /// For a target that took so long to answer, if that is known.
     pub(super) fn new(round_trip: Option<Duration>, now: Instant) -> Self {
-        let level = first(round_trip);
+        let near = is_near(round_trip);
+        let level = first_level(near);
         tracing::debug!("packs at level {level} at first: the target answered within {round_trip:?}");
-        Self { level, since: now, not_full: now, not_empty: now, looked: now, line: 0.0, begin: (now, 0) }
+        Self {
+            near,
+            level,
+            since: now,
+            not_full: now,
+            not_empty: now,
+            looked: now,
+            line: 0.0,
+            begin: (now, 0),
+        }
     }
 
-    pub(super) fn level(&self) -> i32 {
-        self.level
+    /// How it is packed from here on.
+    pub(super) fn packing(&self, window_log: u32) -> Packing {
+        packing(self.level, self.near, window_log)
     }
 
     /// So many bytes were sent since the session began.
@@ -132,7 +160,7 @@ mod tests {
                     levels.choose(full, begin + SECOND * (second - 1) + SECOND * tenth / 10);
                 }
                 levels.sent(u64::from(second) * line, begin + SECOND * second);
-                levels.level()
+                levels.level
             })
             .collect()
     }
@@ -150,6 +178,16 @@ mod tests {
         assert_eq!(over(10_000_000, FAR, 0.0)[..12], [6, 6, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1]);
         assert_eq!(over(10_000_000, None, 0.5), [FOR_FAR; 20]);
         assert_eq!(over(10_000_000, Some(NEAR / 2), 1.0)[..4], [3, 6, 9, 12]);
+    }
+
+    #[test]
+    fn only_what_is_quick_for_near_is_not_sought_far_back() {
+        let first = |round_trip| first(round_trip, 25);
+        assert_eq!(first(Some(NEAR / 2)), Packing { level: QUICKEST, window_log: 25, long_distance: false });
+        assert_eq!(first(FAR), Packing { level: FOR_FAR, window_log: 25, long_distance: true });
+        assert_eq!(first(None), first(FAR));
+        assert!(packing(QUICKEST, false, 25).long_distance, "a line that is far, and fast");
+        assert!(packing(LEVELS[1], true, 25).long_distance, "one that is near, and slow");
     }
 
     #[test]

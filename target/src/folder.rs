@@ -84,12 +84,6 @@ impl Folder {
         self.resolve(name, flags, Mode::empty()).map(File::from)
     }
 
-    /// Opens the regular file `name` to read.
-    pub(crate) fn file_to_read(&self, name: &[u8]) -> Result<File> {
-        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-        self.resolve(name, flags, Mode::empty()).map(File::from)
-    }
-
     /// Opens the regular file `name` to read and write, and makes it where it is missing.
     pub(crate) fn open_or_create(&self, name: &[u8]) -> Result<File> {
         loop {

@@ -206,7 +206,7 @@ pub(crate) fn take(archive: &Archive, what: &message::Partial) -> Vec<Partial> {
     loop {
         let mut wait = false;
         for (name, folder) in records(archive) {
-            let is_it = || folder.file_to_read(&name).ok().and_then(|record| read_head(&record));
+            let is_it = || folder.read(&name).ok().and_then(|record| read_head(&record));
             if taken.iter().any(|partial| partial.name == name)
                 || is_it().is_none_or(|head| head.what != *what)
             {
@@ -280,7 +280,7 @@ fn records(archive: &Archive) -> Vec<(Vec<u8>, Folder)> {
 }
 
 fn heads(archive: &Archive) -> Vec<Head> {
-    let read = |(name, folder): (Vec<u8>, Folder)| read_head(&folder.file_to_read(&name).ok()?);
+    let read = |(name, folder): (Vec<u8>, Folder)| read_head(&folder.read(&name).ok()?);
     records(archive).into_iter().filter_map(read).collect()
 }
 

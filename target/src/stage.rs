@@ -188,7 +188,7 @@ impl Staging {
         let take = || {
             let to = self.parent(parent)?;
             from.place(parent)?.move_to(name, &to)?;
-            to.file_to_read(name)
+            to.read(name)
         };
         take().map_err(|why| self.refusal("go on with", entry, why))
     }

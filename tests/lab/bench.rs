@@ -25,10 +25,11 @@ fn main() {
     let _disk = disk::Disk::fresh();
     println!("{:<60} {:>12} {:>12} {:>7}", "measure", "blat", "rsync", "ratio");
     let only: Vec<String> = std::env::args().skip(1).collect();
-    let measures: [(&str, fn()); 7] = [
+    let measures: [(&str, fn()); 8] = [
         ("latency", latency::measure),
         ("deltas", deltas::measure),
         ("fast", fill::measure_fast),
+        ("quick", fill::measure_quick),
         ("fill", fill::measure),
         ("lines", lines::measure),
         ("many", many::measure),

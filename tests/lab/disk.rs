@@ -4,13 +4,15 @@
 //! free one, and steps around it: making files then takes several times as long, for everybody, and
 //! what is compared comes out more equal than it is.
 
-use std::fs::{self, File};
+use std::fs;
 use std::process::Command;
 
 use crate::machines::lab_dir;
 
 /// As much as the fills of three targets and their peers need.
 const BYTES: u64 = 12 << 30;
+/// It is written in such pieces.
+const BLOCK: u64 = 8 << 20;
 
 /// Mounted where the lab has its machines, until it is dropped.
 pub(crate) struct Disk(());
@@ -22,8 +24,14 @@ impl Disk {
         let (image, place) = (lab_dir().join("disk.img"), lab_dir().join("run"));
         fs::create_dir_all(&place).expect("the lab's folder can be written");
         let _ = fs::remove_file(&image);
-        File::create(&image).and_then(|file| file.set_len(BYTES)).expect("a file for the disk");
-        run(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&image));
+        // Written once as a whole, and nothing of it given back: a disk has its blocks, and needs not be
+        // given one by the file system below for each that is written.
+        let of = format!("of={}", image.display());
+        let blocks = format!("count={}", BYTES / BLOCK);
+        let to_image =
+            [&*of, &*blocks, &format!("bs={BLOCK}"), "if=/dev/zero", "oflag=direct", "status=none"];
+        run(Command::new("dd").args(to_image));
+        run(Command::new("mkfs.ext4").args(["-q", "-F", "-E", "nodiscard"]).arg(&image));
         // What is written goes to the disk as from any file system: not through memory once more.
         let device = run(Command::new("losetup").args(["--direct-io=on", "--find", "--show"]).arg(&image));
         run(Command::new("mount").arg(&device).arg(&place));

@@ -1,6 +1,7 @@
 //! What programs on a machine take: CPU time and memory, as the kernel counts them for each process.
 //!
-//! Looks every 50 ms, so what a process does in its last moments is not seen.
+//! Looks every 50 ms, so what a process does in its last moments is not seen; and at memory, which takes
+//! longer to tell, each fourth time.
 
 #![allow(dead_code, reason = "shared by two crates, none of which uses all of it")]
 
@@ -16,6 +17,7 @@ use crate::machines::Machine;
 use crate::process::Memory;
 
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+const MEMORY_EACH: usize = 4;
 /// The kernel's unit of CPU time in `/proc`.
 const TICKS_PER_SECOND: f64 = 100.0;
 
@@ -44,11 +46,14 @@ impl Watch {
         let space = space_of(&PathBuf::from(format!("/proc/{}", machine.pid1())));
         let until = over.clone();
         let mut seen = Seen::default();
-        seen.look(space.as_deref(), true);
+        seen.look(space.as_deref(), 0);
         let watcher = std::thread::spawn(move || {
-            while !until.load(Relaxed) {
+            for nth in 1.. {
+                if until.load(Relaxed) {
+                    break;
+                }
                 std::thread::sleep(LOOK_EVERY);
-                seen.look(space.as_deref(), false);
+                seen.look(space.as_deref(), nth);
             }
             seen
         });
@@ -78,16 +83,16 @@ impl Seen {
         these.map(|process| process.anonymous_kib).max().unwrap_or(0) as f64 / 1024.0
     }
 
-    fn look(&mut self, space: Option<&Path>, first: bool) {
+    fn look(&mut self, space: Option<&Path>, nth: usize) {
         for item in fs::read_dir("/proc").into_iter().flatten().flatten() {
             let Ok(name) = item.file_name().into_string() else { continue };
             if !name.starts_with(|first: char| first.is_ascii_digit()) {
                 continue;
             }
             let path = item.path();
-            let known = self.0.entry(name).or_insert_with(|| Process::meet(&path, space, first));
+            let known = self.0.entry(name).or_insert_with(|| Process::meet(&path, space, nth == 0));
             if let Some(process) = known {
-                process.look(&path);
+                process.look(&path, nth.is_multiple_of(MEMORY_EACH));
             }
         }
     }
@@ -98,16 +103,17 @@ impl Process {
         if space.is_none() || space_of(path).as_deref() != space {
             return None;
         }
-        let ticks = if first { ticks(path)? } else { 0 };
+        let ticks = if first { stat(path)?.1 } else { 0 };
         Some(Self { program: String::new(), ticks_before: ticks, ticks, peak_kib: 0, anonymous_kib: 0 })
     }
 
-    fn look(&mut self, path: &Path) {
-        if let Some(ticks) = ticks(path) {
-            self.ticks = ticks;
+    fn look(&mut self, path: &Path, memory: bool) {
+        if let Some((program, ticks)) = stat(path) {
+            (self.program, self.ticks) = (program, ticks);
         }
-        if let Ok(comm) = fs::read_to_string(path.join("comm")) {
-            self.program = comm.trim_end().to_owned();
+        // One that is new may be gone before the next time.
+        if !memory && self.peak_kib > 0 {
+            return;
         }
         let memory = Memory::of(path);
         self.peak_kib = self.peak_kib.max(memory.peak_kib);
@@ -119,10 +125,12 @@ fn space_of(process: &Path) -> Option<PathBuf> {
     fs::read_link(process.join("ns/pid")).ok()
 }
 
-/// User and system time of a process, all threads.
-fn ticks(process: &Path) -> Option<u64> {
+/// A process's name, and the user and system time of all its threads.
+fn stat(process: &Path) -> Option<(String, u64)> {
     let stat = fs::read_to_string(process.join("stat")).ok()?;
     // The name may hold anything; the numbers follow its closing bracket.
-    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    Some(fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?)
+    let (name, fields) = stat.rsplit_once(')')?;
+    let fields: Vec<&str> = fields.split_whitespace().collect();
+    let ticks = fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
+    Some((name.split_once('(')?.1.to_owned(), ticks))
 }

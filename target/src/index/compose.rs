@@ -149,10 +149,7 @@ impl Compose {
 pub fn find(path: &[u8], pattern: &[u8]) -> ExitCode {
     let opened = Archive::open_to_read(path).and_then(|archive| {
         let list = [OWN_FOLDER.as_bytes(), b"/", LIST].concat();
-        archive
-            .root
-            .file_to_read(&list)
-            .map_err(|why| refusal("open the index; `blat-target index` makes it", why))
+        archive.root.read(&list).map_err(|why| refusal("open the index; `blat-target index` makes it", why))
     });
     let list = match opened {
         Ok(list) => list,

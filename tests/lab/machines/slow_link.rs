@@ -4,7 +4,8 @@
 //! frames across, later and no faster than asked. TCP stays the kernel's, end to end. A direction
 //! is a line that sends one frame after the other at the given rate, then takes half the round
 //! trip to arrive; what would wait for the line longer than a round trip (at least 100 ms) is lost,
-//! as in a router's full queue.
+//! as in a router's full queue. A large frame, which a card would cut, is as long as its parts are, and
+//! arrives when the last of them does.
 //!
 //! When the lab drops a link, its devices go and the machines meet on the fast switch again.
 
@@ -24,10 +25,8 @@ use nix::sys::signal::SigSet;
 use nix::sys::time::TimeSpec;
 
 use super::hardware::Hardware;
-use super::tap::open_tap;
+use super::tap::{FRAME_MAX, line_bytes, open_tap};
 
-/// The longest frame of a standard Ethernet, without its check sum.
-const FRAME: usize = 1514;
 /// How long a thread sleeps before it looks whether the link is still wanted.
 const NAP: Duration = Duration::from_millis(50);
 /// While frames are under way, a thread looks at them this often: a hundred times in a round trip, within
@@ -247,7 +246,7 @@ impl<'a> Carrier<'a> {
     }
 
     fn take(&mut self) {
-        let mut frame = [0; FRAME];
+        let mut frame = [0; FRAME_MAX];
         while let Some(read) = self.from.read(&mut frame) {
             match read {
                 Ok(length) => self.enqueue(&frame[..length]),
@@ -262,7 +261,7 @@ impl<'a> Carrier<'a> {
         let now = Instant::now();
         let begin = self.free_at.max(now);
         if begin - now <= self.cable.rtt.max(SHORTEST_QUEUE) {
-            self.free_at = begin + self.cable.rate.time_for(frame.len());
+            self.free_at = begin + self.cable.rate.time_for(line_bytes(frame));
             let due = self.free_at + self.cable.rtt / 2;
             self.under_way.push_back((due, frame.to_vec()));
         }
@@ -276,8 +275,8 @@ impl<'a> Carrier<'a> {
                 return;
             };
             let written = tap.as_deref().map(|mut tap| tap.write(&frame));
-            if let Some(Ok(length)) = written {
-                self.to.delivered.fetch_add(length as u64, Relaxed);
+            if let Some(Ok(_)) = written {
+                self.to.delivered.fetch_add(line_bytes(&frame) as u64, Relaxed);
             }
         }
     }
