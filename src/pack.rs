@@ -137,6 +137,7 @@ impl Scan {
         for (entry, ..) in self.manifest.files() {
             digests.push(Digest(reader.copy(entry, out)?.into()));
         }
+        reader.end()?;
         write_seals(&digests, out)
     }
 
@@ -153,6 +154,7 @@ impl Scan {
             }
         }
         tar.into_inner().later("cannot send")?;
+        reader.end()?;
         out.write_all(&digests).later("cannot send")
     }
 
@@ -249,6 +251,24 @@ mod tests {
         descpkg.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
         let failure = scan.write(b"", &mut io::sink()).unwrap_err();
         assert!(failure.to_string().contains("changed while it was read"), "{failure}");
+    }
+
+    #[test]
+    fn another_build_in_the_place_of_the_one_that_was_scanned_is_noticed() {
+        let archive = tempfile::tempdir().unwrap();
+        let (place, aside) = (archive.path().join("1.0"), archive.path().join("aside"));
+        fs::create_dir(&place).unwrap();
+        fs::write(place.join(DESCPKG), "x").unwrap();
+        let scan = scan(&place, &Progress::start()).unwrap();
+        fs::rename(&place, &aside).unwrap();
+        fs::create_dir(&place).unwrap();
+        fs::hard_link(aside.join(DESCPKG), place.join(DESCPKG)).unwrap();
+        for written in [scan.write(b"", &mut io::sink()), scan.write_tar(b"", &mut io::sink())] {
+            let failure = written.unwrap_err();
+            assert!(failure.to_string().contains("changed while it was read"), "{failure}");
+        }
+        fs::remove_dir_all(&place).unwrap();
+        assert!(scan.write(b"", &mut io::sink()).is_err(), "and so is that it is gone");
     }
 
     #[test]

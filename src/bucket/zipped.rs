@@ -33,6 +33,7 @@ pub fn write<W: Write>(scan: &Scan, out: W) -> Result<W> {
     for entry in scan.manifest.entries.iter().filter(|entry| !entry.path.is_empty()) {
         add(&mut zip, entry, &mut reader)?;
     }
+    reader.end()?;
     Ok(zip.finish().later("cannot pack")?.into_inner())
 }
 

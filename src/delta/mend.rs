@@ -66,6 +66,6 @@ impl Mend {
             let came = reader.copy(files[*number as usize], out)?;
             out.write_all(came.as_bytes()).later("cannot send")?;
         }
-        Ok(())
+        reader.end()
     }
 }

@@ -136,6 +136,7 @@ impl<'a> Delta<'a> {
                 (None, Chunk::Changed(_)) => unreachable!("changes were made of it"),
             }
         })?;
+        reader.end()?;
         write_seals(&self.digests, out)
     }
 }

@@ -69,6 +69,20 @@ impl<'a> Reader<'a> {
         Ok(file.hash.finalize())
     }
 
+    /// Fails if another build has been put in the package's place: what was read is no longer what is there.
+    pub fn end(self) -> Result<()> {
+        let scan = self.scan;
+        let is_in_place = || {
+            let (held, there) = (scan.root.stat(b"")?, nix::sys::stat::stat(&scan.folder)?);
+            Ok((held.st_dev, held.st_ino) == (there.st_dev, there.st_ino))
+        };
+        match is_in_place() {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(changed(&scan.folder)),
+            Err(why) => Err(later(why, "look at", &scan.folder)),
+        }
+    }
+
     fn open(&mut self, entry: &Entry, size: u64) -> Result<Hashing<'a>> {
         let (parent, name) = entry.split();
         let file = self.parent(parent).and_then(|parent| parent.read(name));
@@ -84,6 +98,10 @@ impl<'a> Reader<'a> {
         };
         Ok(&self.parent.insert(last).1)
     }
+}
+
+fn changed(at: &Path) -> Failure {
+    Failure::later(anyhow::anyhow!("{} changed while it was read", at.display()))
 }
 
 fn failed(why: io::Error, attempt: &str, at: &Path) -> Failure {
@@ -112,15 +130,13 @@ impl<'a> Hashing<'a> {
         self.file.seek(SeekFrom::Start(bytes)).map(drop)
     }
 
-    /// Fails if it is not what was scanned: it had less or more bytes, or is of another time, as another
-    /// build may have been put in the folder's place, with files of the same size.
+    /// Fails if it is not what was scanned: it had less or more bytes, or is of another time.
     fn check(&self, entry: &Entry, scan: &Scan) -> Result<()> {
         let found = self.file.metadata().map_err(|why| failed(why, "read", &scan.path(entry)))?;
         if self.left == 0 && found.len() == self.size && time(&found) == entry.modified {
             return Ok(());
         }
-        let at = scan.path(entry);
-        Err(Failure::later(anyhow::anyhow!("{} changed while it was read", at.display())))
+        Err(changed(&scan.path(entry)))
     }
 }
 

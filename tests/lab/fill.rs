@@ -20,7 +20,7 @@ use crate::usage::Watch;
 /// A gigabit, in the same house.
 pub(crate) const QUICK: (Rate, Duration) = (Rate::mbit(1000), Duration::from_micros(200));
 /// 100 Mbit/s and 50 ms.
-const SLOW: (Rate, Duration) = (Rate::mbit(100), Duration::from_millis(50));
+pub(crate) const SLOW: (Rate, Duration) = (Rate::mbit(100), Duration::from_millis(50));
 const TARGETS: [&str; 3] = ["site1", "site2", "site3"];
 const SMALL_TARGET: &str = "site4";
 const ALL_TARGETS: [&str; 4] = [TARGETS[0], TARGETS[1], TARGETS[2], SMALL_TARGET];

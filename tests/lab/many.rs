@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::deltas::{run, wheel};
 use crate::field::{Field, SOURCE, seal};
-use crate::fill::{Took, measured};
+use crate::fill::{SLOW, Took, measured, reconnect};
 use crate::line;
 
 const TARGETS: usize = 10;
@@ -24,16 +24,25 @@ pub(crate) fn measure() {
     // Brings the helper.
     field.publish("first", "1.0");
     send(&field, &names, "first");
+    over(&field, &names, "near");
+    let _link = field.lab.link(&field.master, &field.site, SLOW.0, SLOW.1);
+    let targets: Vec<&str> = names.iter().map(String::as_str).collect();
+    reconnect(&field, &targets);
+    over(&field, &names, "far");
+}
+
+/// What is `near` is packed as quickly as can be, what is `far` for a line that takes longer.
+fn over(field: &Field, names: &[String], way: &str) {
     let (mut one, mut ten) = (f64::MAX, f64::MAX);
     for round in 0..ROUNDS {
         // Each another package, so that none is told by another.
-        let (alone, shared) = (format!("alone{round}"), format!("shared{round}"));
-        publish(&field, &alone);
-        publish(&field, &shared);
-        one = one.min(send(&field, &names[..1], &alone).master_cpu);
-        ten = ten.min(send(&field, &names, &shared).master_cpu);
+        let (alone, shared) = (format!("{way}-alone{round}"), format!("{way}-shared{round}"));
+        publish(field, &alone);
+        publish(field, &shared);
+        one = one.min(send(field, &names[..1], &alone).master_cpu);
+        ten = ten.min(send(field, names, &shared).master_cpu);
     }
-    line("one package to ten targets at once: CPU of the master, s (to one)", ten, one);
+    line(&format!("one package to ten targets at once, {way}: CPU of the master, s (to one)"), ten, one);
     line("  the promise: times", ten / one, TIMES_MAX);
 }
 
