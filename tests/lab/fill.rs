@@ -150,6 +150,7 @@ fn publish_small(field: &Field) -> Vec<(String, String)> {
 
 /// Runs `blat-sync@TARGET` to its end.
 pub(crate) fn sync(field: &Field, target: &str, link: Option<&Link>) -> Took {
+    forget_arrived(field);
     let took = measured(field, link, ["blat", "ssh"], &["blat-target", "sshd", "sshd-session"], || {
         field.master.sh(&format!("systemctl start blat-sync@{target}"));
     });
@@ -161,6 +162,7 @@ pub(crate) fn sync(field: &Field, target: &str, link: Option<&Link>) -> Took {
 
 /// Copies the real archive to a folder in the home of the site's transfer user.
 pub(crate) fn rsync(field: &Field, options: &str, folder: &str, link: Option<&Link>) -> Took {
+    forget_arrived(field);
     let ssh = format!("ssh -i {} -o UserKnownHostsFile={KNOWN_HOSTS} -l {TRANSFER_USER}", key_path("site1"));
     measured(field, link, ["rsync", "ssh"], &["rsync", "sshd", "sshd-session"], || {
         field.master.sh(&format!("rsync -a {options} -e '{ssh}' {REAL_SOURCE}/ site1:{folder}/"));
@@ -175,7 +177,6 @@ pub(crate) fn measured(
     work: impl FnOnce(),
 ) -> Took {
     nix::unistd::sync();
-    forget(&field.site.file("/home"));
     let (master, site) = (Watch::start(&field.master), Watch::start(&field.site));
     let (begin, wire_before) = (Instant::now(), wire(link));
     work();
@@ -185,9 +186,17 @@ pub(crate) fn measured(
     Took { seconds, wire_bytes, master_cpu, master_peak, site_cpu, site_peak }
 }
 
-/// Has the kernel forget what files below `folder` hold, which nobody reads any more. What comes next then
-/// gets the same memory again: a virtual machine is given new memory page by page, which takes several
-/// times as long as to write a file.
+/// Has the kernel forget what files on the site hold, which nobody reads any more. What comes next then gets
+/// the same memory again: a virtual machine is given new memory page by page, which takes several times as
+/// long as to write a file.
+fn forget_arrived(field: &Field) {
+    nix::unistd::sync();
+    let home = fs::read_dir(field.site.file(&format!("/home/{TRANSFER_USER}"))).expect("a home");
+    // Its programs are needed.
+    let arrived = home.flatten().filter(|item| item.file_name() != "bin");
+    arrived.for_each(|item| forget(&item.path()));
+}
+
 fn forget(folder: &Path) {
     for item in fs::read_dir(folder).into_iter().flatten().flatten() {
         let Ok(kind) = item.file_type() else { continue };
