@@ -116,6 +116,7 @@ pub(crate) fn rebuild(
     if base.is_none() {
         return Err(Stop::later("its files are not what they were when their seals were made"));
     }
+    staging.rest();
     Ok(Rebuilt::Doubtful(Box::new(Doubtful { head, manifest, staging, broken })))
 }
 

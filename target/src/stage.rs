@@ -28,6 +28,8 @@ use crate::partial::{self, Partial};
 use crate::refusal::{Stop, refusal, shown};
 use crate::sessions::Session;
 
+/// So many folders on the way to an entry are held open.
+const WAY_MAX: usize = 8;
 /// How often to make a package's folder again when others remove it.
 const ATTEMPTS: usize = 100;
 
@@ -136,8 +138,8 @@ impl Drop for Hidden {
 pub(crate) struct Staging {
     id: PackageVersion,
     root: Folder,
-    /// The folder that was last used, by its path: siblings come in a row.
-    parent: RefCell<Option<(Vec<u8>, Rc<Folder>)>>,
+    /// The folders on the way to the one that was last used, by their paths: entries come depth first.
+    way: RefCell<Vec<(Vec<u8>, Rc<Folder>)>>,
     unsynced: RefCell<Unsynced>,
     // Last, so that it is dropped last.
     hidden: Hidden,
@@ -161,12 +163,17 @@ impl Staging {
         let made = session.made(&id.package);
         hidden.partial = Partial::begin(archive, head, &hidden.name, made, manifest).map(Arc::new);
         let unsynced = RefCell::new(Unsynced::default());
-        Ok(Self { id: id.clone(), root, parent: RefCell::new(None), unsynced, hidden })
+        Ok(Self { id: id.clone(), root, way: RefCell::default(), unsynced, hidden })
     }
 
     /// The record by which another session can go on with it, if it is large.
     pub(crate) fn partial(&self) -> Weak<Partial> {
         self.hidden.partial.as_ref().map_or_else(Weak::new, Arc::downgrade)
+    }
+
+    /// Holds nothing open but what it must, for it may wait.
+    pub(crate) fn rest(&self) {
+        self.way.take();
     }
 
     /// Leaves what came to a later session, if it is on record.
@@ -274,14 +281,48 @@ impl Staging {
     }
 
     fn parent(&self, path: &[u8]) -> nix::Result<Rc<Folder>> {
-        let mut last = self.parent.borrow_mut();
-        match &*last {
-            Some((known, folder)) if known == path => Ok(folder.clone()),
-            _ => {
-                let folder = Rc::new(self.root.place(path)?);
-                *last = Some((path.to_vec(), folder.clone()));
-                Ok(folder)
-            }
+        let mut way = self.way.borrow_mut();
+        while way.last().is_some_and(|(known, _)| below(known, path).is_none()) {
+            way.pop();
         }
+        let (folder, rest) = match way.last() {
+            Some((known, folder)) => (&**folder, below(known, path).unwrap_or(path)),
+            None => (&self.root, path),
+        };
+        if let (Some((_, folder)), []) = (way.last(), rest) {
+            return Ok(folder.clone());
+        }
+        let folder = Rc::new(folder.place(rest)?);
+        // What lies deeper is opened again and again: few are held open.
+        if way.len() == WAY_MAX {
+            way.pop();
+        }
+        way.push((path.to_vec(), folder.clone()));
+        Ok(folder)
+    }
+}
+
+/// What leads from one folder to another, if that is the same or below it.
+fn below<'a>(folder: &[u8], path: &'a [u8]) -> Option<&'a [u8]> {
+    let rest = path.strip_prefix(folder)?;
+    match rest {
+        _ if folder.is_empty() || rest.is_empty() => Some(rest),
+        [b'/', rest @ ..] => Some(rest),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_below_a_folder_is_reached_from_it() {
+        assert_eq!(below(b"a", b"a/b/c"), Some(&b"b/c"[..]));
+        assert_eq!(below(b"", b"a/b"), Some(&b"a/b"[..]));
+        assert_eq!(below(b"a/b", b"a/b"), Some(&b""[..]));
+        assert_eq!(below(b"a/b", b"a/bc"), None);
+        assert_eq!(below(b"a/b", b"a"), None);
+        assert_eq!(below(b"a", b""), None);
     }
 }
