@@ -67,6 +67,33 @@ fn a_package_arrives_as_it_was() {
 }
 
 #[test]
+fn a_deep_tree_arrives_as_it_was() {
+    let site = Site::new();
+    let mut host = site.host();
+    let mut told = Told::in_full("a/1");
+    // Folders and files before the way down, and files on the way up.
+    let at = |depth: usize, name: &str| "f/".repeat(depth) + name;
+    const DEPTH: usize = 12;
+    for depth in 0..DEPTH {
+        told = told.whole(&at(depth, "e"), format!("down {depth}").as_bytes());
+        told.parts = told.parts.folder(&at(depth, "f"));
+    }
+    for depth in (0..DEPTH).rev() {
+        told = told.whole(&at(depth, "fg"), format!("beside {depth}").as_bytes());
+        told = told.whole(&at(depth, "x"), format!("up {depth}").as_bytes());
+    }
+    host.send_in_full(&told);
+    assert_eq!(host.outcome(), NEW);
+    assert_eq!(host.done().code, Some(0));
+    for depth in 0..DEPTH {
+        for (name, word) in [("e", "down"), ("fg", "beside"), ("x", "up")] {
+            let found = fs::read_to_string(site.archive().join("a/1").join(at(depth, name)));
+            assert_eq!(found.unwrap(), format!("{word} {depth}"));
+        }
+    }
+}
+
+#[test]
 fn content_that_does_not_keep_its_seal_is_refused() {
     let mut lying = told();
     lying.seals = Some(vec![Digest([7; 32])]);
