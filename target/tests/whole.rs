@@ -76,7 +76,7 @@ fn a_deep_tree_arrives_as_it_was() {
     const DEPTH: usize = 12;
     for depth in 0..DEPTH {
         told = told.whole(&at(depth, "e"), format!("down {depth}").as_bytes());
-        told.parts = told.parts.folder(&at(depth, "f"));
+        told.parts = told.parts.folder(at(depth, "f"));
     }
     for depth in (0..DEPTH).rev() {
         told = told.whole(&at(depth, "fg"), format!("beside {depth}").as_bytes());
