@@ -38,24 +38,6 @@ const EMPTY_LASTS: Duration = Duration::from_secs(3);
 /// When it was not looked at for so long, there was nothing to pack.
 const UNSEEN: Duration = Duration::from_millis(500);
 
-/// What is packed first for a target that took so long to answer, if that is known.
-pub(super) fn first(round_trip: Option<Duration>, window_log: u32) -> Packing {
-    let near = is_near(round_trip);
-    packing(first_level(near), near, window_log)
-}
-
-fn is_near(round_trip: Option<Duration>) -> bool {
-    round_trip.is_some_and(|round_trip| round_trip < NEAR)
-}
-
-fn first_level(near: bool) -> i32 {
-    if near { QUICKEST } else { FOR_FAR }
-}
-
-fn packing(level: i32, near: bool, window_log: u32) -> Packing {
-    Packing { level, window_log, long_distance: !near || level != QUICKEST }
-}
-
 /// Chooses levels for one session.
 pub(super) struct Levels {
     near: bool,
@@ -76,8 +58,8 @@ pub(super) struct Levels {
 impl Levels {
     /// For a target that took so long to answer, if that is known.
     pub(super) fn new(round_trip: Option<Duration>, now: Instant) -> Self {
-        let near = is_near(round_trip);
-        let level = first_level(near);
+        let near = round_trip.is_some_and(|round_trip| round_trip < NEAR);
+        let level = if near { QUICKEST } else { FOR_FAR };
         tracing::debug!("packs at level {level} at first: the target answered within {round_trip:?}");
         Self {
             near,
@@ -93,7 +75,7 @@ impl Levels {
 
     /// How it is packed from here on.
     pub(super) fn packing(&self, window_log: u32) -> Packing {
-        packing(self.level, self.near, window_log)
+        Packing { level: self.level, window_log, long_distance: !self.near || self.level != QUICKEST }
     }
 
     /// So many bytes were sent since the session began.
@@ -182,12 +164,16 @@ mod tests {
 
     #[test]
     fn only_what_is_quick_for_near_is_not_sought_far_back() {
-        let first = |round_trip| first(round_trip, 25);
-        assert_eq!(first(Some(NEAR / 2)), Packing { level: QUICKEST, window_log: 25, long_distance: false });
-        assert_eq!(first(FAR), Packing { level: FOR_FAR, window_log: 25, long_distance: true });
-        assert_eq!(first(None), first(FAR));
-        assert!(packing(QUICKEST, false, 25).long_distance, "a line that is far, and fast");
-        assert!(packing(LEVELS[1], true, 25).long_distance, "one that is near, and slow");
+        let (near, far) = (Some(NEAR / 2), FAR);
+        let first = |round_trip| Levels::new(round_trip, Instant::now());
+        let is = |level, long_distance| Packing { level, window_log: 25, long_distance };
+        assert_eq!(first(near).packing(25), is(QUICKEST, false));
+        assert_eq!(first(far).packing(25), is(FOR_FAR, true));
+        assert_eq!(first(None).packing(25), is(FOR_FAR, true));
+        let fast = Levels { level: QUICKEST, ..first(far) };
+        assert_eq!(fast.packing(25), is(QUICKEST, true), "a line that is far, and fast");
+        let slow = Levels { level: LEVELS[1], ..first(near) };
+        assert_eq!(slow.packing(25), is(LEVELS[1], true), "one that is near, and slow");
     }
 
     #[test]

@@ -4,12 +4,12 @@
 //! Python wheels, and of a system's programs and data.
 
 use std::io::{self, Write};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use zstd::stream::raw::CParameter;
 use zstd::stream::write::Encoder;
 
-use super::level::{self, FOR_FAR};
+use super::level::{FOR_FAR, Levels};
 
 /// Long-distance matching looks at one place in 2^7: at one in 2^4 it finds 1 % more in 1.5 times
 /// the time;
@@ -39,7 +39,7 @@ pub(crate) struct Packing {
 impl Packing {
     /// As the first package of a session is packed whose target took so long to answer.
     pub(crate) fn first(round_trip: Option<Duration>, window_log: u32) -> Self {
-        level::first(round_trip, window_log)
+        Levels::new(round_trip, Instant::now()).packing(window_log)
     }
 
     /// Packs what is written to it into `out`.
