@@ -285,14 +285,13 @@ impl Staging {
         while way.last().is_some_and(|(known, _)| below(known, path).is_none()) {
             way.pop();
         }
-        let (folder, rest) = match way.last() {
-            Some((known, folder)) => (&**folder, below(known, path).unwrap_or(path)),
-            None => (&self.root, path),
-        };
-        if let (Some((_, folder)), []) = (way.last(), rest) {
+        if let Some((_, folder)) = way.last().filter(|(known, _)| known == path) {
             return Ok(folder.clone());
         }
-        let folder = Rc::new(folder.place(rest)?);
+        let folder = Rc::new(match way.last() {
+            Some((known, nearest)) => nearest.place(below(known, path).unwrap_or_default())?,
+            None => self.root.place(path)?,
+        });
         // What lies deeper is opened again and again: few are held open.
         if way.len() == WAY_MAX {
             way.pop();
