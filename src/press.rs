@@ -6,6 +6,7 @@
 
 mod level;
 mod packing;
+mod stream;
 
 use std::cell::RefCell;
 use std::io::{self, Write};
@@ -17,10 +18,11 @@ use std::time::Instant;
 use blat_target::frame;
 use blat_target::message::ToTarget;
 use tokio::sync::mpsc;
-use zstd::stream::write::Encoder;
 
 use self::level::Levels;
+pub(crate) use self::level::frames_ahead;
 pub(crate) use self::packing::Packing;
+use self::stream::Stream;
 use crate::failure::{Failure, Needs, Result};
 use crate::progress::Progress;
 use crate::ready::Ready;
@@ -117,7 +119,7 @@ fn work(
 ) -> Result<(), Failure> {
     let mut levels: Option<Levels> = None;
     // None behind what was packed before, and had its own end.
-    let mut open: Option<Encoder<'static, Pieces>> = None;
+    let mut open: Option<Stream<Pieces>> = None;
     while let Some(step) = next(steps, line)? {
         match step {
             Step::Pack(plain) => {
@@ -166,7 +168,7 @@ fn next(steps: &Receiver<Step>, line: &Line) -> Result<Option<Step>> {
 }
 
 /// Ends a stream, if there is one.
-fn end(stream: Option<Encoder<'static, Pieces>>) -> Result<()> {
+fn end(stream: Option<Stream<Pieces>>) -> Result<()> {
     let Some(stream) = stream else { return Ok(()) };
     stream.finish().and_then(|mut pieces| pieces.flush()).later("cannot send")
 }

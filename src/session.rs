@@ -30,6 +30,7 @@ use crate::memory::Memory;
 use crate::pace::Pace;
 use crate::packer::{self, Job};
 pub use crate::packer::{Mended, Packed, Resumed};
+use crate::press::frames_ahead;
 use crate::progress::Progress;
 use crate::ready::Store;
 use crate::ssh::Child;
@@ -38,9 +39,6 @@ use open::words;
 
 /// From this protocol on, packages can be told by others.
 const PROTOCOL_OF_DELTAS: u16 = 2;
-/// How many frames wait for the channel, each of a piece ([`crate::press`]): 8 MiB, so that the line goes
-/// on over what is slow to read or to pack.
-const FRAMES_AHEAD: usize = 64;
 /// How many events wait to be heard.
 const EVENTS_AHEAD: usize = 16;
 
@@ -138,7 +136,7 @@ impl Session {
         means: Means,
     ) -> Self {
         let (jobs, to_do) = jobs();
-        let (frames, to_send) = mpsc::channel(FRAMES_AHEAD);
+        let (frames, to_send) = mpsc::channel(frames_ahead(progress.round_trip()));
         let (hear, heard) = mpsc::channel(EVENTS_AHEAD);
         let protocol = hello.protocol;
         if let Some(stderr) = child.stderr().take() {

@@ -21,6 +21,12 @@ const QUICKEST: i32 = LEVELS[0];
 pub(super) const FOR_FAR: i32 = 6;
 /// Who answers so soon is near.
 const NEAR: Duration = Duration::from_millis(20);
+/// How many frames wait for the line, each of a piece ([`super::PIECE`]): 8 MiB, so that it goes on over what
+/// is slow to read or to pack.
+const AHEAD: usize = 64;
+/// To a target that is near, a line carries that in no time, and what waits only waits for the target: which
+/// then is alone at work at the end, with all that was packed ahead of it.
+const AHEAD_NEAR: usize = 8;
 /// How fast a line is, is judged by so many bytes at a time, more than what ssh and the kernel take in
 /// without having sent it,
 const STRETCH: u64 = 16 << 20;
@@ -37,6 +43,15 @@ const FULL_LASTS: Duration = Duration::from_secs(1);
 const EMPTY_LASTS: Duration = Duration::from_secs(3);
 /// When it was not looked at for so long, there was nothing to pack.
 const UNSEEN: Duration = Duration::from_millis(500);
+
+/// How many frames wait for the line to a target that took so long to answer, if that is known.
+pub(crate) fn frames_ahead(round_trip: Option<Duration>) -> usize {
+    if is_near(round_trip) { AHEAD_NEAR } else { AHEAD }
+}
+
+fn is_near(round_trip: Option<Duration>) -> bool {
+    round_trip.is_some_and(|round_trip| round_trip < NEAR)
+}
 
 /// Chooses levels for one session.
 pub(super) struct Levels {
@@ -58,7 +73,7 @@ pub(super) struct Levels {
 impl Levels {
     /// For a target that took so long to answer, if that is known.
     pub(super) fn new(round_trip: Option<Duration>, now: Instant) -> Self {
-        let near = round_trip.is_some_and(|round_trip| round_trip < NEAR);
+        let near = is_near(round_trip);
         let level = if near { QUICKEST } else { FOR_FAR };
         tracing::debug!("packs at level {level} at first: the target answered within {round_trip:?}");
         Self {

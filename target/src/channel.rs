@@ -4,10 +4,10 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use crate::ahead::{Ahead, Taken};
 use crate::frame;
 use crate::message::{Outcome, ToHost};
 use crate::partial::Partial;
@@ -20,18 +20,15 @@ pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(600);
 const YIELD_AFTER: Duration = Duration::from_secs(3);
 /// How often to look whether one does.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// So many bytes are read at a time,
-const PIECE: usize = 32 << 10;
-/// and so many such pieces may wait for what is done with them: 4 MiB, which are lost when the program is
-/// killed.
-const PIECES_AHEAD: usize = 128;
+/// So many bytes may wait for what is done with them, and are lost when the program is killed.
+const AHEAD_MAX: usize = 4 << 20;
 /// How often a host is told that work goes on.
 const BEAT: Duration = Duration::from_secs(10);
 
 /// What comes from the host. A thread reads ahead of what is done with it, so that the line goes on while
 /// files are made; it ends with the input, or when nobody takes what it read.
 pub(crate) struct Input {
-    pieces: Receiver<io::Result<Vec<u8>>>,
+    ahead: Arc<Ahead>,
     /// What is being read now.
     piece: io::Cursor<Vec<u8>>,
     silence_max: Duration,
@@ -41,32 +38,22 @@ pub(crate) struct Input {
 impl Input {
     /// What comes from `file`. What was `said` before is there already, and comes once more.
     pub(crate) fn new(said: Vec<u8>, file: File, silence_max: Duration, pulse: Arc<Pulse>) -> Self {
-        let (hand, pieces) = sync_channel(PIECES_AHEAD);
-        let again = said.clone();
-        std::thread::spawn(move || read_ahead(file, &again, &hand));
-        Self { pieces, piece: io::Cursor::new(said), silence_max, pulse }
+        let ahead = Arc::new(Ahead::new(AHEAD_MAX));
+        let (reads, again) = (ahead.clone(), said.clone());
+        std::thread::spawn(move || match hear_again(&file, &again) {
+            Ok(()) => reads.read(file),
+            Err(why) => reads.end(Err(why)),
+        });
+        Self { ahead, piece: io::Cursor::new(said), silence_max, pulse }
     }
 
     /// Whether something can be read without waiting (an end of the input counts).
-    pub(crate) fn is_ready(&mut self) -> bool {
-        self.left() > 0
-            || match self.pieces.try_recv() {
-                Ok(Ok(piece)) => {
-                    self.take(piece);
-                    true
-                }
-                Ok(Err(_)) | Err(TryRecvError::Disconnected) => true,
-                Err(TryRecvError::Empty) => false,
-            }
+    pub(crate) fn is_ready(&self) -> bool {
+        self.left() > 0 || self.ahead.is_ready()
     }
 
     fn left(&self) -> usize {
         self.piece.get_ref().len() - self.piece.position() as usize
-    }
-
-    fn take(&mut self, piece: Vec<u8>) {
-        self.pulse.moved();
-        self.piece = io::Cursor::new(piece);
     }
 
     /// Waits for more; none at the end of the input.
@@ -74,10 +61,10 @@ impl Input {
         let gone = |text: String| Err(io::Error::new(io::ErrorKind::TimedOut, text));
         let begin = Instant::now();
         loop {
-            match self.pieces.recv_timeout(LOOK_EVERY.min(self.silence_max)) {
-                Ok(piece) => return piece.map(Some),
-                Err(RecvTimeoutError::Disconnected) => return Ok(None),
-                Err(RecvTimeoutError::Timeout) => {}
+            match self.ahead.take(LOOK_EVERY.min(self.silence_max))? {
+                Taken::Piece(piece) => return Ok(Some(piece)),
+                Taken::End => return Ok(None),
+                Taken::Nothing => {}
             }
             let silent = begin.elapsed();
             if silent >= self.silence_max {
@@ -96,42 +83,28 @@ impl Read for Input {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.left() == 0 {
             let Some(piece) = self.next()? else { return Ok(0) };
-            self.take(piece);
+            self.pulse.moved();
+            self.piece = io::Cursor::new(piece);
         }
         self.piece.read(buffer)
     }
 }
 
-fn read_ahead(mut file: File, again: &[u8], hand: &SyncSender<io::Result<Vec<u8>>>) {
+impl Drop for Input {
+    fn drop(&mut self) {
+        self.ahead.leave();
+    }
+}
+
+/// Reads what was said before once more. An input that ends before is left to who reads on.
+fn hear_again(mut file: &File, again: &[u8]) -> io::Result<()> {
     let mut said = vec![0; again.len()];
     match file.read_exact(&mut said) {
-        Ok(()) if said == again => {}
-        Ok(()) => {
-            let what = "what the host says first is not what it said on the command line";
-            let _ = hand.send(Err(io::Error::other(what)));
-            return;
+        Ok(()) if said != again => {
+            Err(io::Error::other("what the host says first is not what it said on the command line"))
         }
-        Err(why) if why.kind() == io::ErrorKind::UnexpectedEof => return,
-        Err(why) => {
-            let _ = hand.send(Err(why));
-            return;
-        }
-    }
-    loop {
-        let mut piece = vec![0; PIECE];
-        let read = match file.read(&mut piece) {
-            Ok(0) => return,
-            Err(why) if why.kind() == io::ErrorKind::Interrupted => continue,
-            Ok(came) => {
-                piece.truncate(came);
-                Ok(piece)
-            }
-            Err(why) => Err(why),
-        };
-        let last = read.is_err();
-        if hand.send(read).is_err() || last {
-            return;
-        }
+        Err(why) if why.kind() != io::ErrorKind::UnexpectedEof => Err(why),
+        _ => Ok(()),
     }
 }
 

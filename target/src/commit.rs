@@ -278,11 +278,11 @@ impl Group {
 
     /// Has the batch committed if it is full or old, or if the host has nothing more to say right
     /// now. Waits only when far more was staged than is committed.
-    pub(crate) fn settle(&mut self, input: &mut Input) -> Result<(), End> {
+    pub(crate) fn settle(&mut self, input: &Input) -> Result<(), End> {
         while let Ok(done) = self.done.try_recv() {
             self.answered(done)?;
         }
-        let mut due = || self.batch.size().fills(1) || self.since.elapsed() > AGE_MAX || !input.is_ready();
+        let due = || self.batch.size().fills(1) || self.since.elapsed() > AGE_MAX || !input.is_ready();
         if !self.batch.pending.is_empty() && due() {
             self.hand_over();
         }
@@ -296,8 +296,6 @@ impl Group {
     pub(crate) fn commit(&mut self) -> Result<(), End> {
         self.hand_over();
         while self.handed.members > 0 {
-            // Nothing more comes that could share a sync: no pause is worth anything.
-            self.committer.iter().for_each(|committer| committer.thread().unpark());
             self.wait()?;
         }
         Ok(())
@@ -324,6 +322,8 @@ impl Group {
 
     fn wait(&mut self) -> Result<(), End> {
         let gone = || End::Cut("what was staged cannot be committed any more".into());
+        // Nothing more comes meanwhile that could share a sync: no pause is worth anything.
+        self.committer.iter().for_each(|committer| committer.thread().unpark());
         let done = self.done.recv().map_err(|_| gone())?;
         self.answered(done)
     }

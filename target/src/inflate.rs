@@ -33,13 +33,13 @@ pub(crate) struct Intake {
 impl Intake {
     /// The next frame in the middle of a package.
     fn frame(&mut self) -> Result<Frame<ToTarget>, End> {
-        self.group.settle(&mut self.input)?;
+        self.group.settle(&self.input)?;
         Ok(frame::read(&mut self.input)?)
     }
 
     /// The next message between packages.
     pub(crate) fn message(&mut self) -> Result<ToTarget, End> {
-        self.group.settle(&mut self.input)?;
+        self.group.settle(&self.input)?;
         self.pulse.busy(false);
         self.pulse.holds(Weak::new());
         let frame = frame::read(&mut self.input);

@@ -29,6 +29,7 @@ pub mod install;
 pub mod purge;
 pub mod serve;
 
+mod ahead;
 mod channel;
 mod clone;
 mod commit;

@@ -1,6 +1,6 @@
 //! A slow cable between two machines, for a kernel that cannot delay packets by itself.
 //!
-//! Each machine gets a TAP device and a route to the other through it; two threads carry the
+//! Each machine gets a TAP device and a route to the other through it; a thread carries the
 //! frames across, later and no faster than asked. TCP stays the kernel's, end to end. A direction
 //! is a line that sends one frame after the other at the given rate, then takes half the round
 //! trip to arrive; what would wait for the line longer than a round trip (at least 100 ms) is lost,
@@ -27,12 +27,12 @@ use nix::sys::time::TimeSpec;
 use super::hardware::Hardware;
 use super::tap::{FRAME_MAX, line_bytes, open_tap};
 
-/// How long a thread sleeps before it looks whether the link is still wanted.
+/// How long the thread sleeps before it looks whether the link is still wanted.
 const NAP: Duration = Duration::from_millis(50);
-/// While frames are under way, a thread looks at them this often: a hundred times in a round trip, within
+/// While frames are under way, the thread looks at them this often: a hundred times in a round trip, within
 /// these bounds. Network cards report what came in batches like these, and a wake-up for each frame would
 /// take more of the processor than the machines do for it.
-const LOOK_MIN: Duration = Duration::from_micros(50);
+const LOOK_MIN: Duration = Duration::from_micros(100);
 const LOOK_MAX: Duration = Duration::from_micros(500);
 /// The shortest queue, as the time that it takes to send it.
 const SHORTEST_QUEUE: Duration = Duration::from_millis(100);
@@ -70,7 +70,8 @@ impl Rate {
 #[derive(Debug)]
 pub struct Link {
     cable: Arc<Cable>,
-    carriers: Vec<JoinHandle<()>>,
+    /// None once it has ended.
+    carrier: Option<JoinHandle<()>>,
 }
 
 /// What the two directions of a link share with each other and with the machines' power.
@@ -105,12 +106,9 @@ impl Link {
         });
         cable.connect(a)?;
         cable.connect(b)?;
-        let carry = |from: usize| {
-            let cable = Arc::clone(&cable);
-            std::thread::spawn(move || Carrier::new(&cable, from).work())
-        };
-        let carriers = vec![carry(0), carry(1)];
-        Ok(Link { cable, carriers })
+        let carried = Arc::clone(&cable);
+        let carrier = Some(std::thread::spawn(move || carried.carry()));
+        Ok(Link { cable, carrier })
     }
 
     pub(super) fn cable(&self) -> &Arc<Cable> {
@@ -133,7 +131,7 @@ impl Link {
 impl Drop for Link {
     fn drop(&mut self) {
         self.cable.over.store(true, Relaxed);
-        for carrier in self.carriers.drain(..) {
+        if let Some(carrier) = self.carrier.take() {
             let _ = carrier.join();
         }
         for end in &self.cable.ends {
@@ -183,6 +181,38 @@ impl Cable {
     }
 }
 
+impl Cable {
+    /// Carries frames until the link is over.
+    fn carry(&self) {
+        hurry();
+        let mut directions = [0, 1].map(|from| Direction::new(self, from));
+        while !self.over.load(Relaxed) {
+            self.wait(directions.iter().any(|direction| !direction.under_way.is_empty()));
+            for direction in &mut directions {
+                direction.take();
+                if self.cut.load(Relaxed) {
+                    direction.under_way.clear();
+                }
+                direction.deliver();
+            }
+        }
+    }
+
+    /// Sleeps until it is time to look again, or where nothing is under way, until a frame comes in.
+    fn wait(&self, under_way: bool) {
+        if under_way {
+            return std::thread::sleep(self.look_every());
+        }
+        let taps: Vec<_> = self.ends.iter().filter_map(End::tap).collect();
+        let mut fds: Vec<_> = taps.iter().map(|tap| PollFd::new(tap.as_fd(), PollFlags::POLLIN)).collect();
+        let _ = ppoll(&mut fds, Some(TimeSpec::from(NAP)), Some(SigSet::empty()));
+    }
+
+    fn look_every(&self) -> Duration {
+        (self.rtt / 100).clamp(LOOK_MIN, LOOK_MAX)
+    }
+}
+
 impl End {
     fn new(machine: &Arc<Hardware>) -> End {
         End { machine: Arc::clone(machine), tap: Mutex::new(None), delivered: AtomicU64::new(0) }
@@ -204,52 +234,33 @@ impl End {
 }
 
 /// One direction of a cable.
-struct Carrier<'a> {
+struct Direction<'a> {
     cable: &'a Cable,
     from: &'a End,
     to: &'a End,
     under_way: VecDeque<(Instant, Vec<u8>)>,
+    /// What is read goes through it.
+    frame: Vec<u8>,
     /// When the line will have sent all that it has taken so far.
     free_at: Instant,
 }
 
-impl<'a> Carrier<'a> {
-    fn new(cable: &'a Cable, from: usize) -> Carrier<'a> {
-        Carrier {
+impl<'a> Direction<'a> {
+    fn new(cable: &'a Cable, from: usize) -> Direction<'a> {
+        Direction {
             cable,
             from: &cable.ends[from],
             to: &cable.ends[1 - from],
             under_way: VecDeque::new(),
+            frame: vec![0; FRAME_MAX],
             free_at: Instant::now(),
         }
     }
 
-    fn work(mut self) {
-        hurry();
-        while !self.cable.over.load(Relaxed) {
-            self.wait(self.from.tap().as_deref());
-            self.take();
-            if self.cable.cut.load(Relaxed) {
-                self.under_way.clear();
-            }
-            self.deliver();
-        }
-    }
-
-    /// Sleeps until it is time to look again, or where nothing is under way, until a frame comes in.
-    fn wait(&self, tap: Option<&File>) {
-        if !self.under_way.is_empty() {
-            return std::thread::sleep((self.cable.rtt / 100).clamp(LOOK_MIN, LOOK_MAX));
-        }
-        let mut fds = tap.map(|tap| PollFd::new(tap.as_fd(), PollFlags::POLLIN));
-        let _ = ppoll(fds.as_mut_slice(), Some(TimeSpec::from(NAP)), Some(SigSet::empty()));
-    }
-
     fn take(&mut self) {
-        let mut frame = [0; FRAME_MAX];
-        while let Some(read) = self.from.read(&mut frame) {
+        while let Some(read) = self.from.read(&mut self.frame) {
             match read {
-                Ok(length) => self.enqueue(&frame[..length]),
+                Ok(length) => self.enqueue(length),
                 Err(why) if why.kind() == io::ErrorKind::WouldBlock => return,
                 // The machine's network went away under us: soon there is another device.
                 Err(_) => return std::thread::sleep(NAP),
@@ -257,7 +268,9 @@ impl<'a> Carrier<'a> {
         }
     }
 
-    fn enqueue(&mut self, frame: &[u8]) {
+    /// The frame that was read, of so many bytes.
+    fn enqueue(&mut self, length: usize) {
+        let frame = &self.frame[..length];
         let now = Instant::now();
         let begin = self.free_at.max(now);
         if begin - now <= self.cable.rtt.max(SHORTEST_QUEUE) {
@@ -267,9 +280,10 @@ impl<'a> Carrier<'a> {
         }
     }
 
+    /// Delivers what is due by now, or nearer to now than to the next look.
     fn deliver(&mut self) {
         let tap = self.to.tap();
-        let now = Instant::now();
+        let now = Instant::now() + self.cable.look_every() / 2;
         while self.under_way.front().is_some_and(|(due, _)| *due <= now) {
             let Some((_, frame)) = self.under_way.pop_front() else {
                 return;
