@@ -8,10 +8,10 @@
 //! folders are their owner's alone; each gets its final mode and time last, the
 //! deepest first, so that read-only folders are no obstacle.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, Ref, RefCell};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::rc::Rc;
 use std::sync::{Arc, Weak};
 
 use nix::errno::Errno;
@@ -28,8 +28,8 @@ use crate::partial::{self, Partial};
 use crate::refusal::{Stop, refusal, shown};
 use crate::sessions::Session;
 
-/// So many folders on the way to an entry are held open.
-const WAY_MAX: usize = 8;
+/// So many of a package's folders are held open while it is built.
+const HELD_MAX: usize = 16;
 /// How often to make a package's folder again when others remove it.
 const ATTEMPTS: usize = 100;
 
@@ -137,9 +137,8 @@ impl Drop for Hidden {
 /// A package-version that is being built.
 pub(crate) struct Staging {
     id: PackageVersion,
-    root: Folder,
-    /// The folders on the way to the one that was last used, by their paths: entries come depth first.
-    way: RefCell<Vec<(Vec<u8>, Rc<Folder>)>>,
+    /// Its folders that are open, by their paths; the version's own, whose path is empty, always is.
+    held: RefCell<BTreeMap<Vec<u8>, Folder>>,
     unsynced: RefCell<Unsynced>,
     // Last, so that it is dropped last.
     hidden: Hidden,
@@ -163,7 +162,8 @@ impl Staging {
         let made = session.made(&id.package);
         hidden.partial = Partial::begin(archive, head, &hidden.name, made, manifest).map(Arc::new);
         let unsynced = RefCell::new(Unsynced::default());
-        Ok(Self { id: id.clone(), root, way: RefCell::default(), unsynced, hidden })
+        let held = RefCell::new(BTreeMap::from([(Vec::new(), root)]));
+        Ok(Self { id: id.clone(), held, unsynced, hidden })
     }
 
     /// The record by which another session can go on with it, if it is large.
@@ -173,7 +173,7 @@ impl Staging {
 
     /// Holds nothing open but what it must, for it may wait.
     pub(crate) fn rest(&self) {
-        self.way.take();
+        self.held.borrow_mut().retain(|path, _| path.is_empty());
     }
 
     /// Leaves what came to a later session, if it is on record.
@@ -264,11 +264,13 @@ impl Staging {
     pub(crate) fn seal(self, manifest: &Manifest) -> Result<(Hidden, Unsynced), Refusal> {
         let folders = manifest.entries.iter().filter(|entry| entry.kind == Kind::Folder);
         for entry in folders.rev() {
-            let sealed = self.root.below(&entry.path).and_then(|folder| {
+            let seal = || {
+                let held = self.held.borrow_mut().remove(&entry.path);
+                let folder = held.map_or_else(|| self.open(&entry.path), Ok)?;
                 finish(&folder, entry.mode, entry.modified)?;
                 Ok(folder)
-            });
-            let folder = sealed.map_err(|why| self.refusal("set mode and time of", entry, why))?;
+            };
+            let folder: Folder = seal().map_err(|why| self.refusal("set mode and time of", entry, why))?;
             self.unsynced.borrow_mut().add(folder.into(), 0);
         }
         Ok((self.hidden, self.unsynced.into_inner()))
@@ -280,48 +282,26 @@ impl Staging {
         refusal(format_args!("{attempt} {}/{}", self.id, shown(&entry.path)), why)
     }
 
-    fn parent(&self, path: &[u8]) -> nix::Result<Rc<Folder>> {
-        let mut way = self.way.borrow_mut();
-        while way.last().is_some_and(|(known, _)| below(known, path).is_none()) {
-            way.pop();
+    /// The folder at `path`, which is held open from here on.
+    fn parent(&self, path: &[u8]) -> nix::Result<Ref<'_, Folder>> {
+        if !self.held.borrow().contains_key(path) {
+            let folder = self.open(path)?;
+            if self.held.borrow().len() == HELD_MAX {
+                // Entries come depth first: most of these are not needed again before the end.
+                self.rest();
+            }
+            self.held.borrow_mut().insert(path.to_vec(), folder);
         }
-        if let Some((_, folder)) = way.last().filter(|(known, _)| known == path) {
-            return Ok(folder.clone());
-        }
-        let folder = Rc::new(match way.last() {
-            Some((known, nearest)) => nearest.place(below(known, path).unwrap_or_default())?,
-            None => self.root.place(path)?,
-        });
-        // What lies deeper is opened again and again: few are held open.
-        if way.len() == WAY_MAX {
-            way.pop();
-        }
-        way.push((path.to_vec(), folder.clone()));
-        Ok(folder)
+        Ok(Ref::map(self.held.borrow(), |held| &held[path]))
     }
-}
 
-/// What leads from one folder to another, if that is the same or below it.
-fn below<'a>(folder: &[u8], path: &'a [u8]) -> Option<&'a [u8]> {
-    let rest = path.strip_prefix(folder)?;
-    match rest {
-        _ if folder.is_empty() || rest.is_empty() => Some(rest),
-        [b'/', rest @ ..] => Some(rest),
-        _ => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_what_is_below_a_folder_is_reached_from_it() {
-        assert_eq!(below(b"a", b"a/b/c"), Some(&b"b/c"[..]));
-        assert_eq!(below(b"", b"a/b"), Some(&b"a/b"[..]));
-        assert_eq!(below(b"a/b", b"a/b"), Some(&b""[..]));
-        assert_eq!(below(b"a/b", b"a/bc"), None);
-        assert_eq!(below(b"a/b", b"a"), None);
-        assert_eq!(below(b"a", b""), None);
+    /// Opens the folder at `path`, from the nearest above it that is open.
+    fn open(&self, path: &[u8]) -> nix::Result<Folder> {
+        let held = self.held.borrow();
+        let above = path.iter().enumerate().rev().filter(|(_, byte)| **byte == b'/');
+        let nearest = above.map(|(at, _)| (at, at + 1)).chain([(0, 0)]);
+        let mut nearest = nearest.filter_map(|(end, rest)| Some((held.get(&path[..end])?, &path[rest..])));
+        let (folder, rest) = nearest.next().ok_or(Errno::EBADF)?;
+        folder.below(rest)
     }
 }
