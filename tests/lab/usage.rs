@@ -59,6 +59,7 @@ impl Watch {
                 std::thread::sleep(LOOK_EVERY);
                 seen.look(&proc, nth);
             }
+            seen.look(&proc, ALL_EACH);
             seen
         });
         Self { over, watcher }

@@ -179,9 +179,7 @@ impl Cable {
              route replace {there}/32 dev {device} src {here}\n"
         )
     }
-}
 
-impl Cable {
     /// Carries frames until the link is over.
     fn carry(&self) {
         hurry();
