@@ -102,18 +102,7 @@ fn run(arguments: Arguments, started: SystemTime) -> Result<()> {
             let asked = history::Asked { target: &name, since, package, json };
             history::print(&asked, &mut std::io::stdout().lock())
         }
-        Command::Tag { name, package, version } => {
-            let settings = settings(&root, &name)?;
-            let id = PackageVersion::new(&package, &version).person("that cannot be a package-version")?;
-            let directory = &settings.tags.directory;
-            let dropped = Tag(id).drop_into(directory);
-            let path = dropped.person(format!(
-                "cannot drop a tag into {}: are you in the group blat-tags, and is the target in force?",
-                directory.display()
-            ))?;
-            println!("{}", path.display());
-            Ok(())
-        }
+        Command::Tag { name, package, version } => drop_tag(&root, &name, &package, &version),
         Command::Enroll(asked) => {
             log::start(Verbosity::Warn);
             block_on(enroll::run(&root, &asked.into()))
@@ -129,6 +118,19 @@ fn run(arguments: Arguments, started: SystemTime) -> Result<()> {
             Ok(())
         }
     }
+}
+
+fn drop_tag(root: &Path, name: &TargetName, package: &str, version: &str) -> Result<()> {
+    let settings = settings(root, name)?;
+    let id = PackageVersion::new(package, version).person("that cannot be a package-version")?;
+    let directory = &settings.tags.directory;
+    let dropped = Tag(id).drop_into(directory);
+    let path = dropped.person(format!(
+        "cannot drop a tag into {}: are you in the group blat-tags, and is the target in force?",
+        directory.display()
+    ))?;
+    println!("{}", path.display());
+    Ok(())
 }
 
 fn take_tags(root: &Path) -> Result<()> {
