@@ -51,23 +51,19 @@ impl Packing {
 
     /// Packs what is written to it into `out`.
     pub(crate) fn stream<W: Write>(self, out: W) -> io::Result<Stream<W>> {
-        let (window_log, frame_max) = match self.long_distance {
-            true => (self.window_log, None),
-            false => {
-                let window_log = self.window_log.min(WINDOW_LOG_QUICK);
-                (window_log, Some(1 << window_log))
-            }
-        };
-        let mut parameters = vec![CParameter::WindowLog(window_log)];
-        if self.long_distance {
-            parameters.extend([
+        let (frame_max, mut parameters) = if self.long_distance {
+            let parameters = vec![
+                CParameter::WindowLog(self.window_log),
                 CParameter::EnableLongDistanceMatching(true),
                 CParameter::LdmHashRateLog(LONG_DISTANCE_RATE),
                 CParameter::LdmMinMatch(LONG_DISTANCE_MIN),
-            ]);
+            ];
+            (None, parameters)
         } else {
-            parameters.push(CParameter::HashLog(HASH_LOG_QUICK));
-        }
+            let window_log = self.window_log.min(WINDOW_LOG_QUICK);
+            let parameters = vec![CParameter::WindowLog(window_log), CParameter::HashLog(HASH_LOG_QUICK)];
+            (Some(1 << window_log), parameters)
+        };
         if self.level == FOR_FAR {
             parameters.extend([
                 CParameter::SearchLog(SEARCH_LOG_FOR_FAR),

@@ -298,10 +298,13 @@ impl Staging {
     /// Opens the folder at `path`, from the nearest above it that is open.
     fn open(&self, path: &[u8]) -> nix::Result<Folder> {
         let held = self.held.borrow();
-        let above = path.iter().enumerate().rev().filter(|(_, byte)| **byte == b'/');
-        let nearest = above.map(|(at, _)| (at, at + 1)).chain([(0, 0)]);
-        let mut nearest = nearest.filter_map(|(end, rest)| Some((held.get(&path[..end])?, &path[rest..])));
-        let (folder, rest) = nearest.next().ok_or(Errno::EBADF)?;
-        folder.below(rest)
+        let mut above = path;
+        while let Some(end) = above.iter().rposition(|byte| *byte == b'/') {
+            above = &path[..end];
+            if let Some(folder) = held.get(above) {
+                return folder.below(&path[end + 1..]);
+            }
+        }
+        held.get(&b""[..]).ok_or(Errno::EBADF)?.below(path)
     }
 }
