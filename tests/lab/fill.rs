@@ -48,8 +48,7 @@ pub(crate) fn measure_fast() {
     let (field, targets, _) = with_targets(FILLS);
     for target in &targets {
         let plain = rsync(&field, "", &format!("plain-{target}"), None);
-        let packed = rsync(&field, ZSTD, &format!("packed-{target}"), None);
-        let ours = sync(&field, target, None);
+        let (ours, packed) = both(&field, target, None);
         line("first fill, fast link, s (rsync -a)", ours.seconds, plain.seconds);
         line("first fill, fast link, s (rsync -az, zstd)", ours.seconds, packed.seconds);
         sides(&ours, &packed);
@@ -60,16 +59,13 @@ pub(crate) fn measure_fast() {
 pub(crate) fn measure_quick() {
     let (field, targets, _) = with_targets(FILLS_QUICK);
     let link = laid(&field, &targets, QUICK);
-    let mut ratios: Vec<f64> = targets
-        .iter()
-        .map(|target| {
-            let peer = rsync(&field, ZSTD, &format!("packed-{target}"), Some(&link));
-            let ours = sync(&field, target, Some(&link));
-            line("first fill, 1 Gbit/s 0.2 ms, s (rsync -az, zstd)", ours.seconds, peer.seconds);
-            sides(&ours, &peer);
-            ours.seconds / peer.seconds
-        })
-        .collect();
+    let mut ratios = Vec::new();
+    for target in &targets {
+        let (ours, peer) = both(&field, target, Some(&link));
+        line("first fill, 1 Gbit/s 0.2 ms, s (rsync -az, zstd)", ours.seconds, peer.seconds);
+        sides(&ours, &peer);
+        ratios.push(ours.seconds / peer.seconds);
+    }
     ratios.sort_by(f64::total_cmp);
     line("  the median of their ratios (0.7)", ratios[FILLS_QUICK / 2], 0.7);
 }
@@ -123,8 +119,7 @@ pub(crate) fn release(name: &str, ids: &[(String, String)]) -> String {
 }
 
 fn slow(field: &Field, target: &str, link: &Link) {
-    let peer = rsync(field, ZSTD, &format!("packed-{target}"), Some(link));
-    let ours = sync(field, target, Some(link));
+    let (ours, peer) = both(field, target, Some(link));
     line("first fill, 100 Mbit/s 50 ms, s", ours.seconds, peer.seconds);
     line("first fill, 100 Mbit/s 50 ms, MB on the wire", ours.wire_bytes / 1e6, peer.wire_bytes / 1e6);
     sides(&ours, &peer);
@@ -132,8 +127,7 @@ fn slow(field: &Field, target: &str, link: &Link) {
 
 /// The target has everything: what it costs to find that out.
 fn repeat(field: &Field, target: &str, link: &Link) {
-    let peer = rsync(field, ZSTD, &format!("packed-{target}"), Some(link));
-    let ours = sync(field, target, Some(link));
+    let (ours, peer) = both(field, target, Some(link));
     line("nothing to send, 100 Mbit/s 50 ms, s", ours.seconds, peer.seconds);
     line("nothing to send, kB on the wire", ours.wire_bytes / 1e3, peer.wire_bytes / 1e3);
 }
@@ -158,6 +152,12 @@ fn publish_small(field: &Field) -> Vec<(String, String)> {
         (package, version)
     };
     (0..SMALL_PACKAGES).map(&mut publish).collect()
+}
+
+/// What blat took for a target, and rsync with zstd for the same, which goes first.
+fn both(field: &Field, target: &str, link: Option<&Link>) -> (Took, Took) {
+    let peer = rsync(field, ZSTD, &format!("packed-{target}"), link);
+    (sync(field, target, link), peer)
 }
 
 /// Runs `blat-sync@TARGET` to its end.

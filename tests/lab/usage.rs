@@ -50,16 +50,17 @@ impl Watch {
         let proc = PathBuf::from(format!("/proc/{}/root/proc", machine.pid1()));
         let until = over.clone();
         let mut seen = Seen::default();
-        seen.look(&proc, 0);
+        seen.look(&proc, true);
+        seen.0.values_mut().for_each(|process| process.ticks_before = process.ticks);
         let watcher = std::thread::spawn(move || {
-            for nth in 1.. {
+            for nth in 1_usize.. {
                 if until.load(Relaxed) {
                     break;
                 }
                 std::thread::sleep(LOOK_EVERY);
-                seen.look(&proc, nth);
+                seen.look(&proc, nth.is_multiple_of(ALL_EACH));
             }
-            seen.look(&proc, ALL_EACH);
+            seen.look(&proc, true);
             seen
         });
         Self { over, watcher }
@@ -74,8 +75,7 @@ impl Watch {
 impl Seen {
     /// CPU seconds and the largest resident memory in MiB, of all processes of these programs.
     pub(crate) fn of(&self, programs: &[&str]) -> (f64, f64) {
-        let all = self.0.values();
-        let these = all.filter(|process| programs.contains(&process.program.as_str()));
+        let these = self.0.values().filter(|process| programs.contains(&process.program.as_str()));
         let worked = these.clone().filter(|process| process.ticks > process.ticks_before);
         let ticks: u64 = these.map(|process| process.ticks - process.ticks_before).sum();
         let peak = worked.map(|process| process.peak_kib).max().unwrap_or(0);
@@ -88,18 +88,14 @@ impl Seen {
         these.map(|process| process.anonymous_kib).max().unwrap_or(0) as f64 / 1024.0
     }
 
-    fn look(&mut self, proc: &Path, nth: usize) {
+    fn look(&mut self, proc: &Path, all: bool) {
         for item in fs::read_dir(proc).into_iter().flatten().flatten() {
             let Ok(name) = item.file_name().into_string() else { continue };
             if !name.starts_with(|first: char| first.is_ascii_digit()) {
                 continue;
             }
             let path = item.path();
-            let known = self.0.entry(name).or_default();
-            known.look(&path, nth.is_multiple_of(ALL_EACH));
-            if nth == 0 {
-                known.ticks_before = known.ticks;
-            }
+            self.0.entry(name).or_default().look(&path, all);
         }
     }
 }
