@@ -22,7 +22,7 @@ use blat_target::stamp::{DESCPKG, Stamp};
 use nix::errno::Errno;
 use nix::sys::stat::{FileStat, SFlag};
 
-use folder::Folder;
+use folder::{Folder, Listed};
 pub use reader::Reader;
 
 use crate::failure::{Failure, Needs, Result};
@@ -53,7 +53,7 @@ struct Found {
 pub fn scan(folder: &Path, progress: &Progress) -> Result<Scan> {
     let cannot = |why: Errno| later(why, "look at", folder);
     let root = Folder::open(folder).map_err(cannot)?;
-    let top = root.stat(b"").map_err(cannot)?;
+    let top = root.stat().map_err(cannot)?;
     let mut scan = Scan {
         manifest: Manifest { entries: Vec::new() },
         stamp: Stamp(0),
@@ -91,13 +91,12 @@ impl Scan {
     /// What is in a folder of the package, in byte order.
     fn list(&self, path: &[u8]) -> Result<Vec<Found>> {
         let cannot = |why| later(why, "read the folder", &self.place(path));
-        let folder = self.root.below(path).map_err(cannot)?;
-        let names = folder.names().map_err(cannot)?;
+        let folder = self.root.list(path).map_err(cannot)?;
         self.progress.moved();
-        names.iter().map(|name| self.look(&folder, join(path, name), name)).collect()
+        folder.names.iter().map(|name| self.look(&folder, join(path, name), name)).collect()
     }
 
-    fn look(&self, folder: &Folder, path: Vec<u8>, name: &[u8]) -> Result<Found> {
+    fn look(&self, folder: &Listed, path: Vec<u8>, name: &[u8]) -> Result<Found> {
         if path.len() > PATH_MAX {
             return Err(Failure::person(anyhow::anyhow!(
                 "the path {} is longer than {PATH_MAX} bytes",

@@ -11,7 +11,7 @@ mod stream;
 use std::cell::RefCell;
 use std::io::{self, Write};
 use std::rc::Rc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread;
 use std::time::Instant;
 
@@ -50,6 +50,8 @@ enum Step {
 pub(crate) struct Press {
     plain: Vec<u8>,
     steps: SyncSender<Step>,
+    /// What was packed comes back, to be filled again: fresh memory has to be made by the kernel.
+    packed: Receiver<Vec<u8>>,
 }
 
 impl Press {
@@ -60,14 +62,14 @@ impl Press {
         hear: mpsc::Sender<Heard>,
         progress: Progress,
     ) -> Self {
-        let (steps, to_do) = sync_channel(PIECES_AHEAD);
+        let ((steps, to_do), (back, packed)) = (sync_channel(PIECES_AHEAD), channel());
         thread::spawn(move || {
-            if let Err(failure) = work(&to_do, window_log, &Line::new(frames, progress), &hear) {
+            if let Err(failure) = work(&to_do, &back, window_log, &Line::new(frames, progress), &hear) {
                 // The session has ended already when this cannot be said any more.
                 let _ = hear.blocking_send(Heard::Broken(failure));
             }
         });
-        Self { plain: Vec::with_capacity(PLAIN), steps }
+        Self { plain: Vec::with_capacity(PLAIN), steps, packed }
     }
 
     /// Sends a message, behind what was flushed before.
@@ -90,7 +92,8 @@ impl Press {
     }
 
     fn hand_over(&mut self) -> io::Result<()> {
-        let plain = std::mem::replace(&mut self.plain, Vec::with_capacity(PLAIN));
+        let next = self.packed.try_recv().unwrap_or_else(|_| Vec::with_capacity(PLAIN));
+        let plain = std::mem::replace(&mut self.plain, next);
         self.step(Step::Pack(plain))
     }
 }
@@ -113,6 +116,7 @@ impl Write for Press {
 
 fn work(
     steps: &Receiver<Step>,
+    back: &Sender<Vec<u8>>,
     window_log: u32,
     line: &Line,
     hear: &mpsc::Sender<Heard>,
@@ -122,7 +126,7 @@ fn work(
     let mut open: Option<Stream<Pieces>> = None;
     while let Some(step) = next(steps, line)? {
         match step {
-            Step::Pack(plain) => {
+            Step::Pack(mut plain) => {
                 let levels =
                     levels.get_or_insert_with(|| Levels::new(line.progress.round_trip(), Instant::now()));
                 if levels.choose(line.full(), Instant::now()) {
@@ -137,6 +141,9 @@ fn work(
                     }
                 };
                 stream.write_all(&plain).later("cannot send")?;
+                plain.clear();
+                // There is nobody to fill it any more at the end.
+                let _ = back.send(plain);
             }
             Step::Flush => open.as_mut().map_or(Ok(()), Write::flush).later("cannot send")?,
             Step::Ready(frame) => {

@@ -6,11 +6,12 @@
 //! digest. It ends with its own, so what a full disk or a power cut left of one is never sent. All of
 //! them may be deleted at any time; together they stay below [`ALL_MAX`].
 
+use std::cell::Cell;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use blat_target::frame;
 use blat_target::package::{Name, PackageVersion};
@@ -36,6 +37,8 @@ const ALL_MAX: u64 = 1 << 30;
 const AGE_MAX: Duration = Duration::from_secs(3600);
 /// and how much has to be free beside them.
 const FREE_MIN: u64 = 1 << 30;
+/// For how long it is taken as known whether others are served: there may be many targets, and packages.
+const KNOWN_FOR: Duration = Duration::from_millis(100);
 /// How often to look whether another run has packed what this one needs.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
@@ -45,6 +48,8 @@ pub struct Store {
     folder: PathBuf,
     /// The locks that the runs of other targets hold.
     others: Vec<PathBuf>,
+    /// Whether one was held when it was last looked, and when that was.
+    known: Cell<Option<(Instant, bool)>>,
     /// The tag directories beside this target's.
     tags: Vec<PathBuf>,
 }
@@ -73,21 +78,35 @@ impl Store {
         let name = own_lock.file_name().unwrap_or_default();
         let states = own_lock.parent().map(beside).into_iter().flatten();
         let others = states.map(|state| state.join(name)).collect();
-        Self { folder, others, tags: own_tags.map(beside).into_iter().flatten().collect() }
+        Self { folder, others, known: Cell::new(None), tags: own_tags.map(beside).into_iter().flatten().collect() }
     }
 
     /// A store that is never used.
     pub fn none() -> Self {
-        Self { folder: PathBuf::new(), others: Vec::new(), tags: Vec::new() }
+        Self { folder: PathBuf::new(), others: Vec::new(), known: Cell::new(None), tags: Vec::new() }
     }
 
     /// Whether a package of so many bytes is packed for others, too: they are served right now, or are
     /// about to get it.
     pub(crate) fn serves(&self, id: &PackageVersion, bytes: u64) -> bool {
+        (BYTES_MIN..=BYTES_MAX).contains(&bytes) && (self.serves_others() || self.is_tagged(id))
+    }
+
+    fn serves_others(&self) -> bool {
+        let now = Instant::now();
+        match self.known.get() {
+            Some((since, held)) if now - since < KNOWN_FOR => held,
+            _ => {
+                let held = self.others.iter().any(|lock| lock::is_held(lock));
+                self.known.set(Some((now, held)));
+                held
+            }
+        }
+    }
+
+    fn is_tagged(&self, id: &PackageVersion) -> bool {
         let tag = Tag(id.clone()).to_string();
-        (BYTES_MIN..=BYTES_MAX).contains(&bytes)
-            && (self.others.iter().any(|lock| lock::is_held(lock))
-                || self.tags.iter().any(|tags| tags.join(&tag).exists()))
+        self.tags.iter().any(|tags| tags.join(&tag).exists())
     }
 
     /// The package of this key, made by `make` if nobody has made it, or is making it, and packed so.
@@ -278,20 +297,21 @@ mod tests {
     #[test]
     fn what_many_need_at_a_time_is_made_once() {
         let root = tempfile::tempdir().unwrap();
-        let store = Store { folder: root.path().join("ready"), others: Vec::new(), tags: Vec::new() };
+        let store = Store { folder: root.path().join("ready"), ..Store::none() };
         let (made, key) = (AtomicUsize::new(0), blake3::hash(b"key"));
         let told = Told { base: "1.0".parse().unwrap(), base_stamp: Stamp(-7), recipe_length: 9 };
         std::thread::scope(|scope| {
             for _ in 0..8 {
-                scope.spawn(|| {
+                let (store, made, key, told) = (store.clone(), &made, &key, &told);
+                scope.spawn(move || {
                     let make = |out: &mut dyn Write| {
                         made.fetch_add(1, Ordering::Relaxed);
                         sleep(Duration::from_millis(50));
                         out.write_all(b"the same bytes").later("cannot write")?;
                         Ok(Some(told.clone()))
                     };
-                    let ready = store.take_or_make(&key, PACKING, &Progress::start(), make).unwrap().unwrap();
-                    assert_eq!(ready.told.as_ref(), Some(&told));
+                    let ready = store.take_or_make(key, PACKING, &Progress::start(), make).unwrap().unwrap();
+                    assert_eq!(ready.told.as_ref(), Some(told));
                     assert_eq!(sent(ready), b"the same bytes");
                 });
             }
@@ -302,7 +322,7 @@ mod tests {
     #[test]
     fn what_is_torn_is_made_anew_and_what_fails_is_not_kept() {
         let root = tempfile::tempdir().unwrap();
-        let store = Store { folder: root.path().to_owned(), others: Vec::new(), tags: Vec::new() };
+        let store = Store { folder: root.path().to_owned(), ..Store::none() };
         let key = blake3::hash(b"key");
         let make = |text: &'static str| {
             move |out: &mut dyn Write| {
@@ -335,8 +355,10 @@ mod tests {
         let own = lock::take(&lock, "a run").unwrap();
         assert!(!store.serves(&id, 1 << 20));
         let other = lock::take(&root.path().join("site2/transfer.lock"), "a run").unwrap();
+        sleep(KNOWN_FOR);
         assert!(store.serves(&id, 1 << 20) && !store.serves(&id, 1 << 10) && !store.serves(&id, 1 << 40));
         drop((own, other));
+        sleep(KNOWN_FOR);
         assert!(!store.serves(&id, 1 << 20));
         fs::write(root.path().join("tags/site2/core::1.0"), "").unwrap();
         assert!(store.serves(&id, 1 << 20));

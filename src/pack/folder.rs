@@ -12,7 +12,7 @@ use std::path::Path;
 use nix::Result;
 use nix::dir::Dir;
 use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
-use nix::sys::stat::{FileStat, Mode, fstatat};
+use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
 
 #[derive(Debug)]
 pub(super) struct Folder(OwnedFd);
@@ -29,13 +29,9 @@ impl Folder {
         openat(&self.0, own(path), flags, Mode::empty()).map(Self)
     }
 
-    /// What `name` itself is (empty: this folder).
-    pub(super) fn stat(&self, name: &[u8]) -> Result<FileStat> {
-        fstatat(&self.0, own(name), AtFlags::AT_SYMLINK_NOFOLLOW)
-    }
-
-    pub(super) fn link_text(&self, name: &[u8]) -> Result<OsString> {
-        readlinkat(&self.0, name)
+    /// What it itself is.
+    pub(super) fn stat(&self) -> Result<FileStat> {
+        fstat(&self.0)
     }
 
     /// Opens what stands at `name` to read, without waiting for a writer where it is a pipe.
@@ -44,11 +40,12 @@ impl Folder {
         openat(&self.0, name, flags, Mode::empty()).map(File::from)
     }
 
-    /// The names in it, without `.` and `..`, in byte order.
-    pub(super) fn names(&self) -> Result<Vec<Vec<u8>>> {
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    /// Reads the folder `path` below this one (empty: this one).
+    pub(super) fn list(&self, path: &[u8]) -> Result<Listed> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let mut folder = Dir::openat(&self.0, own(path), flags, Mode::empty())?;
         let mut names = Vec::new();
-        for entry in Dir::openat(&self.0, ".", flags, Mode::empty())? {
+        for entry in folder.iter() {
             let entry = entry?;
             let name = entry.file_name().to_bytes();
             if name != b"." && name != b".." {
@@ -56,7 +53,25 @@ impl Folder {
             }
         }
         names.sort_unstable();
-        Ok(names)
+        Ok(Listed { folder, names })
+    }
+}
+
+/// A folder that was read.
+pub(super) struct Listed {
+    folder: Dir,
+    /// What is in it, without `.` and `..`, in byte order.
+    pub(super) names: Vec<Vec<u8>>,
+}
+
+impl Listed {
+    /// What `name` itself is.
+    pub(super) fn stat(&self, name: &[u8]) -> Result<FileStat> {
+        fstatat(&self.folder, name, AtFlags::AT_SYMLINK_NOFOLLOW)
+    }
+
+    pub(super) fn link_text(&self, name: &[u8]) -> Result<OsString> {
+        readlinkat(&self.folder, name)
     }
 }
 

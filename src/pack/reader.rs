@@ -73,7 +73,7 @@ impl<'a> Reader<'a> {
     pub fn end(self) -> Result<()> {
         let scan = self.scan;
         let is_in_place = || {
-            let (held, there) = (scan.root.stat(b"")?, nix::sys::stat::stat(&scan.folder)?);
+            let (held, there) = (scan.root.stat()?, nix::sys::stat::stat(&scan.folder)?);
             Ok((held.st_dev, held.st_ino) == (there.st_dev, there.st_ino))
         };
         match is_in_place() {

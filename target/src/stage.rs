@@ -16,11 +16,12 @@ use std::sync::{Arc, Weak};
 
 use nix::errno::Errno;
 use nix::fcntl::RenameFlags;
+use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::ftruncate;
 
 use crate::archive::Archive;
 use crate::commit::Unsynced;
-use crate::folder::{Folder, finish};
+use crate::folder::{Folder, has_mode, set_mode, set_time};
 use crate::manifest::{Entry, Kind, Manifest, Time};
 use crate::message::{PackageHead, Refusal};
 use crate::package::{Name, PackageVersion};
@@ -28,8 +29,10 @@ use crate::partial::{self, Partial};
 use crate::refusal::{Stop, refusal, shown};
 use crate::sessions::Session;
 
-/// So many of a package's folders are held open while it is built.
-const HELD_MAX: usize = 16;
+/// So many of a package's folders are held open while it is built, where there may be that many,
+const HELD_MAX: u64 = 256;
+/// or this part of all files that may be open.
+const HELD_PART: u64 = 4;
 /// How often to make a package's folder again when others remove it.
 const ATTEMPTS: usize = 100;
 
@@ -139,6 +142,10 @@ pub(crate) struct Staging {
     id: PackageVersion,
     /// Its folders that are open, by their paths; the version's own, whose path is empty, always is.
     held: RefCell<BTreeMap<Vec<u8>, Folder>>,
+    /// How many may be.
+    held_max: usize,
+    /// Modes with which its files are made just as asked: a default ACL may take bits away.
+    modes: RefCell<Vec<u32>>,
     unsynced: RefCell<Unsynced>,
     // Last, so that it is dropped last.
     hidden: Hidden,
@@ -161,9 +168,14 @@ impl Staging {
             .map_err(|why| refusal(format_args!("make a folder to stage {id}"), why))?;
         let made = session.made(&id.package);
         hidden.partial = Partial::begin(archive, head, &hidden.name, made, manifest).map(Arc::new);
-        let unsynced = RefCell::new(Unsynced::default());
-        let held = RefCell::new(BTreeMap::from([(Vec::new(), root)]));
-        Ok(Self { id: id.clone(), held, unsynced, hidden })
+        Ok(Self {
+            id: id.clone(),
+            held: RefCell::new(BTreeMap::from([(Vec::new(), root)])),
+            held_max: held_max(),
+            modes: RefCell::default(),
+            unsynced: RefCell::default(),
+            hidden,
+        })
     }
 
     /// The record by which another session can go on with it, if it is large.
@@ -195,7 +207,9 @@ impl Staging {
         let take = || {
             let to = self.parent(parent)?;
             from.place(parent)?.move_to(name, &to)?;
-            to.read(name)
+            let file = to.read(name)?;
+            set_mode(&file, entry.mode)?;
+            Ok(file)
         };
         take().map_err(|why| self.refusal("go on with", entry, why))
     }
@@ -206,7 +220,10 @@ impl Staging {
         let take = || {
             let to = self.parent(parent)?;
             from.place(parent)?.move_to(name, &to)?;
+            // Who owns it may write it once its mode says so.
+            set_mode(&to.read(name)?, entry.mode | 0o600)?;
             let file = to.file(name)?;
+            set_mode(&file, entry.mode)?;
             ftruncate(&file, bytes as i64)?;
             Ok(file)
         };
@@ -237,11 +254,16 @@ impl Staging {
     /// Makes an empty regular file.
     pub(crate) fn create(&self, entry: &Entry) -> Result<File, Refusal> {
         let (parent, name) = entry.split();
-        // Another session may have to go on writing it.
-        let mode = if self.hidden.partial.is_some() { entry.mode | 0o600 } else { entry.mode };
-        self.parent(parent)
-            .and_then(|parent| parent.create_with(name, mode))
-            .map_err(|why| self.refusal("make", entry, why))
+        // Another session may have to read it, and go on.
+        let mode = if self.hidden.partial.is_some() { entry.mode | 0o400 } else { entry.mode };
+        let create = || {
+            let file = self.parent(parent)?.create_with(name, mode)?;
+            if !self.modes.borrow().contains(&mode) && has_mode(&file, mode)? {
+                self.modes.borrow_mut().push(mode);
+            }
+            Ok(file)
+        };
+        create().map_err(|why| self.refusal("make", entry, why))
     }
 
     /// Takes back a file that was made.
@@ -254,8 +276,13 @@ impl Staging {
 
     /// Gives a written file its mode and time.
     pub(crate) fn finish(&self, entry: &Entry, file: File, size: u64) -> Result<(), Refusal> {
-        finish(&file, entry.mode, entry.modified)
-            .map_err(|why| self.refusal("set mode and time of", entry, why))?;
+        let finish = || {
+            if !self.modes.borrow().contains(&entry.mode) {
+                set_mode(&file, entry.mode)?;
+            }
+            set_time(&file, entry.modified)
+        };
+        finish().map_err(|why| self.refusal("set mode and time of", entry, why))?;
         self.unsynced.borrow_mut().add(OwnedFd::from(file), size);
         Ok(())
     }
@@ -267,7 +294,8 @@ impl Staging {
             let seal = || {
                 let held = self.held.borrow_mut().remove(&entry.path);
                 let folder = held.map_or_else(|| self.open(&entry.path), Ok)?;
-                finish(&folder, entry.mode, entry.modified)?;
+                set_mode(&folder, entry.mode)?;
+                set_time(&folder, entry.modified)?;
                 Ok(folder)
             };
             let folder: Folder = seal().map_err(|why| self.refusal("set mode and time of", entry, why))?;
@@ -286,7 +314,7 @@ impl Staging {
     fn parent(&self, path: &[u8]) -> nix::Result<Ref<'_, Folder>> {
         if !self.held.borrow().contains_key(path) {
             let folder = self.open(path)?;
-            if self.held.borrow().len() == HELD_MAX {
+            if self.held.borrow().len() == self.held_max {
                 // Entries come depth first: most of these are not needed again before the end.
                 self.rest();
             }
@@ -307,4 +335,10 @@ impl Staging {
         }
         held.get(&b""[..]).ok_or(Errno::EBADF)?.below(path)
     }
+}
+
+/// How many folders of a package may be held open.
+fn held_max() -> usize {
+    let open_max = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
+    (open_max / HELD_PART).clamp(2, HELD_MAX) as usize
 }
