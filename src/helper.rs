@@ -6,6 +6,8 @@
 //! runs replaces itself, through the session; one that is missing, broken or older than that comes over
 //! SFTP. One that is root's, or behind a key that may not replace it, stays as it is and serves.
 
+use std::fs::File;
+use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -36,17 +38,28 @@ const REPLACES_SINCE: u16 = 2;
 #[derive(Debug)]
 pub struct Helper {
     path: PathBuf,
-    program: Vec<u8>,
+    /// Held open, so that it stays the program of this digest.
+    file: File,
     digest: Digest,
 }
 
 impl Helper {
-    /// Reads the helper at `path` (see [`SHIPPED`]).
+    /// Looks at the helper at `path` (see [`SHIPPED`]).
     pub fn read(path: &Path) -> Result<Self> {
-        let mend = || format!("cannot read the helper {}: is blat installed whole?", path.display());
-        let program = std::fs::read(path).person(mend())?;
-        let digest = Digest(*blake3::hash(&program).as_bytes());
-        Ok(Self { path: path.to_owned(), program, digest })
+        let mut hasher = blake3::Hasher::new();
+        let file = File::open(path).and_then(|file| {
+            hasher.update_reader(&file)?;
+            Ok(file)
+        });
+        let file = file.person(cannot_read(path))?;
+        Ok(Self { path: path.to_owned(), file, digest: Digest(hasher.finalize().into()) })
+    }
+
+    /// The program itself: few sessions need it.
+    fn program(&self) -> Result<Vec<u8>> {
+        let (mut file, mut program) = (&self.file, Vec::new());
+        let read = file.rewind().and_then(|()| file.read_to_end(&mut program));
+        read.person(cannot_read(&self.path)).map(|_| program)
     }
 
     /// Which program it is.
@@ -139,7 +152,7 @@ impl Helper {
             Some(refusal) => return Ok(Err(old(session, refusal.reason))),
             None => tracing::info!("the helper on the target is another build ({build}): it is replaced"),
         }
-        Ok(match session.replace_helper(self.program.clone()).await? {
+        Ok(match session.replace_helper(self.program()?).await? {
             Outcome::Refused(refusal) => Err(old(session, refusal.reason)),
             Outcome::Committed { .. } | Outcome::Unchanged => Ok(()),
         })
@@ -192,7 +205,7 @@ impl Helper {
         ))?;
         file.set_permissions(Permissions::from(0o755)).await.later("cannot set its mode")?;
         let progress = Progress::start();
-        for piece in self.program.chunks(UPLOAD_PIECE) {
+        for piece in self.program()?.chunks(UPLOAD_PIECE) {
             file.write_all(piece).await.later("cannot write it")?;
             // Or systemd gives the unit up before a slow line has carried all of it.
             progress.moved();
@@ -221,6 +234,10 @@ impl Helper {
             format!("{} {}", said.stdout.trim(), said.stderr.trim()).trim().replace(beside, NAME)
         )))
     }
+}
+
+fn cannot_read(path: &Path) -> String {
+    format!("cannot read the helper {}: is blat installed whole?", path.display())
 }
 
 /// Opens a session in our protocol, or in the newest that the helper knows.

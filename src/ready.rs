@@ -3,23 +3,25 @@
 //! that are near and one for those that are far, for their lines want other levels.
 //!
 //! A file counts only for the very manifest, and the very bases, that it was made for: its name is their
-//! digest. It ends with its own, so what a full disk or a power cut left of one is never sent. All of
-//! them may be deleted at any time; together they stay below [`ALL_MAX`].
+//! digest. It ends with a digest of what it holds, and one of its end. What a full disk or a power cut left of
+//! one has no end that is right; a hole in its middle is found while it is sent, and the package given up
+//! then, to be packed anew. All of them may be deleted at any time; together they stay below [`ALL_MAX`].
 
 use std::cell::Cell;
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
 
 use blat_target::frame;
+use blat_target::message::Digest;
 use blat_target::package::{Name, PackageVersion};
 use blat_target::stamp::Stamp;
 use serde::{Deserialize, Serialize};
 
-use crate::delta::digest_of;
-use crate::failure::{Failure, Needs, Result};
+use crate::failure::{Needs, Result};
 use crate::lock;
 use crate::press::Packing;
 use crate::progress::Progress;
@@ -39,6 +41,8 @@ const AGE_MAX: Duration = Duration::from_secs(3600);
 const FREE_MIN: u64 = 1 << 30;
 /// For how long it is taken as known whether others are served: there may be many targets, and packages.
 const KNOWN_FOR: Duration = Duration::from_millis(100);
+/// The longest end of a file, in bytes.
+const END_MAX: usize = 4096;
 /// How often to look whether another run has packed what this one needs.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
@@ -66,8 +70,18 @@ pub(crate) struct Told {
 #[derive(Debug)]
 pub(crate) struct Ready {
     pub(crate) told: Option<Told>,
+    path: PathBuf,
     file: File,
     length: u64,
+    digest: Digest,
+}
+
+/// How a file ends, behind what is sent of it.
+#[derive(Serialize, Deserialize)]
+struct End {
+    told: Option<Told>,
+    /// Of what is sent.
+    digest: Digest,
 }
 
 impl Store {
@@ -78,7 +92,12 @@ impl Store {
         let name = own_lock.file_name().unwrap_or_default();
         let states = own_lock.parent().map(beside).into_iter().flatten();
         let others = states.map(|state| state.join(name)).collect();
-        Self { folder, others, known: Cell::new(None), tags: own_tags.map(beside).into_iter().flatten().collect() }
+        Self {
+            folder,
+            others,
+            known: Cell::new(None),
+            tags: own_tags.map(beside).into_iter().flatten().collect(),
+        }
     }
 
     /// A store that is never used.
@@ -122,7 +141,7 @@ impl Store {
     ) -> Result<Option<Ready>> {
         let path = self.folder.join(key.to_hex().as_str());
         let Ok(_turn) = self.turn(&path, progress) else { return Ok(None) };
-        if let Some(ready) = read(&path, progress) {
+        if let Some(ready) = read(&path) {
             return Ok(Some(ready));
         }
         if !self.has_room() {
@@ -135,7 +154,7 @@ impl Store {
             let _ = fs::remove_file(&draft);
         }
         made?;
-        Ok(kept.then(|| read(&path, progress)).flatten())
+        Ok(kept.then(|| read(&path)).flatten())
     }
 
     /// Waits until nobody else makes the file.
@@ -204,7 +223,7 @@ fn write(
         Err(_) if kept.failed => return Ok(None),
         told => told?,
     };
-    let end = ended.and_then(|()| kept.end(told.as_ref()));
+    let end = ended.and_then(|()| kept.end(told));
     Ok(end.ok())
 }
 
@@ -217,12 +236,15 @@ struct Keeping {
 }
 
 impl Keeping {
-    fn end(&mut self, told: Option<&Told>) -> io::Result<()> {
-        let told = serde_json::to_vec(&told).map_err(io::Error::other)?;
-        self.write_all(&told)?;
-        self.write_all(&(told.len() as u32).to_le_bytes())?;
-        let digest = self.hash.finalize();
-        self.file.write_all(digest.as_bytes()).and_then(|()| self.file.flush())
+    /// Writes the file's end: what it is, its length, and its digest.
+    fn end(&mut self, told: Option<Told>) -> io::Result<()> {
+        let end = End { told, digest: Digest(self.hash.finalize().into()) };
+        let end = serde_json::to_vec(&end).map_err(io::Error::other)?;
+        let length = (end.len() as u64).to_le_bytes();
+        self.file.write_all(&end)?;
+        self.file.write_all(&length)?;
+        self.file.write_all(blake3::hash(&end).as_bytes())?;
+        self.file.flush()
     }
 }
 
@@ -240,58 +262,66 @@ impl Write for Keeping {
     }
 }
 
-/// A file that is whole.
-fn read(path: &Path, progress: &Progress) -> Option<Ready> {
-    let mut file = File::open(path).ok()?;
-    let body = file.metadata().ok()?.len().checked_sub(32)?;
-    let hash = digest_of((&file).take(body), progress).ok()?;
-    let mut digest = [0; 32];
-    file.read_exact(&mut digest).ok()?;
-    let mut length = [0; 4];
-    file.seek(SeekFrom::Start(body.checked_sub(4)?)).ok()?;
-    file.read_exact(&mut length).ok()?;
-    let head = u64::from(u32::from_le_bytes(length));
-    let start = body.checked_sub(4 + head)?;
-    let mut told = vec![0; head as usize];
-    file.seek(SeekFrom::Start(start)).ok()?;
-    file.read_exact(&mut told).ok()?;
-    if hash != digest {
+/// A file whose end is right.
+fn read(path: &Path) -> Option<Ready> {
+    const BEHIND: u64 = 8 + 32;
+    let file = File::open(path).ok()?;
+    let end = file.metadata().ok()?.len().checked_sub(BEHIND)?;
+    let mut behind = [0; BEHIND as usize];
+    file.read_exact_at(&mut behind, end).ok()?;
+    let (length, digest) = behind.split_at(8);
+    let begin = end.checked_sub(u64::from_le_bytes(length.try_into().ok()?))?;
+    let mut bytes = vec![0; usize::try_from(end - begin).ok().filter(|length| *length <= END_MAX)?];
+    file.read_exact_at(&mut bytes, begin).ok()?;
+    if blake3::hash(&bytes).as_bytes() != digest {
         return None;
     }
-    let told = serde_json::from_slice(&told).ok()?;
-    file.rewind().ok()?;
-    Some(Ready { told, file, length: start })
+    let End { told, digest } = serde_json::from_slice(&bytes).ok()?;
+    Some(Ready { told, path: path.to_owned(), file, length: begin, digest })
 }
 
 impl Ready {
-    /// Hands its packed bytes over, in frames of a piece each.
-    pub(crate) fn send(self, piece: usize, mut take: impl FnMut(Vec<u8>) -> Result<()>) -> Result<()> {
-        let mut left = self.length;
-        while left > 0 {
-            let length = usize::try_from(left).map_or(piece, |left| left.min(piece));
-            take(frame::data_of(&self.file, length).later("cannot read what is ready to be sent")?)?;
-            left -= length as u64;
+    /// Hands its packed bytes over, in frames of a piece each; whether they are what was packed. Where they are
+    /// not, or not all are taken (they may be why), the file is deleted.
+    ///
+    /// # Errors
+    /// Those of `take`.
+    pub(crate) fn send(self, piece: usize, mut take: impl FnMut(Vec<u8>) -> Result<()>) -> Result<bool> {
+        let (mut left, mut hash) = (self.length, blake3::Hasher::new());
+        let mut sent = || {
+            while left > 0 {
+                let length = usize::try_from(left).map_or(piece, |left| left.min(piece));
+                let Ok(frame) = frame::data_of(&self.file, length) else { return Ok(false) };
+                hash.update(&frame[frame::HEADER_LEN..]);
+                take(frame)?;
+                left -= length as u64;
+            }
+            Ok(*hash.finalize().as_bytes() == self.digest.0)
+        };
+        let sent = sent();
+        if !matches!(sent, Ok(true)) {
+            let _ = fs::remove_file(&self.path);
         }
-        Ok::<(), Failure>(())
+        sent
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::failure::Failure;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     const PACKING: Packing = Packing { level: 3, window_log: 24, long_distance: true };
 
-    fn sent(ready: Ready) -> Vec<u8> {
+    /// What was sent, if it is what was packed.
+    fn sent(ready: Ready) -> Option<Vec<u8>> {
         let mut all = Vec::new();
-        ready
-            .send(7, |frame| {
-                all.extend_from_slice(&frame[frame::HEADER_LEN..]);
-                Ok(())
-            })
-            .unwrap();
-        zstd::decode_all(&all[..]).unwrap()
+        let whole = ready.send(7, |frame| {
+            all.extend_from_slice(&frame[frame::HEADER_LEN..]);
+            Ok(())
+        });
+        whole.unwrap().then(|| zstd::decode_all(&all[..]).unwrap())
     }
 
     #[test]
@@ -312,7 +342,7 @@ mod tests {
                     };
                     let ready = store.take_or_make(key, PACKING, &Progress::start(), make).unwrap().unwrap();
                     assert_eq!(ready.told.as_ref(), Some(told));
-                    assert_eq!(sent(ready), b"the same bytes");
+                    assert_eq!(sent(ready).unwrap(), b"the same bytes");
                 });
             }
         });
@@ -331,13 +361,28 @@ mod tests {
             }
         };
         let take = |text| store.take_or_make(&key, PACKING, &Progress::start(), make(text)).unwrap().unwrap();
-        assert_eq!(sent(take("first")), b"first");
-        assert_eq!(sent(take("second")), b"first");
+        assert_eq!(sent(take("first")).unwrap(), b"first");
+        assert_eq!(sent(take("second")).unwrap(), b"first");
         let path = root.path().join(key.to_hex().as_str());
-        let mut bytes = fs::read(&path).unwrap();
-        bytes[3] ^= 1;
-        fs::write(&path, bytes).unwrap();
-        assert_eq!(sent(take("third")), b"third");
+        let whole = fs::read(&path).unwrap();
+        let torn = |at: usize| {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 1;
+            fs::write(&path, bytes).unwrap();
+        };
+        torn(3);
+        assert_eq!(sent(take("third")), None);
+        assert!(!path.exists());
+        for at in whole.len() - 60..whole.len() {
+            torn(at);
+            assert_eq!(sent(take("fourth")).unwrap(), b"fourth", "torn at {at} of {}", whole.len());
+        }
+        for length in [0, 1, 39, 40, whole.len() - 1] {
+            fs::write(&path, &whole[..length]).unwrap();
+            assert_eq!(sent(take("fifth")).unwrap(), b"fifth", "cut at {length}");
+        }
+        let cut = take("sixth").send(7, |_| Err(Failure::later(anyhow::anyhow!("the session is over"))));
+        assert!(cut.is_err() && !path.exists(), "it may be why");
         let other = blake3::hash(b"other");
         let fails = |_: &mut dyn Write| Err(Failure::later(anyhow::anyhow!("it changed")));
         assert!(store.take_or_make(&other, PACKING, &Progress::start(), fails).is_err());

@@ -20,8 +20,8 @@ use blat_target::message::Digest;
 use blat_target::package::{Name, PackageVersion};
 use blat_target::stamp::Stamp;
 
+pub(crate) use digests::beginning;
 pub use digests::{CACHE, Cache};
-pub(crate) use digests::{beginning, digest_of};
 pub(crate) use mend::{Made, Mend};
 
 use crate::bases::Base;

@@ -21,7 +21,7 @@ const QUICKEST: i32 = LEVELS[0];
 pub(super) const FOR_FAR: i32 = 6;
 /// Who answers so soon is near.
 const NEAR: Duration = Duration::from_millis(20);
-/// How many frames wait for the line, each of a piece ([`super::PIECE`]): 8 MiB, so that it goes on over what
+/// How many frames wait for the line, each of a piece ([`super::PIECE`]): 7.5 MiB, so that it goes on over what
 /// is slow to read or to pack.
 const AHEAD: usize = 64;
 /// To a target that is near, a line carries that in no time, and what waits only waits for the target: which
