@@ -17,6 +17,7 @@ pub mod bases;
 pub mod delta;
 mod jobs;
 pub mod memory;
+mod outgoing;
 pub mod pace;
 pub mod pack;
 mod packer;

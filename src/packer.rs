@@ -20,6 +20,7 @@ use crate::delta::{Cache, Delta, Made, Mend};
 use crate::failure::{Failure, Needs, Result};
 use crate::jobs::Jobs;
 use crate::memory::Memory;
+use crate::outgoing::Outgoing;
 use crate::pack::{self, Scan};
 use crate::press::{Packing, Press};
 use crate::progress::Progress;
@@ -101,7 +102,7 @@ pub(crate) fn start(
     jobs: Jobs,
     answers: Receiver<ToHost>,
     means: Means,
-    frames: mpsc::Sender<Vec<u8>>,
+    frames: mpsc::Sender<Outgoing>,
     hear: mpsc::Sender<Heard>,
     progress: Progress,
 ) {

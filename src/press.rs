@@ -24,6 +24,7 @@ pub(crate) use self::level::frames_ahead;
 pub(crate) use self::packing::Packing;
 use self::stream::Stream;
 use crate::failure::{Failure, Needs, Result};
+use crate::outgoing::Outgoing;
 use crate::progress::Progress;
 use crate::ready::Ready;
 use crate::session::Heard;
@@ -42,7 +43,7 @@ enum Step {
     /// All that was packed so far shall go out.
     Flush,
     /// A frame of what was packed before.
-    Ready(Vec<u8>),
+    Ready(Outgoing),
     Say(ToTarget),
     Tell(Heard),
 }
@@ -59,7 +60,7 @@ impl Press {
     /// Starts the thread. It ends with this end, or when nobody takes its frames any more.
     pub(crate) fn start(
         window_log: u32,
-        frames: mpsc::Sender<Vec<u8>>,
+        frames: mpsc::Sender<Outgoing>,
         hear: mpsc::Sender<Heard>,
         progress: Progress,
     ) -> Self {
@@ -151,7 +152,7 @@ fn work(
                 end(open.take())?;
                 line.send(frame).later("cannot send")?;
             }
-            Step::Say(message) => line.send(frame::message(&message)).later("cannot send")?,
+            Step::Say(message) => line.send(frame::message(&message).into()).later("cannot send")?,
             Step::Tell(heard) => {
                 line.flush().later("cannot send")?;
                 hear.blocking_send(heard).later("the session is over")?;
@@ -184,33 +185,33 @@ fn end(stream: Option<Stream<Pieces>>) -> Result<()> {
 /// Where frames go: small ones together, so that the queue is as long in bytes as it is in frames.
 #[derive(Clone)]
 struct Line {
-    frames: mpsc::Sender<Vec<u8>>,
+    frames: mpsc::Sender<Outgoing>,
     small: Rc<RefCell<Vec<u8>>>,
     progress: Progress,
 }
 
 impl Line {
-    fn new(frames: mpsc::Sender<Vec<u8>>, progress: Progress) -> Self {
+    fn new(frames: mpsc::Sender<Outgoing>, progress: Progress) -> Self {
         Self { frames, small: Rc::default(), progress }
     }
 
-    fn send(&self, frame: Vec<u8>) -> io::Result<()> {
+    fn send(&self, frame: Outgoing) -> io::Result<()> {
         if self.small.borrow().len() + frame.len() > PIECE {
             self.flush()?;
         }
         if frame.len() >= PIECE {
             return self.hand_over(frame);
         }
-        self.small.borrow_mut().extend(frame);
+        self.small.borrow_mut().extend_from_slice(&frame);
         Ok(())
     }
 
     fn flush(&self) -> io::Result<()> {
         let small = self.small.take();
-        if small.is_empty() { Ok(()) } else { self.hand_over(small) }
+        if small.is_empty() { Ok(()) } else { self.hand_over(small.into()) }
     }
 
-    fn hand_over(&self, frames: Vec<u8>) -> io::Result<()> {
+    fn hand_over(&self, frames: Outgoing) -> io::Result<()> {
         self.frames.blocking_send(frames).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
     }
 
@@ -240,7 +241,7 @@ impl Write for Pieces {
         if self.piece.is_empty() {
             return Ok(());
         }
-        let sent = self.line.send(frame::data(&self.piece));
+        let sent = self.line.send(frame::data(&self.piece).into());
         self.piece.clear();
         sent
     }

@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::{Needs, Result};
 use crate::lock;
+use crate::outgoing::{Lender, Outgoing};
 use crate::press::Packing;
 use crate::progress::Progress;
 use crate::tags::Tag;
@@ -41,6 +42,8 @@ const AGE_MAX: Duration = Duration::from_secs(3600);
 const FREE_MIN: u64 = 1 << 30;
 /// For how long it is taken as known whether others are served: there may be many targets, and packages.
 const KNOWN_FOR: Duration = Duration::from_millis(100);
+/// So many pieces of a file are read ahead of the line.
+const PIECES_AHEAD: usize = 16;
 /// The longest end of a file, in bytes.
 const END_MAX: usize = 4096;
 /// How often to look whether another run has packed what this one needs.
@@ -286,14 +289,16 @@ impl Ready {
     ///
     /// # Errors
     /// Those of `take`.
-    pub(crate) fn send(self, piece: usize, mut take: impl FnMut(Vec<u8>) -> Result<()>) -> Result<bool> {
+    pub(crate) fn send(self, piece: usize, mut take: impl FnMut(Outgoing) -> Result<()>) -> Result<bool> {
         let (mut left, mut hash) = (self.length, blake3::Hasher::new());
+        let mut lender = Lender::new(PIECES_AHEAD);
         let mut sent = || {
             while left > 0 {
                 let length = usize::try_from(left).map_or(piece, |left| left.min(piece));
-                let Ok(frame) = frame::data_of(&self.file, length) else { return Ok(false) };
+                let frame = frame::data_of(&self.file, length, lender.memory());
+                let Ok(frame) = frame else { return Ok(false) };
                 hash.update(&frame[frame::HEADER_LEN..]);
-                take(frame)?;
+                take(lender.lent(frame))?;
                 left -= length as u64;
             }
             Ok(*hash.finalize().as_bytes() == self.digest.0)

@@ -27,6 +27,7 @@ use crate::delta::{Cache, Made};
 use crate::failure::{Failure, Needs, Result};
 use crate::jobs::{Closed, Desk, jobs};
 use crate::memory::Memory;
+use crate::outgoing::Outgoing;
 use crate::pace::Pace;
 use crate::packer::{self, Job};
 pub use crate::packer::{Mended, Packed, Resumed};
@@ -395,7 +396,7 @@ async fn next(stdout: &mut BufReader<ChildStdout>) -> Result<ToHost, frame::Fram
 
 async fn write(
     mut stdin: ChildStdin,
-    mut frames: mpsc::Receiver<Vec<u8>>,
+    mut frames: mpsc::Receiver<Outgoing>,
     mut pace: Pace,
     progress: Progress,
 ) {
