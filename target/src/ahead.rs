@@ -1,17 +1,14 @@
 //! Reading ahead: a thread reads what comes, so that who sends can go on while that is worked on.
 //!
-//! What waits is bounded. Where it is full, nothing is read until most of it is taken: a reader that goes on
+//! What waits is bounded. Where it is full, nothing is read until half of it is taken: a reader that goes on
 //! after each piece would cost as many switches between the two threads, and to who sends, as there are
-//! pieces. And one that makes room for more than sshd holds back meanwhile (a window of 2 MiB) empties sshd's
-//! buffer each time: what is left in it would have it moved to a larger one, again and again.
+//! pieces.
 
 use std::collections::VecDeque;
 use std::io::{self, Read};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// When all but this part of what may wait was taken, more is read.
-const LOW: usize = 3;
 /// So many bytes are read at a time: what a pipe holds.
 const PIECE: usize = 64 << 10;
 
@@ -93,7 +90,7 @@ impl Ahead {
             };
         };
         state.bytes -= piece.len();
-        if state.full && state.bytes <= self.most / LOW {
+        if state.full && state.bytes <= self.most / 2 {
             state.full = false;
             self.changed.notify_all();
         }
@@ -158,16 +155,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_full_is_filled_again_when_most_of_it_was_taken() {
+    fn what_is_full_is_filled_again_when_half_of_it_was_taken() {
         let count = Arc::new(AtomicUsize::new(0));
-        let (ahead, reader) = reading(6, Endless(count.clone()));
-        wait_for(&count, 6);
+        let (ahead, reader) = reading(4, Endless(count.clone()));
+        wait_for(&count, 4);
         let take = || assert!(matches!(ahead.take(LONG), Ok(Taken::Piece(_))));
-        (0..3).for_each(|_| take());
-        std::thread::sleep(Duration::from_millis(20));
-        assert_eq!(count.load(Ordering::Relaxed), 6, "half of it waits still");
         take();
-        wait_for(&count, 10);
+        std::thread::sleep(Duration::from_millis(20));
+        assert_eq!(count.load(Ordering::Relaxed), 4, "most of it waits still");
+        take();
+        wait_for(&count, 6);
         ahead.leave();
         reader.join().unwrap();
     }

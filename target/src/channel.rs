@@ -21,7 +21,7 @@ const YIELD_AFTER: Duration = Duration::from_secs(3);
 /// How often to look whether one does.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// So many bytes may wait for what is done with them, and are lost when the program is killed.
-const AHEAD_MAX: usize = 6 << 20;
+const AHEAD_MAX: usize = 4 << 20;
 /// How often a host is told that work goes on.
 const BEAT: Duration = Duration::from_secs(10);
 

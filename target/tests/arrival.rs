@@ -9,6 +9,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
 use blat_target::frame::{self, MAGIC};
+use blat_target::manifest::Kind;
 use blat_target::message::{Mend, Outcome, PROTOCOL, Standing, ToHost, ToTarget};
 use blat_target::said;
 use blat_target::stamp::Stamp;
@@ -16,6 +17,7 @@ use common::pack::{self, Parts, STAMP};
 use common::{Host, Site, host_hello, tree};
 use nix::sys::stat::{UtimensatFlags, utimensat};
 use nix::sys::time::TimeSpec;
+use rustix::fs::XattrFlags;
 
 const NEW: Outcome = Outcome::Committed { replaced: false };
 const REPLACED: Outcome = Outcome::Committed { replaced: true };
@@ -337,6 +339,38 @@ fn the_archive_may_be_a_symlink_or_lie_elsewhere() {
     assert!(matches!(host.next(), Some(ToHost::Hello(_))));
     assert_eq!(host.query(&["a/1"]), [Standing::Version(Stamp(STAMP))]);
     assert_eq!(host.done().code, Some(0));
+}
+
+/// The archive's own folder has a default ACL by which all that is made below it is its owner's alone.
+fn of_its_owner_alone(archive: &Path) {
+    // Version 2, then for the owner, the group and the others: tag, rights, no number.
+    let entries = [(1_u16, 7_u16), (4, 0), (32, 0)];
+    let entries = entries.into_iter().flat_map(|(tag, rights)| {
+        [tag.to_le_bytes().to_vec(), rights.to_le_bytes().to_vec(), vec![0xff; 4]].concat()
+    });
+    let acl: Vec<u8> = 2_u32.to_le_bytes().into_iter().chain(entries).collect();
+    let set = rustix::fs::setxattr(archive, "system.posix_acl_default", &acl, XattrFlags::empty());
+    set.expect("a file system with ACLs");
+}
+
+#[test]
+fn modes_do_not_depend_on_a_default_acl() {
+    let site = Site::new();
+    of_its_owner_alone(&site.archive());
+    let mut parts = Parts::described("a/1").folder("f").file("f/x", b"x").file("f/y", b"y");
+    for entry in &mut parts.manifest.entries {
+        entry.mode = if entry.kind == Kind::Folder { 0o755 } else { 0o444 };
+    }
+    let mut host = site.host();
+    host.send(&parts.pack());
+    assert_eq!(host.outcome(), NEW);
+    assert_eq!(host.done().code, Some(0));
+    let mode = |path: &str| fs::metadata(site.archive().join(path)).unwrap().mode() & 0o7777;
+    assert_eq!([mode("a/1"), mode("a/1/f")], [0o755, 0o755]);
+    assert_eq!([mode("a/1/f/x"), mode("a/1/f/y"), mode("a/1/descpkg")], [0o444, 0o444, 0o444]);
+    // So it is with what is made there without being told otherwise.
+    fs::write(site.archive().join("plain"), "").unwrap();
+    assert_eq!(mode("plain") & 0o077, 0);
 }
 
 #[test]
