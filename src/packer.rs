@@ -295,10 +295,7 @@ impl Packer {
                 self.press.say(ToTarget::Delta(DeltaHead { head, base, base_stamp, recipe_length }))?;
             }
         }
-        if !self.press.ready(ready)? {
-            let why = "what was packed of it for several targets is torn: it is packed anew";
-            return self.press.say(ToTarget::Abandon(why.into()));
-        }
+        self.press.ready(ready)?;
         self.press.say(ToTarget::PackageEnd)?;
         let bytes = scan.manifest.bytes();
         self.press.tell(Heard::Packed(Packed { number, bytes, dropped_bits: scan.dropped_bits }))

@@ -31,7 +31,7 @@ use crate::session::Heard;
 
 /// The packed stream is cut into pieces of so many bytes. With its header, one stays below the 128 KiB from
 /// which on the allocator has the kernel make fresh memory for each.
-const PIECE: usize = 120 << 10;
+pub(crate) const PIECE: usize = 120 << 10;
 /// What is read is handed over in pieces of so many bytes,
 const PLAIN: usize = 256 << 10;
 /// and so many of them may wait.
@@ -84,9 +84,9 @@ impl Press {
         self.step(Step::Tell(heard)).later("cannot send")
     }
 
-    /// Hands over a package that is packed already; whether it was what was packed.
-    pub(crate) fn ready(&self, ready: Ready) -> Result<bool> {
-        ready.send(PIECE, |frame| self.step(Step::Ready(frame)).later("cannot send"))
+    /// Hands over a package that is packed already.
+    pub(crate) fn ready(&self, ready: Ready) -> Result<()> {
+        ready.send(|frame| self.step(Step::Ready(frame)).later("cannot send"))
     }
 
     fn step(&self, step: Step) -> io::Result<()> {

@@ -3,9 +3,10 @@
 //! that are near and one for those that are far, for their lines want other levels.
 //!
 //! A file counts only for the very manifest, and the very bases, that it was made for: its name is their
-//! digest. It ends with a digest of what it holds, and one of its end. What a full disk or a power cut left of
-//! one has no end that is right; a hole in its middle is found while it is sent, and the package given up
-//! then, to be packed anew. All of them may be deleted at any time; together they stay below [`ALL_MAX`].
+//! digest. It ends with a digest of each piece of it, and one of its end. What a full disk or a power cut left
+//! of one has no end that is right; a hole in its middle is found before it is sent, and the run given up then,
+//! for the next to pack the package anew. All of them may be deleted at any time; together they stay below
+//! [`ALL_MAX`].
 
 use std::cell::Cell;
 use std::fs::{self, File};
@@ -15,16 +16,17 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
 
+use anyhow::anyhow;
 use blat_target::frame;
 use blat_target::message::Digest;
 use blat_target::package::{Name, PackageVersion};
 use blat_target::stamp::Stamp;
 use serde::{Deserialize, Serialize};
 
-use crate::failure::{Needs, Result};
+use crate::failure::{Failure, Needs, Result};
 use crate::lock;
 use crate::outgoing::{Lender, Outgoing};
-use crate::press::Packing;
+use crate::press::{PIECE, Packing};
 use crate::progress::Progress;
 use crate::tags::Tag;
 
@@ -44,8 +46,8 @@ const FREE_MIN: u64 = 1 << 30;
 const KNOWN_FOR: Duration = Duration::from_millis(100);
 /// So many pieces of a file are read ahead of the line.
 const PIECES_AHEAD: usize = 16;
-/// The longest end of a file, in bytes.
-const END_MAX: usize = 4096;
+/// The longest end of a file, in bytes: more than the digests of [`BYTES_MAX`] take.
+const END_MAX: usize = 1 << 20;
 /// How often to look whether another run has packed what this one needs.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
@@ -76,15 +78,15 @@ pub(crate) struct Ready {
     path: PathBuf,
     file: File,
     length: u64,
-    digest: Digest,
+    digests: Vec<Digest>,
 }
 
 /// How a file ends, behind what is sent of it.
 #[derive(Serialize, Deserialize)]
 struct End {
     told: Option<Told>,
-    /// Of what is sent.
-    digest: Digest,
+    /// Of each piece of what is sent.
+    digests: Vec<Digest>,
 }
 
 impl Store {
@@ -217,8 +219,9 @@ fn write(
     make: impl FnOnce(&mut dyn Write) -> Result<Option<Told>>,
 ) -> Result<Option<()>> {
     let Ok(file) = File::create(path) else { return Ok(None) };
+    let file = BufWriter::with_capacity(1 << 18, file);
     let mut kept =
-        Keeping { file: BufWriter::with_capacity(1 << 18, file), hash: blake3::Hasher::new(), failed: false };
+        Keeping { file, hash: blake3::Hasher::new(), hashed: 0, digests: Vec::new(), failed: false };
     let mut stream = packing.stream(&mut kept).later("cannot start to pack")?;
     let told = make(&mut stream);
     let ended = stream.finish().map(drop);
@@ -233,7 +236,10 @@ fn write(
 /// What goes into a file, digested on the way.
 struct Keeping {
     file: BufWriter<File>,
+    /// Of the piece that is being written, so many bytes of which are.
     hash: blake3::Hasher,
+    hashed: usize,
+    digests: Vec<Digest>,
     /// Whether it was the file that did not take it.
     failed: bool,
 }
@@ -241,13 +247,34 @@ struct Keeping {
 impl Keeping {
     /// Writes the file's end: what it is, its length, and its digest.
     fn end(&mut self, told: Option<Told>) -> io::Result<()> {
-        let end = End { told, digest: Digest(self.hash.finalize().into()) };
+        self.end_piece();
+        let end = End { told, digests: std::mem::take(&mut self.digests) };
         let end = serde_json::to_vec(&end).map_err(io::Error::other)?;
         let length = (end.len() as u64).to_le_bytes();
         self.file.write_all(&end)?;
         self.file.write_all(&length)?;
         self.file.write_all(blake3::hash(&end).as_bytes())?;
         self.file.flush()
+    }
+
+    fn digest(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let (now, later) = bytes.split_at(bytes.len().min(PIECE - self.hashed));
+            self.hash.update(now);
+            self.hashed += now.len();
+            if self.hashed == PIECE {
+                self.end_piece();
+            }
+            bytes = later;
+        }
+    }
+
+    fn end_piece(&mut self) {
+        if self.hashed > 0 {
+            self.digests.push(Digest(self.hash.finalize().into()));
+            self.hash.reset();
+            self.hashed = 0;
+        }
     }
 }
 
@@ -256,7 +283,7 @@ impl Write for Keeping {
         let written = self.file.write(bytes);
         self.failed |= written.is_err();
         let written = written?;
-        self.hash.update(&bytes[..written]);
+        self.digest(&bytes[..written]);
         Ok(written)
     }
 
@@ -279,42 +306,41 @@ fn read(path: &Path) -> Option<Ready> {
     if blake3::hash(&bytes).as_bytes() != digest {
         return None;
     }
-    let End { told, digest } = serde_json::from_slice(&bytes).ok()?;
-    Some(Ready { told, path: path.to_owned(), file, length: begin, digest })
+    let End { told, digests } = serde_json::from_slice(&bytes).ok()?;
+    Some(Ready { told, path: path.to_owned(), file, length: begin, digests })
 }
 
 impl Ready {
-    /// Hands its packed bytes over, in frames of a piece each; whether they are what was packed. Where they are
-    /// not, or not all are taken (they may be why), the file is deleted.
+    /// Hands its packed bytes over, in frames of a piece each. Where they are not what was packed, or not all
+    /// are taken (they may be why), the file is deleted.
     ///
     /// # Errors
-    /// Those of `take`.
-    pub(crate) fn send(self, piece: usize, mut take: impl FnMut(Outgoing) -> Result<()>) -> Result<bool> {
-        let (mut left, mut hash) = (self.length, blake3::Hasher::new());
+    /// Those of `take`; and that they are not what was packed.
+    pub(crate) fn send(self, take: impl FnMut(Outgoing) -> Result<()>) -> Result<()> {
+        self.pieces(take).inspect_err(|_| drop(fs::remove_file(&self.path)))
+    }
+
+    fn pieces(&self, mut take: impl FnMut(Outgoing) -> Result<()>) -> Result<()> {
+        let torn = || anyhow!("what was packed for several targets is torn: it will be packed anew");
         let mut lender = Lender::new(PIECES_AHEAD);
-        let mut sent = || {
-            while left > 0 {
-                let length = usize::try_from(left).map_or(piece, |left| left.min(piece));
-                let frame = frame::data_of(&self.file, length, lender.memory());
-                let Ok(frame) = frame else { return Ok(false) };
-                hash.update(&frame[frame::HEADER_LEN..]);
-                take(lender.lent(frame))?;
-                left -= length as u64;
+        let mut left = self.length;
+        for digest in &self.digests {
+            let length = usize::try_from(left).map_or(PIECE, |left| left.min(PIECE));
+            let frame = frame::data_of(&self.file, length, lender.memory());
+            let frame = frame.map_err(|_| Failure::later(torn()))?;
+            if blake3::hash(&frame[frame::HEADER_LEN..]) != digest.0 {
+                return Err(Failure::later(torn()));
             }
-            Ok(*hash.finalize().as_bytes() == self.digest.0)
-        };
-        let sent = sent();
-        if !matches!(sent, Ok(true)) {
-            let _ = fs::remove_file(&self.path);
+            take(lender.lent(frame))?;
+            left -= length as u64;
         }
-        sent
+        if left > 0 { Err(Failure::later(torn())) } else { Ok(()) }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::failure::Failure;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     const PACKING: Packing = Packing { level: 3, window_log: 24, long_distance: true };
@@ -322,11 +348,11 @@ mod tests {
     /// What was sent, if it is what was packed.
     fn sent(ready: Ready) -> Option<Vec<u8>> {
         let mut all = Vec::new();
-        let whole = ready.send(7, |frame| {
+        let whole = ready.send(|frame| {
             all.extend_from_slice(&frame[frame::HEADER_LEN..]);
             Ok(())
         });
-        whole.unwrap().then(|| zstd::decode_all(&all[..]).unwrap())
+        whole.ok().map(|()| zstd::decode_all(&all[..]).unwrap())
     }
 
     #[test]
@@ -386,8 +412,23 @@ mod tests {
             fs::write(&path, &whole[..length]).unwrap();
             assert_eq!(sent(take("fifth")).unwrap(), b"fifth", "cut at {length}");
         }
-        let cut = take("sixth").send(7, |_| Err(Failure::later(anyhow::anyhow!("the session is over"))));
+        let cut = take("sixth").send(|_| Err(Failure::later(anyhow::anyhow!("the session is over"))));
         assert!(cut.is_err() && !path.exists(), "it may be why");
+        // Pieces that cannot be made smaller.
+        let mut noise = vec![0; 3 * PIECE];
+        blake3::Hasher::new().finalize_xof().fill(&mut noise);
+        let long = |out: &mut dyn Write| out.write_all(&noise).later("cannot write").map(|()| None);
+        let take_long = || store.take_or_make(&key, PACKING, &Progress::start(), long).unwrap().unwrap();
+        assert!(sent(take_long()).unwrap() == noise);
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[2 * PIECE] ^= 1;
+        fs::write(&path, bytes).unwrap();
+        let mut good = 0;
+        let torn = take_long().send(|frame| {
+            good += frame.len() - frame::HEADER_LEN;
+            Ok(())
+        });
+        assert_eq!((good, torn.is_err()), (2 * PIECE, true), "nothing that is torn is sent");
         let other = blake3::hash(b"other");
         let fails = |_: &mut dyn Write| Err(Failure::later(anyhow::anyhow!("it changed")));
         assert!(store.take_or_make(&other, PACKING, &Progress::start(), fails).is_err());

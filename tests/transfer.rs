@@ -4,7 +4,7 @@
 mod loopback;
 
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -215,6 +215,18 @@ fn ready(world: &Loopback) -> Vec<(String, SystemTime)> {
     made
 }
 
+/// Another target is served as long as this is held.
+fn serve_another(world: &Loopback) -> File {
+    fs::create_dir(world.root().join("var/lib/blat/site2")).unwrap();
+    blat::lock::take(&world.root().join("var/lib/blat/site2/transfer.lock"), "a run").unwrap()
+}
+
+/// Takes the package away from the target.
+fn again(world: &Loopback) {
+    let aside = tempfile::tempdir_in(world.root()).unwrap().keep();
+    fs::rename(world.archive().join("large"), aside.join("large")).unwrap();
+}
+
 #[test]
 fn what_other_targets_need_too_is_packed_once() {
     let world = world();
@@ -222,8 +234,7 @@ fn what_other_targets_need_too_is_packed_once() {
     world.tag("large", "1.0");
     assert_done(&world.transfer());
     assert_eq!(ready(&world), [], "nobody else is served");
-    fs::create_dir(world.root().join("var/lib/blat/site2")).unwrap();
-    let _other = blat::lock::take(&world.root().join("var/lib/blat/site2/transfer.lock"), "a run").unwrap();
+    let _other = serve_another(&world);
     let bring = |ids: &[(&str, &str)]| {
         ids.iter().for_each(|(package, version)| world.tag(package, version));
         let output = world.transfer();
@@ -233,10 +244,6 @@ fn what_other_targets_need_too_is_packed_once() {
             assert_eq!(tree(&world.source().join(&id)), tree(&world.archive().join(&id)));
         }
         output
-    };
-    let again = |world: &Loopback| {
-        let aside = tempfile::tempdir_in(world.root()).unwrap().keep();
-        fs::rename(world.archive().join("large"), aside.join("large")).unwrap();
     };
     world.publish("before", "1.0");
     world.publish("next", "1.0");
@@ -251,6 +258,35 @@ fn what_other_targets_need_too_is_packed_once() {
     publish_large(&world, "1.01");
     assert!(told_by(&bring(&[("large", "1.01")]), "1.0"));
     assert_eq!(ready(&world).len(), 2);
+}
+
+#[test]
+fn what_was_packed_for_others_and_is_torn_harms_nobody_and_is_packed_anew() {
+    let world = world();
+    let folder = publish_large(&world, "1.0");
+    world.tag("large", "1.0");
+    assert_done(&world.transfer());
+    let _other = serve_another(&world);
+    let content = |bytes: &mut [u8]| bytes[bytes.len() / 2] ^= 1;
+    let stream = |bytes: &mut [u8]| bytes[..1000].fill(0);
+    for tear in [content, stream] {
+        again(&world);
+        world.tag("large", "1.0");
+        assert_done(&world.transfer());
+        let path = world.root().join("var/cache/blat/ready").join(&ready(&world)[0].0);
+        let mut bytes = fs::read(&path).unwrap();
+        tear(&mut bytes);
+        fs::write(&path, bytes).unwrap();
+        again(&world);
+        world.tag("large", "1.0");
+        let output = world.transfer();
+        assert_eq!(output.status.code(), Some(75), "{}", words(&output));
+        assert!(!world.archive().join("large/1.0").exists());
+        assert_eq!(ready(&world), [], "the next run would fail as well");
+        world.tag("large", "1.0");
+        assert_done(&world.transfer());
+        assert_eq!(tree(&folder), tree(&world.archive().join("large/1.0")));
+    }
 }
 
 #[test]
