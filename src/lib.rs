@@ -13,11 +13,11 @@ pub mod tags;
 
 pub mod archive;
 pub mod bases;
+mod buffers;
 
 pub mod delta;
 mod jobs;
 pub mod memory;
-mod outgoing;
 pub mod pace;
 pub mod pack;
 mod packer;

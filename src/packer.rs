@@ -16,11 +16,11 @@ use blat_target::package::{Name, PackageVersion};
 use tokio::sync::mpsc;
 
 use crate::bases::Base;
+use crate::buffers::Buffer;
 use crate::delta::{Cache, Delta, Made, Mend};
 use crate::failure::{Failure, Needs, Result};
 use crate::jobs::Jobs;
 use crate::memory::Memory;
-use crate::outgoing::Outgoing;
 use crate::pack::{self, Scan};
 use crate::press::{Packing, Press};
 use crate::progress::Progress;
@@ -102,7 +102,7 @@ pub(crate) fn start(
     jobs: Jobs,
     answers: Receiver<ToHost>,
     means: Means,
-    frames: mpsc::Sender<Outgoing>,
+    frames: mpsc::Sender<Buffer>,
     hear: mpsc::Sender<Heard>,
     progress: Progress,
 ) {

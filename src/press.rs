@@ -11,7 +11,7 @@ mod stream;
 use std::cell::RefCell;
 use std::io::{self, Write};
 use std::rc::Rc;
-use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 use std::time::Instant;
 
@@ -23,8 +23,8 @@ use self::level::Levels;
 pub(crate) use self::level::frames_ahead;
 pub(crate) use self::packing::Packing;
 use self::stream::Stream;
+use crate::buffers::{Buffer, Pool};
 use crate::failure::{Failure, Needs, Result};
-use crate::outgoing::Outgoing;
 use crate::progress::Progress;
 use crate::ready::Ready;
 use crate::session::Heard;
@@ -39,11 +39,11 @@ const PIECES_AHEAD: usize = 16;
 
 /// What the press does next.
 enum Step {
-    Pack(Vec<u8>),
+    Pack(Buffer),
     /// All that was packed so far shall go out.
     Flush,
     /// A frame of what was packed before.
-    Ready(Outgoing),
+    Ready(Buffer),
     Say(ToTarget),
     Tell(Heard),
 }
@@ -52,26 +52,26 @@ enum Step {
 pub(crate) struct Press {
     plain: Vec<u8>,
     steps: SyncSender<Step>,
-    /// What was packed comes back, to be filled again: fresh memory has to be made by the kernel.
-    packed: Receiver<Vec<u8>>,
+    /// For what is read: the pieces that wait, the one that is packed, and the one that is filled.
+    pool: Pool,
 }
 
 impl Press {
     /// Starts the thread. It ends with this end, or when nobody takes its frames any more.
     pub(crate) fn start(
         window_log: u32,
-        frames: mpsc::Sender<Outgoing>,
+        frames: mpsc::Sender<Buffer>,
         hear: mpsc::Sender<Heard>,
         progress: Progress,
     ) -> Self {
-        let ((steps, to_do), (back, packed)) = (sync_channel(PIECES_AHEAD), channel());
+        let (steps, to_do) = sync_channel(PIECES_AHEAD);
         thread::spawn(move || {
-            if let Err(failure) = work(&to_do, &back, window_log, &Line::new(frames, progress), &hear) {
+            if let Err(failure) = work(&to_do, window_log, &Line::new(frames, progress), &hear) {
                 // The session has ended already when this cannot be said any more.
                 let _ = hear.blocking_send(Heard::Broken(failure));
             }
         });
-        Self { plain: Vec::with_capacity(PLAIN), steps, packed }
+        Self { plain: Vec::with_capacity(PLAIN), steps, pool: Pool::new(PIECES_AHEAD + 2) }
     }
 
     /// Sends a message, behind what was flushed before.
@@ -94,9 +94,11 @@ impl Press {
     }
 
     fn hand_over(&mut self) -> io::Result<()> {
-        let next = self.packed.try_recv().unwrap_or_else(|_| Vec::with_capacity(PLAIN));
-        let plain = std::mem::replace(&mut self.plain, next);
-        self.step(Step::Pack(plain))
+        let plain = self.pool.buffer(std::mem::take(&mut self.plain));
+        self.step(Step::Pack(plain))?;
+        self.plain = self.pool.memory();
+        self.plain.reserve(PLAIN);
+        Ok(())
     }
 }
 
@@ -118,7 +120,6 @@ impl Write for Press {
 
 fn work(
     steps: &Receiver<Step>,
-    back: &Sender<Vec<u8>>,
     window_log: u32,
     line: &Line,
     hear: &mpsc::Sender<Heard>,
@@ -128,7 +129,7 @@ fn work(
     let mut open: Option<Stream<Pieces>> = None;
     while let Some(step) = next(steps, line)? {
         match step {
-            Step::Pack(mut plain) => {
+            Step::Pack(plain) => {
                 let levels =
                     levels.get_or_insert_with(|| Levels::new(line.progress.round_trip(), Instant::now()));
                 if levels.choose(line.full(), Instant::now()) {
@@ -143,9 +144,6 @@ fn work(
                     }
                 };
                 stream.write_all(&plain).later("cannot send")?;
-                plain.clear();
-                // There is nobody to fill it any more at the end.
-                let _ = back.send(plain);
             }
             Step::Flush => open.as_mut().map_or(Ok(()), Write::flush).later("cannot send")?,
             Step::Ready(frame) => {
@@ -185,17 +183,17 @@ fn end(stream: Option<Stream<Pieces>>) -> Result<()> {
 /// Where frames go: small ones together, so that the queue is as long in bytes as it is in frames.
 #[derive(Clone)]
 struct Line {
-    frames: mpsc::Sender<Outgoing>,
+    frames: mpsc::Sender<Buffer>,
     small: Rc<RefCell<Vec<u8>>>,
     progress: Progress,
 }
 
 impl Line {
-    fn new(frames: mpsc::Sender<Outgoing>, progress: Progress) -> Self {
+    fn new(frames: mpsc::Sender<Buffer>, progress: Progress) -> Self {
         Self { frames, small: Rc::default(), progress }
     }
 
-    fn send(&self, frame: Outgoing) -> io::Result<()> {
+    fn send(&self, frame: Buffer) -> io::Result<()> {
         if self.small.borrow().len() + frame.len() > PIECE {
             self.flush()?;
         }
@@ -211,7 +209,7 @@ impl Line {
         if small.is_empty() { Ok(()) } else { self.hand_over(small.into()) }
     }
 
-    fn hand_over(&self, frames: Outgoing) -> io::Result<()> {
+    fn hand_over(&self, frames: Buffer) -> io::Result<()> {
         self.frames.blocking_send(frames).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
     }
 

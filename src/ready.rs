@@ -23,9 +23,9 @@ use blat_target::package::{Name, PackageVersion};
 use blat_target::stamp::Stamp;
 use serde::{Deserialize, Serialize};
 
+use crate::buffers::{Buffer, Pool};
 use crate::failure::{Failure, Needs, Result};
 use crate::lock;
-use crate::outgoing::{Lender, Outgoing};
 use crate::press::{PIECE, Packing};
 use crate::progress::Progress;
 use crate::tags::Tag;
@@ -220,8 +220,7 @@ fn write(
 ) -> Result<Option<()>> {
     let Ok(file) = File::create(path) else { return Ok(None) };
     let file = BufWriter::with_capacity(1 << 18, file);
-    let mut kept =
-        Keeping { file, hash: blake3::Hasher::new(), hashed: 0, digests: Vec::new(), failed: false };
+    let mut kept = Keeping { file, hash: blake3::Hasher::new(), digests: Vec::new(), failed: false };
     let mut stream = packing.stream(&mut kept).later("cannot start to pack")?;
     let told = make(&mut stream);
     let ended = stream.finish().map(drop);
@@ -236,9 +235,8 @@ fn write(
 /// What goes into a file, digested on the way.
 struct Keeping {
     file: BufWriter<File>,
-    /// Of the piece that is being written, so many bytes of which are.
+    /// Of what is written of the current piece.
     hash: blake3::Hasher,
-    hashed: usize,
     digests: Vec<Digest>,
     /// Whether it was the file that did not take it.
     failed: bool,
@@ -259,10 +257,9 @@ impl Keeping {
 
     fn digest(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
-            let (now, later) = bytes.split_at(bytes.len().min(PIECE - self.hashed));
+            let (now, later) = bytes.split_at(bytes.len().min(PIECE - self.hash.count() as usize));
             self.hash.update(now);
-            self.hashed += now.len();
-            if self.hashed == PIECE {
+            if self.hash.count() == PIECE as u64 {
                 self.end_piece();
             }
             bytes = later;
@@ -270,10 +267,9 @@ impl Keeping {
     }
 
     fn end_piece(&mut self) {
-        if self.hashed > 0 {
+        if self.hash.count() > 0 {
             self.digests.push(Digest(self.hash.finalize().into()));
             self.hash.reset();
-            self.hashed = 0;
         }
     }
 }
@@ -316,22 +312,22 @@ impl Ready {
     ///
     /// # Errors
     /// Those of `take`; and that they are not what was packed.
-    pub(crate) fn send(self, take: impl FnMut(Outgoing) -> Result<()>) -> Result<()> {
+    pub(crate) fn send(self, take: impl FnMut(Buffer) -> Result<()>) -> Result<()> {
         self.pieces(take).inspect_err(|_| drop(fs::remove_file(&self.path)))
     }
 
-    fn pieces(&self, mut take: impl FnMut(Outgoing) -> Result<()>) -> Result<()> {
+    fn pieces(&self, mut take: impl FnMut(Buffer) -> Result<()>) -> Result<()> {
         let torn = || anyhow!("what was packed for several targets is torn: it will be packed anew");
-        let mut lender = Lender::new(PIECES_AHEAD);
+        let mut pool = Pool::new(PIECES_AHEAD);
         let mut left = self.length;
         for digest in &self.digests {
             let length = usize::try_from(left).map_or(PIECE, |left| left.min(PIECE));
-            let frame = frame::data_of(&self.file, length, lender.memory());
+            let frame = frame::data_of(&self.file, length, pool.memory());
             let frame = frame.map_err(|_| Failure::later(torn()))?;
             if blake3::hash(&frame[frame::HEADER_LEN..]) != digest.0 {
                 return Err(Failure::later(torn()));
             }
-            take(lender.lent(frame))?;
+            take(pool.buffer(frame))?;
             left -= length as u64;
         }
         if left > 0 { Err(Failure::later(torn())) } else { Ok(()) }

@@ -23,11 +23,11 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 use crate::bases::Base;
+use crate::buffers::Buffer;
 use crate::delta::{Cache, Made};
 use crate::failure::{Failure, Needs, Result};
 use crate::jobs::{Closed, Desk, jobs};
 use crate::memory::Memory;
-use crate::outgoing::Outgoing;
 use crate::pace::Pace;
 use crate::packer::{self, Job};
 pub use crate::packer::{Mended, Packed, Resumed};
@@ -396,7 +396,7 @@ async fn next(stdout: &mut BufReader<ChildStdout>) -> Result<ToHost, frame::Fram
 
 async fn write(
     mut stdin: ChildStdin,
-    mut frames: mpsc::Receiver<Outgoing>,
+    mut frames: mpsc::Receiver<Buffer>,
     mut pace: Pace,
     progress: Progress,
 ) {

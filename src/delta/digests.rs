@@ -113,7 +113,7 @@ pub(crate) fn beginning(path: &Path, bytes: u64, progress: &Progress) -> Result<
 }
 
 /// The digest of all that comes.
-pub(crate) fn digest_of(mut from: impl Read, progress: &Progress) -> io::Result<blake3::Hash> {
+fn digest_of(mut from: impl Read, progress: &Progress) -> io::Result<blake3::Hash> {
     let (mut hasher, mut piece) = (blake3::Hasher::new(), vec![0; PIECE]);
     loop {
         match from.read(&mut piece)? {
