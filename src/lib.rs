@@ -18,6 +18,7 @@ mod buffers;
 pub mod delta;
 mod jobs;
 pub mod memory;
+mod outlet;
 pub mod pace;
 pub mod pack;
 mod packer;

@@ -16,11 +16,11 @@ use blat_target::package::{Name, PackageVersion};
 use tokio::sync::mpsc;
 
 use crate::bases::Base;
-use crate::buffers::Buffer;
 use crate::delta::{Cache, Delta, Made, Mend};
 use crate::failure::{Failure, Needs, Result};
 use crate::jobs::Jobs;
 use crate::memory::Memory;
+use crate::outlet::Outgoing;
 use crate::pack::{self, Scan};
 use crate::press::{Packing, Press};
 use crate::progress::Progress;
@@ -102,7 +102,7 @@ pub(crate) fn start(
     jobs: Jobs,
     answers: Receiver<ToHost>,
     means: Means,
-    frames: mpsc::Sender<Buffer>,
+    frames: mpsc::Sender<Outgoing>,
     hear: mpsc::Sender<Heard>,
     progress: Progress,
 ) {
@@ -266,7 +266,8 @@ impl Packer {
         manifest: &[u8],
         bases: &[Base],
     ) -> Result<Option<Ready>> {
-        let packing = Packing::first(self.progress.round_trip(), self.window_log());
+        let first = Packing::first(self.progress.round_trip(), self.window_log());
+        let packing = Packing { checksum: true, ..first };
         let mut key = blake3::Hasher::new();
         key.update(id.to_string().as_bytes()).update(&[0, self.by_tar().into()]);
         key.update(&packing.level.to_le_bytes()).update(&[packing.long_distance.into()]).update(manifest);
@@ -295,6 +296,7 @@ impl Packer {
                 self.press.say(ToTarget::Delta(DeltaHead { head, base, base_stamp, recipe_length }))?;
             }
         }
+        self.ready.lend(number, &ready);
         self.press.ready(ready)?;
         self.press.say(ToTarget::PackageEnd)?;
         let bytes = scan.manifest.bytes();

@@ -25,6 +25,7 @@ pub(crate) use self::packing::Packing;
 use self::stream::Stream;
 use crate::buffers::{Buffer, Pool};
 use crate::failure::{Failure, Needs, Result};
+use crate::outlet::Outgoing;
 use crate::progress::Progress;
 use crate::ready::Ready;
 use crate::session::Heard;
@@ -42,8 +43,8 @@ enum Step {
     Pack(Buffer),
     /// All that was packed so far shall go out.
     Flush,
-    /// A frame of what was packed before.
-    Ready(Buffer),
+    /// What was packed before.
+    Ready(Ready),
     Say(ToTarget),
     Tell(Heard),
 }
@@ -60,7 +61,7 @@ impl Press {
     /// Starts the thread. It ends with this end, or when nobody takes its frames any more.
     pub(crate) fn start(
         window_log: u32,
-        frames: mpsc::Sender<Buffer>,
+        frames: mpsc::Sender<Outgoing>,
         hear: mpsc::Sender<Heard>,
         progress: Progress,
     ) -> Self {
@@ -86,7 +87,7 @@ impl Press {
 
     /// Hands over a package that is packed already.
     pub(crate) fn ready(&self, ready: Ready) -> Result<()> {
-        ready.send(|frame| self.step(Step::Ready(frame)).later("cannot send"))
+        self.step(Step::Ready(ready)).later("cannot send")
     }
 
     fn step(&self, step: Step) -> io::Result<()> {
@@ -146,11 +147,11 @@ fn work(
                 stream.write_all(&plain).later("cannot send")?;
             }
             Step::Flush => open.as_mut().map_or(Ok(()), Write::flush).later("cannot send")?,
-            Step::Ready(frame) => {
+            Step::Ready(ready) => {
                 end(open.take())?;
-                line.send(frame).later("cannot send")?;
+                line.send_ready(&ready).later("cannot send")?;
             }
-            Step::Say(message) => line.send(frame::message(&message).into()).later("cannot send")?,
+            Step::Say(message) => line.send(frame::message(&message)).later("cannot send")?,
             Step::Tell(heard) => {
                 line.flush().later("cannot send")?;
                 hear.blocking_send(heard).later("the session is over")?;
@@ -183,33 +184,38 @@ fn end(stream: Option<Stream<Pieces>>) -> Result<()> {
 /// Where frames go: small ones together, so that the queue is as long in bytes as it is in frames.
 #[derive(Clone)]
 struct Line {
-    frames: mpsc::Sender<Buffer>,
+    frames: mpsc::Sender<Outgoing>,
     small: Rc<RefCell<Vec<u8>>>,
     progress: Progress,
 }
 
 impl Line {
-    fn new(frames: mpsc::Sender<Buffer>, progress: Progress) -> Self {
+    fn new(frames: mpsc::Sender<Outgoing>, progress: Progress) -> Self {
         Self { frames, small: Rc::default(), progress }
     }
 
-    fn send(&self, frame: Buffer) -> io::Result<()> {
+    fn send(&self, frame: Vec<u8>) -> io::Result<()> {
         if self.small.borrow().len() + frame.len() > PIECE {
             self.flush()?;
         }
         if frame.len() >= PIECE {
-            return self.hand_over(frame);
+            return self.hand_over(Outgoing::Frames(frame));
         }
         self.small.borrow_mut().extend_from_slice(&frame);
         Ok(())
     }
 
-    fn flush(&self) -> io::Result<()> {
-        let small = self.small.take();
-        if small.is_empty() { Ok(()) } else { self.hand_over(small.into()) }
+    fn send_ready(&self, ready: &Ready) -> io::Result<()> {
+        self.flush()?;
+        ready.stretches().try_for_each(|stretch| self.hand_over(Outgoing::File(stretch)))
     }
 
-    fn hand_over(&self, frames: Buffer) -> io::Result<()> {
+    fn flush(&self) -> io::Result<()> {
+        let small = self.small.take();
+        if small.is_empty() { Ok(()) } else { self.hand_over(Outgoing::Frames(small)) }
+    }
+
+    fn hand_over(&self, frames: Outgoing) -> io::Result<()> {
         self.frames.blocking_send(frames).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
     }
 
@@ -239,7 +245,7 @@ impl Write for Pieces {
         if self.piece.is_empty() {
             return Ok(());
         }
-        let sent = self.line.send(frame::data(&self.piece).into());
+        let sent = self.line.send(frame::data(&self.piece));
         self.piece.clear();
         sent
     }

@@ -3,16 +3,19 @@
 //! that are near and one for those that are far, for their lines want other levels.
 //!
 //! A file counts only for the very manifest, and the very bases, that it was made for: its name is their
-//! digest. It ends with a digest of each piece of it, and one of its end. What a full disk or a power cut left
-//! of one has no end that is right; a hole in its middle is found before it is sent, and the run given up then,
-//! for the next to pack the package anew. All of them may be deleted at any time; together they stay below
-//! [`ALL_MAX`].
+//! digest. It is sent as it lies there, unread: frames, whose content ends with a checksum, so that a target
+//! commits nothing that is torn. What a full disk or a power cut left of one has no end that is right. Where a
+//! target refuses something, what it was sent from here is looked at, by the digest that is behind it ([`Lent`]):
+//! what is torn is deleted, and the run given up, for the next to pack the package anew. All of them may be deleted
+//! at any time; together they stay below [`ALL_MAX`].
 
 use std::cell::Cell;
+use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -23,10 +26,10 @@ use blat_target::package::{Name, PackageVersion};
 use blat_target::stamp::Stamp;
 use serde::{Deserialize, Serialize};
 
-use crate::buffers::{Buffer, Pool};
 use crate::failure::{Failure, Needs, Result};
 use crate::lock;
-use crate::press::{PIECE, Packing};
+use crate::outlet::Stretch;
+use crate::press::Packing;
 use crate::progress::Progress;
 use crate::tags::Tag;
 
@@ -44,10 +47,10 @@ const AGE_MAX: Duration = Duration::from_secs(3600);
 const FREE_MIN: u64 = 1 << 30;
 /// For how long it is taken as known whether others are served: there may be many targets, and packages.
 const KNOWN_FOR: Duration = Duration::from_millis(100);
-/// So many pieces of a file are read ahead of the line.
-const PIECES_AHEAD: usize = 16;
-/// The longest end of a file, in bytes: more than the digests of [`BYTES_MAX`] take.
-const END_MAX: usize = 1 << 20;
+/// A file is handed over in stretches of so many bytes.
+const STRETCH: u64 = 1 << 20;
+/// The longest end of a file, in bytes.
+const END_MAX: usize = 4 << 10;
 /// How often to look whether another run has packed what this one needs.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
@@ -61,6 +64,7 @@ pub struct Store {
     known: Cell<Option<(Instant, bool)>>,
     /// The tag directories beside this target's.
     tags: Vec<PathBuf>,
+    lent: Lent,
 }
 
 /// By what a package is told that is ready.
@@ -76,17 +80,19 @@ pub(crate) struct Told {
 pub(crate) struct Ready {
     pub(crate) told: Option<Told>,
     path: PathBuf,
-    file: File,
+    file: Arc<File>,
+    /// So many bytes of it are sent,
     length: u64,
-    digests: Vec<Digest>,
+    /// and this is their digest.
+    digest: Digest,
 }
 
 /// How a file ends, behind what is sent of it.
 #[derive(Serialize, Deserialize)]
 struct End {
     told: Option<Told>,
-    /// Of each piece of what is sent.
-    digests: Vec<Digest>,
+    /// Of what is sent.
+    digest: Digest,
 }
 
 impl Store {
@@ -102,12 +108,25 @@ impl Store {
             others,
             known: Cell::new(None),
             tags: own_tags.map(beside).into_iter().flatten().collect(),
+            lent: Lent::default(),
         }
     }
 
     /// A store that is never used.
     pub fn none() -> Self {
-        Self { folder: PathBuf::new(), others: Vec::new(), known: Cell::new(None), tags: Vec::new() }
+        let lent = Lent::default();
+        Self { folder: PathBuf::new(), others: Vec::new(), known: Cell::new(None), tags: Vec::new(), lent }
+    }
+
+    /// Begins a session; what is lent in it.
+    pub(crate) fn begin(&mut self) -> Lent {
+        self.lent = Lent::default();
+        self.lent.clone()
+    }
+
+    /// Sends what is ready, as the package of this number.
+    pub(crate) fn lend(&self, number: u64, ready: &Ready) {
+        self.lent.sent(number, ready);
     }
 
     /// Whether a package of so many bytes is packed for others, too: they are served right now, or are
@@ -220,7 +239,7 @@ fn write(
 ) -> Result<Option<()>> {
     let Ok(file) = File::create(path) else { return Ok(None) };
     let file = BufWriter::with_capacity(1 << 18, file);
-    let mut kept = Keeping { file, hash: blake3::Hasher::new(), digests: Vec::new(), failed: false };
+    let mut kept = Keeping { file, hash: blake3::Hasher::new(), failed: false };
     let mut stream = packing.stream(&mut kept).later("cannot start to pack")?;
     let told = make(&mut stream);
     let ended = stream.finish().map(drop);
@@ -232,21 +251,18 @@ fn write(
     Ok(end.ok())
 }
 
-/// What goes into a file, digested on the way.
+/// What goes into a file, as frames, digested on the way.
 struct Keeping {
     file: BufWriter<File>,
-    /// Of what is written of the current piece.
     hash: blake3::Hasher,
-    digests: Vec<Digest>,
     /// Whether it was the file that did not take it.
     failed: bool,
 }
 
 impl Keeping {
     /// Writes the file's end: what it is, its length, and its digest.
-    fn end(&mut self, told: Option<Told>) -> io::Result<()> {
-        self.end_piece();
-        let end = End { told, digests: std::mem::take(&mut self.digests) };
+    fn end(mut self, told: Option<Told>) -> io::Result<()> {
+        let end = End { told, digest: Digest(self.hash.finalize().into()) };
         let end = serde_json::to_vec(&end).map_err(io::Error::other)?;
         let length = (end.len() as u64).to_le_bytes();
         self.file.write_all(&end)?;
@@ -254,33 +270,17 @@ impl Keeping {
         self.file.write_all(blake3::hash(&end).as_bytes())?;
         self.file.flush()
     }
-
-    fn digest(&mut self, mut bytes: &[u8]) {
-        while !bytes.is_empty() {
-            let (now, later) = bytes.split_at(bytes.len().min(PIECE - self.hash.count() as usize));
-            self.hash.update(now);
-            if self.hash.count() == PIECE as u64 {
-                self.end_piece();
-            }
-            bytes = later;
-        }
-    }
-
-    fn end_piece(&mut self) {
-        if self.hash.count() > 0 {
-            self.digests.push(Digest(self.hash.finalize().into()));
-            self.hash.reset();
-        }
-    }
 }
 
 impl Write for Keeping {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.file.write(bytes);
+        let taken = bytes.len().min(frame::PAYLOAD_MAX);
+        let frame = frame::data(&bytes[..taken]);
+        let written = self.file.write_all(&frame);
         self.failed |= written.is_err();
-        let written = written?;
-        self.digest(&bytes[..written]);
-        Ok(written)
+        written?;
+        self.hash.update(&frame);
+        Ok(taken)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -302,53 +302,84 @@ fn read(path: &Path) -> Option<Ready> {
     if blake3::hash(&bytes).as_bytes() != digest {
         return None;
     }
-    let End { told, digests } = serde_json::from_slice(&bytes).ok()?;
-    Some(Ready { told, path: path.to_owned(), file, length: begin, digests })
+    let End { told, digest } = serde_json::from_slice(&bytes).ok()?;
+    Some(Ready { told, path: path.to_owned(), file: Arc::new(file), length: begin, digest })
 }
 
 impl Ready {
-    /// Hands its packed bytes over, in frames of a piece each. Where they are not what was packed, or not all
-    /// are taken (they may be why), the file is deleted.
-    ///
-    /// # Errors
-    /// Those of `take`; and that they are not what was packed.
-    pub(crate) fn send(self, take: impl FnMut(Buffer) -> Result<()>) -> Result<()> {
-        self.pieces(take).inspect_err(|_| drop(fs::remove_file(&self.path)))
+    /// The frames that are sent.
+    pub(crate) fn stretches(&self) -> impl Iterator<Item = Stretch> {
+        (0..self.length).step_by(STRETCH as usize).map(|at| {
+            let length = STRETCH.min(self.length - at) as usize;
+            Stretch { file: self.file.clone(), at, length }
+        })
     }
 
-    fn pieces(&self, mut take: impl FnMut(Buffer) -> Result<()>) -> Result<()> {
-        let torn = || anyhow!("what was packed for several targets is torn: it will be packed anew");
-        let mut pool = Pool::new(PIECES_AHEAD);
-        let mut left = self.length;
-        for digest in &self.digests {
-            let length = usize::try_from(left).map_or(PIECE, |left| left.min(PIECE));
-            let frame = frame::data_of(&self.file, length, pool.memory());
-            let frame = frame.map_err(|_| Failure::later(torn()))?;
-            if blake3::hash(&frame[frame::HEADER_LEN..]) != digest.0 {
-                return Err(Failure::later(torn()));
-            }
-            take(pool.buffer(frame))?;
-            left -= length as u64;
+    fn is_whole(&self) -> bool {
+        let mut hash = blake3::Hasher::new();
+        let read = hash.update_reader((&*self.file).take(self.length));
+        read.is_ok_and(|hash| hash.finalize().as_bytes() == &self.digest.0)
+    }
+}
+
+/// What a session sent of what is ready, as long as the target has not answered.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Lent(Arc<Mutex<HashMap<u64, PathBuf>>>);
+
+impl Lent {
+    pub(crate) fn sent(&self, number: u64, ready: &Ready) {
+        self.with(|lent| lent.insert(number, ready.path.clone()));
+    }
+
+    pub(crate) fn answered(&self, number: u64) {
+        self.with(|lent| lent.remove(&number));
+    }
+
+    /// Looks whether something that the target was given is torn, and deletes it.
+    ///
+    /// # Errors
+    /// If so: the target cannot be blamed for what it does not like.
+    pub(crate) fn look_at(&self) -> Result<()> {
+        let all: Vec<PathBuf> = self.with(|lent| lent.values().cloned().collect());
+        let is_torn = |path: &&PathBuf| !read(path).is_some_and(|ready| ready.is_whole());
+        let torn: Vec<_> = all.iter().filter(is_torn).collect();
+        torn.iter().for_each(|path| drop(fs::remove_file(path)));
+        if torn.is_empty() {
+            return Ok(());
         }
-        if left > 0 { Err(Failure::later(torn())) } else { Ok(()) }
+        Err(Failure::later(anyhow!("what was packed for several targets is torn: it will be packed anew")))
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&mut HashMap<u64, PathBuf>) -> T) -> T {
+        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use blat_target::frame::Frame;
+    use blat_target::message::{Mend, ToTarget};
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    const PACKING: Packing = Packing { level: 3, window_log: 24, long_distance: true };
+    const PACKING: Packing = Packing { level: 3, window_log: 24, long_distance: true, checksum: true };
 
-    /// What was sent, if it is what was packed.
-    fn sent(ready: Ready) -> Option<Vec<u8>> {
-        let mut all = Vec::new();
-        let whole = ready.send(|frame| {
-            all.extend_from_slice(&frame[frame::HEADER_LEN..]);
-            Ok(())
-        });
-        whole.ok().map(|()| zstd::decode_all(&all[..]).unwrap())
+    /// What is sent, unpacked.
+    fn sent(ready: &Ready) -> io::Result<Vec<u8>> {
+        let mut frames = Vec::new();
+        for Stretch { file, at, length } in ready.stretches() {
+            let begin = frames.len();
+            frames.resize(begin + length, 0);
+            file.read_exact_at(&mut frames[begin..], at)?;
+        }
+        let (mut frames, mut packed) = (&frames[..], Vec::new());
+        while !frames.is_empty() {
+            match frame::read::<ToTarget>(&mut frames).map_err(io::Error::other)? {
+                Frame::Data(piece) => packed.extend_from_slice(&piece),
+                Frame::Message(other) => panic!("{other:?}"),
+            }
+        }
+        zstd::decode_all(&packed[..])
     }
 
     #[test]
@@ -369,7 +400,7 @@ mod tests {
                     };
                     let ready = store.take_or_make(key, PACKING, &Progress::start(), make).unwrap().unwrap();
                     assert_eq!(ready.told.as_ref(), Some(told));
-                    assert_eq!(sent(ready).unwrap(), b"the same bytes");
+                    assert_eq!(sent(&ready).unwrap(), b"the same bytes");
                 });
             }
         });
@@ -388,8 +419,8 @@ mod tests {
             }
         };
         let take = |text| store.take_or_make(&key, PACKING, &Progress::start(), make(text)).unwrap().unwrap();
-        assert_eq!(sent(take("first")).unwrap(), b"first");
-        assert_eq!(sent(take("second")).unwrap(), b"first");
+        assert_eq!(sent(&take("first")).unwrap(), b"first");
+        assert_eq!(sent(&take("second")).unwrap(), b"first");
         let path = root.path().join(key.to_hex().as_str());
         let whole = fs::read(&path).unwrap();
         let torn = |at: usize| {
@@ -397,34 +428,42 @@ mod tests {
             bytes[at] ^= 1;
             fs::write(&path, bytes).unwrap();
         };
-        torn(3);
-        assert_eq!(sent(take("third")), None);
-        assert!(!path.exists());
-        for at in whole.len() - 60..whole.len() {
+        let lent = Lent::default();
+        lent.sent(7, &take("second"));
+        lent.look_at().unwrap();
+        torn(whole.len() - 60);
+        assert_eq!(sent(&take("third")).unwrap(), b"third", "its end is torn");
+        lent.look_at().unwrap();
+        // What is sent: no target takes it for something else, and it is found then.
+        for at in 0..frame::HEADER_LEN + 18 {
             torn(at);
-            assert_eq!(sent(take("fourth")).unwrap(), b"fourth", "torn at {at} of {}", whole.len());
+            let ready = take("fourth");
+            lent.sent(8, &ready);
+            assert!(sent(&ready).map_or(true, |content| content == b"first"), "torn at {at}");
+            let why = lent.look_at().unwrap_err();
+            assert!(why.mend == Mend::Later && !path.exists(), "{why}");
+            assert_eq!(sent(&take("first")).unwrap(), b"first");
+            lent.answered(8);
+        }
+        for at in whole.len() - 40..whole.len() {
+            torn(at);
+            assert_eq!(sent(&take("first")).unwrap(), b"first", "torn at {at} of {}", whole.len());
         }
         for length in [0, 1, 39, 40, whole.len() - 1] {
             fs::write(&path, &whole[..length]).unwrap();
-            assert_eq!(sent(take("fifth")).unwrap(), b"fifth", "cut at {length}");
+            assert_eq!(sent(&take("fifth")).unwrap(), b"fifth", "cut at {length}");
         }
-        let cut = take("sixth").send(|_| Err(Failure::later(anyhow::anyhow!("the session is over"))));
-        assert!(cut.is_err() && !path.exists(), "it may be why");
+        // Nobody knows what one that is gone was.
+        fs::remove_file(&path).unwrap();
+        assert!(lent.look_at().is_err());
+        lent.answered(7);
+        lent.look_at().unwrap();
         // Pieces that cannot be made smaller.
-        let mut noise = vec![0; 3 * PIECE];
+        let mut noise = vec![0; 3 * STRETCH as usize + 1];
         blake3::Hasher::new().finalize_xof().fill(&mut noise);
         let long = |out: &mut dyn Write| out.write_all(&noise).later("cannot write").map(|()| None);
-        let take_long = || store.take_or_make(&key, PACKING, &Progress::start(), long).unwrap().unwrap();
-        assert!(sent(take_long()).unwrap() == noise);
-        let mut bytes = fs::read(&path).unwrap();
-        bytes[2 * PIECE] ^= 1;
-        fs::write(&path, bytes).unwrap();
-        let mut good = 0;
-        let torn = take_long().send(|frame| {
-            good += frame.len() - frame::HEADER_LEN;
-            Ok(())
-        });
-        assert_eq!((good, torn.is_err()), (2 * PIECE, true), "nothing that is torn is sent");
+        let ready = store.take_or_make(&key, PACKING, &Progress::start(), long).unwrap();
+        assert!(sent(&ready.unwrap()).unwrap() == *noise);
         let other = blake3::hash(b"other");
         let fails = |_: &mut dyn Write| Err(Failure::later(anyhow::anyhow!("it changed")));
         assert!(store.take_or_make(&other, PACKING, &Progress::start(), fails).is_err());

@@ -1,7 +1,7 @@
 //! A session with a target: one remote process, frames each way, packages back to back.
 //!
 //! Four parts run beside each other, so that reading, packing and sending overlap: the packer
-//! (a thread) reads packages, the press (another) turns them into frames, the writer puts frames
+//! (a thread) reads packages, the press (another) turns them into frames, the outlet puts frames
 //! on the channel, the reader turns the target's frames into events. What the target did not acknowledge is
 //! not done, whatever exit code or end of file arrives.
 
@@ -17,23 +17,23 @@ use blat_target::listing::{Listing, chunk};
 use blat_target::message::{Digest, Listed, Outcome, Refusal, Standing, TargetHello, ToHost, ToTarget};
 use blat_target::package::PackageVersion;
 use openssh::{ChildStdin, ChildStdout};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncReadExt, BufReader};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 use crate::bases::Base;
-use crate::buffers::Buffer;
 use crate::delta::{Cache, Made};
 use crate::failure::{Failure, Needs, Result};
 use crate::jobs::{Closed, Desk, jobs};
 use crate::memory::Memory;
+use crate::outlet::Outlet;
 use crate::pace::Pace;
 use crate::packer::{self, Job};
 pub use crate::packer::{Mended, Packed, Resumed};
 use crate::press::frames_ahead;
 use crate::progress::Progress;
-use crate::ready::Store;
+use crate::ready::{Lent, Store};
 use crate::ssh::Child;
 pub use open::Refused;
 use open::words;
@@ -101,7 +101,9 @@ pub struct Session {
     /// Whether the packer was told that this is the end.
     done: bool,
     sent: u64,
-    writer: JoinHandle<()>,
+    /// What was packed for several targets, and is not answered yet.
+    lent: Lent,
+    outlet: JoinHandle<()>,
     reader: JoinHandle<()>,
     /// Held, for the channel ends with it.
     _child: Child,
@@ -134,8 +136,8 @@ impl Session {
         stdout: BufReader<ChildStdout>,
         progress: Progress,
         early: VecDeque<ToTarget>,
-        means: Means,
-    ) -> Self {
+        mut means: Means,
+    ) -> Result<Self> {
         let (jobs, to_do) = jobs();
         let (frames, to_send) = mpsc::channel(frames_ahead(progress.round_trip()));
         let (hear, heard) = mpsc::channel(EVENTS_AHEAD);
@@ -144,11 +146,13 @@ impl Session {
             tokio::spawn(async move { tracing::debug!("the helper said: {}", words(stderr).await) });
         }
         let (answer, answers) = std::sync::mpsc::channel();
-        let writer = tokio::spawn(write(stdin, to_send, means.pace.clone(), progress.clone()));
+        let outlet = Outlet::new(stdin, means.pace.clone(), progress.clone());
+        let outlet = tokio::spawn(outlet.later("cannot use the channel")?.run(to_send));
+        let lent = means.ready.begin();
         packer::start(protocol, to_do, answers, means, frames, hear.clone(), progress.clone());
         let reader = tokio::spawn(read(stdout, hear, answer, progress.clone()));
         let told = HashMap::new();
-        Self {
+        Ok(Self {
             hello,
             jobs,
             told,
@@ -157,10 +161,11 @@ impl Session {
             early,
             done: false,
             sent: 0,
-            writer,
+            lent,
+            outlet,
             reader,
             _child: child,
-        }
+        })
     }
 
     /// The answer to a question about `count` places.
@@ -255,6 +260,10 @@ impl Session {
                 Heard::Resumed(resumed) => return Ok(Event::Resumed(resumed)),
                 Heard::Said(ToHost::Outcome { number, outcome }) => {
                     self.told.remove(&number);
+                    if matches!(outcome, Outcome::Refused(_)) {
+                        self.lent.look_at()?;
+                    }
+                    self.lent.answered(number);
                     return Ok(Event::Outcome { number, outcome });
                 }
                 Heard::Unreadable { number, failure } => {
@@ -343,6 +352,7 @@ impl Session {
                 heard = self.heard.recv() => match heard {
                     Some(Heard::Said(ToHost::Alive)) => {}
                     Some(Heard::Said(ToHost::Failed(refusal))) => {
+                        self.lent.look_at()?;
                         return Err(Failure::from(refusal).context("the target ended the session"));
                     }
                     Some(Heard::Broken(failure)) => return Err(failure),
@@ -361,7 +371,7 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        self.writer.abort();
+        self.outlet.abort();
         self.reader.abort();
     }
 }
@@ -391,24 +401,6 @@ async fn next(stdout: &mut BufReader<ChildStdout>) -> Result<ToHost, frame::Fram
     match header.frame(payload)? {
         Frame::Message(message) => Ok(message),
         Frame::Data(_) => Err(frame::FrameError::Io(std::io::Error::other("the target sent packed bytes"))),
-    }
-}
-
-async fn write(
-    mut stdin: ChildStdin,
-    mut frames: mpsc::Receiver<Buffer>,
-    mut pace: Pace,
-    progress: Progress,
-) {
-    while let Some(frame) = frames.recv().await {
-        for piece in frame.chunks(1 << 15) {
-            pace.turn(piece.len(), &progress).await;
-            if stdin.write_all(piece).await.is_err() {
-                // The reader learns why the target hung up; nobody waits for this side.
-                return;
-            }
-            progress.sent(piece.len());
-        }
     }
 }
 

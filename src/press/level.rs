@@ -90,7 +90,8 @@ impl Levels {
 
     /// How it is packed from here on.
     pub(super) fn packing(&self, window_log: u32) -> Packing {
-        Packing { level: self.level, window_log, long_distance: !self.near || self.level != QUICKEST }
+        let long_distance = !self.near || self.level != QUICKEST;
+        Packing { level: self.level, window_log, long_distance, checksum: false }
     }
 
     /// So many bytes were sent since the session began.
@@ -181,7 +182,7 @@ mod tests {
     fn only_what_is_quick_for_near_is_not_sought_far_back() {
         let (near, far) = (Some(NEAR / 2), FAR);
         let first = |round_trip| Levels::new(round_trip, Instant::now());
-        let is = |level, long_distance| Packing { level, window_log: 25, long_distance };
+        let is = |level, long_distance| Packing { level, window_log: 25, long_distance, checksum: false };
         assert_eq!(first(near).packing(25), is(QUICKEST, false));
         assert_eq!(first(far).packing(25), is(FOR_FAR, true));
         assert_eq!(first(None).packing(25), is(FOR_FAR, true));

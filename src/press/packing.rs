@@ -41,6 +41,9 @@ pub(crate) struct Packing {
     pub(crate) window_log: u32,
     /// Whether what is alike is found in all of the window.
     pub(crate) long_distance: bool,
+    /// Whether it ends with a checksum of what was packed: ssh sees to what goes over a line, nobody to what
+    /// lies on a disk.
+    pub(crate) checksum: bool,
 }
 
 impl Packing {
@@ -71,6 +74,7 @@ impl Packing {
                 CParameter::MinMatch(MATCH_MIN_FOR_FAR),
             ]);
         }
+        parameters.push(CParameter::ChecksumFlag(self.checksum));
         Stream::new(self.level, &parameters, frame_max, out)
     }
 }

@@ -90,7 +90,7 @@ impl Session {
             Ok(hello) => {
                 let progress = Progress::start();
                 progress.answered_within(asked.elapsed());
-                Ok(Self::run(hello, child, stdin, stdout, progress, early, means.clone()))
+                Ok(Self::run(hello, child, stdin, stdout, progress, early, means.clone())?)
             }
             Err(Unmet::Ended) => Err(epitaph(child).await),
             Err(other) => Err(other),

@@ -106,22 +106,6 @@ pub fn data(piece: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// The next `length` bytes of what is read as a whole frame, in the place of what was in `frame`; at most
-/// [`PAYLOAD_MAX`].
-///
-/// # Errors
-/// Also where there are fewer.
-pub fn data_of(from: impl Read, length: usize, mut frame: Vec<u8>) -> io::Result<Vec<u8>> {
-    frame.clear();
-    frame.reserve(HEADER_LEN + length);
-    frame.extend_from_slice(&[0; HEADER_LEN]);
-    if from.take(length as u64).read_to_end(&mut frame)? < length {
-        return Err(io::ErrorKind::UnexpectedEof.into());
-    }
-    seal(&mut frame, DATA);
-    Ok(frame)
-}
-
 fn seal(frame: &mut [u8], kind: u8) {
     let length = frame.len() - HEADER_LEN;
     assert!(length <= PAYLOAD_MAX, "a frame of {length} bytes was built");
@@ -184,8 +168,6 @@ mod tests {
         #[test]
         fn data_comes_back(piece in proptest::collection::vec(any::<u8>(), 0..2000)) {
             let frame = data(&piece);
-            prop_assert_eq!(data_of(&piece[..], piece.len(), vec![1, 2]).unwrap(), frame.clone());
-            prop_assert!(data_of(&piece[..], piece.len() + 1, Vec::new()).is_err());
             prop_assert_eq!(read::<ToTarget>(&mut &frame[..]).unwrap(), Frame::Data(piece));
         }
 

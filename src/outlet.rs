@@ -1,0 +1,216 @@
+//! The outlet: what puts a session's frames on the channel, as fast as the line takes them and the pace allows.
+//!
+//! The channel is a pipe to ssh, which takes a few pages of it at a time, and the kernel says each time that
+//! there is room. So the pipe is made large, and where it was full, it is left alone for a moment: then
+//! there is room for much at once. What lies ready in a file goes from there into the pipe without being read.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, SpliceFFlags, fcntl, splice};
+use nix::libc::off64_t;
+use openssh::ChildStdin;
+use tokio::net::unix::pipe;
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+
+use crate::pace::Pace;
+use crate::progress::Progress;
+
+/// How much the pipe holds, in bytes: what a line of 1 Gbit/s carries in 4 ms. Where the user has too many
+/// such pipes, it stays as it was.
+const PIPE: i32 = 512 << 10;
+/// For how long a pipe that was full is left alone.
+const REST: Duration = Duration::from_millis(1);
+/// The pace is kept by so many bytes at a time.
+const STEP: usize = 32 << 10;
+
+/// What is put on the channel: whole frames.
+#[derive(Debug)]
+pub(crate) enum Outgoing {
+    Frames(Vec<u8>),
+    File(Stretch),
+}
+
+/// Bytes of a file that nobody changes.
+#[derive(Debug)]
+pub(crate) struct Stretch {
+    pub(crate) file: Arc<File>,
+    pub(crate) at: u64,
+    pub(crate) length: usize,
+}
+
+/// A session's way out. The channel ends with it.
+pub(crate) struct Outlet {
+    pipe: pipe::Sender,
+    pace: Pace,
+    progress: Progress,
+}
+
+impl Outlet {
+    /// # Errors
+    /// Those of the system, which has to watch the pipe.
+    pub(crate) fn new(stdin: ChildStdin, pace: Pace, progress: Progress) -> io::Result<Self> {
+        Self::over(stdin.into_owned_fd()?, pace, progress)
+    }
+
+    fn over(pipe: OwnedFd, pace: Pace, progress: Progress) -> io::Result<Self> {
+        let _ = fcntl(&pipe, FcntlArg::F_SETPIPE_SZ(PIPE));
+        Ok(Self { pipe: pipe::Sender::from_owned_fd(pipe)?, pace, progress })
+    }
+
+    /// Puts out whatever comes, until nothing more does, or nobody takes it: the reader learns why the target
+    /// hung up, nobody waits for this side.
+    pub(crate) async fn run(mut self, mut outgoing: mpsc::Receiver<Outgoing>) {
+        while let Some(next) = outgoing.recv().await {
+            if let Err(why) = self.put(&next).await {
+                tracing::debug!("the channel takes nothing more: {why}");
+                return;
+            }
+        }
+    }
+
+    async fn put(&mut self, next: &Outgoing) -> io::Result<()> {
+        let (length, mut done) = (next.length(), 0);
+        while done < length {
+            let end = length.min(done + STEP);
+            self.pace.turn(end - done, &self.progress).await;
+            while done < end {
+                match self.pipe.try_io(|| next.put(self.pipe.as_fd(), done, end - done)) {
+                    Ok(count) => {
+                        self.progress.sent(count);
+                        done += count;
+                    }
+                    Err(why) if why.kind() == io::ErrorKind::WouldBlock => {
+                        self.pipe.writable().await?;
+                        sleep(REST).await;
+                    }
+                    Err(why) => return Err(why),
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Outgoing {
+    fn length(&self) -> usize {
+        match self {
+            Self::Frames(frames) => frames.len(),
+            Self::File(stretch) => stretch.length,
+        }
+    }
+
+    /// Puts at most so many bytes into the pipe, of those from here on; how many it took.
+    fn put(&self, pipe: BorrowedFd, from: usize, most: usize) -> io::Result<usize> {
+        match self {
+            Self::Frames(frames) => Ok(nix::unistd::write(pipe, &frames[from..from + most])?),
+            Self::File(stretch) => stretch.put(pipe, stretch.at + from as u64, most),
+        }
+    }
+}
+
+impl Stretch {
+    fn put(&self, pipe: BorrowedFd, at: u64, most: usize) -> io::Result<usize> {
+        let mut offset = at as off64_t;
+        match splice(&self.file, Some(&mut offset), pipe, None, most, SpliceFFlags::SPLICE_F_NONBLOCK) {
+            Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+            // Not every file system can.
+            Err(Errno::EINVAL) => self.copy(pipe, at, most),
+            count => Ok(count?),
+        }
+    }
+
+    fn copy(&self, pipe: BorrowedFd, at: u64, most: usize) -> io::Result<usize> {
+        let mut bytes = vec![0; most];
+        self.file.read_exact_at(&mut bytes, at)?;
+        Ok(nix::unistd::write(pipe, &bytes)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::time::Instant;
+
+    use super::*;
+
+    /// What comes out of all of it, taken slowly, in the end.
+    fn taken(outgoing: Vec<Outgoing>) -> Vec<u8> {
+        let (mut reader, writer) = io::pipe().unwrap();
+        let reading = std::thread::spawn(move || {
+            let (mut all, mut some) = (Vec::new(), vec![0; 50_000]);
+            while let Ok(count @ 1..) = reader.read(&mut some) {
+                all.extend_from_slice(&some[..count]);
+                std::thread::sleep(Duration::from_micros(300));
+            }
+            all
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let outlet = Outlet::over(writer.into(), Pace::new(0, None), Progress::start()).unwrap();
+            let (give, take) = mpsc::channel(outgoing.len());
+            for next in outgoing {
+                give.send(next).await.unwrap();
+            }
+            drop(give);
+            outlet.run(take).await;
+        });
+        reading.join().unwrap()
+    }
+
+    fn noise(length: usize) -> Vec<u8> {
+        let mut noise = vec![0; length];
+        blake3::Hasher::new().finalize_xof().fill(&mut noise);
+        noise
+    }
+
+    #[test]
+    fn what_is_put_out_comes_out_in_its_order_whole() {
+        let noise = noise(3 << 20);
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&noise).unwrap();
+        let stretch =
+            |at: u64, length| Outgoing::File(Stretch { file: file.try_clone().unwrap().into(), at, length });
+        let frames = |range: std::ops::Range<usize>| Outgoing::Frames(noise[range].to_vec());
+        let all = vec![
+            frames(0..10),
+            stretch(10, 1 << 20),
+            frames(10 + (1 << 20)..2_000_000),
+            stretch(2_000_000, (3 << 20) - 2_000_000),
+        ];
+        assert!(taken(all) == noise);
+    }
+
+    #[test]
+    fn what_cannot_be_spliced_is_copied() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"0123456789").unwrap();
+        let stretch = Stretch { file: file.into(), at: 0, length: 10 };
+        assert_eq!(stretch.copy(writer.as_fd(), 3, 5).unwrap(), 5);
+        assert!(stretch.copy(writer.as_fd(), 8, 5).is_err());
+        drop(writer);
+        let mut out = String::new();
+        reader.read_to_string(&mut out).unwrap();
+        assert_eq!(out, "34567");
+    }
+
+    #[test]
+    fn a_file_that_became_shorter_ends_the_channel() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(100).unwrap();
+        let all = vec![
+            Outgoing::File(Stretch { file: file.into(), at: 0, length: 1000 }),
+            Outgoing::Frames(vec![7]),
+        ];
+        let begin = Instant::now();
+        assert_eq!(taken(all), [0; 100]);
+        assert!(begin.elapsed() < Duration::from_secs(10));
+    }
+}
