@@ -23,7 +23,7 @@ use crate::pace::Pace;
 use crate::progress::Progress;
 
 /// How much the pipe holds, in bytes: what a line of 1 Gbit/s carries in 4 ms. Where the user has too many
-/// such pipes, it stays as it was.
+/// such pipes, it stays as it was, and is never left alone.
 const PIPE: i32 = 512 << 10;
 /// For how long a pipe that was full is left alone.
 const REST: Duration = Duration::from_millis(1);
@@ -48,6 +48,7 @@ pub(crate) struct Stretch {
 /// A session's way out. The channel ends with it.
 pub(crate) struct Outlet {
     pipe: pipe::Sender,
+    rest: Duration,
     pace: Pace,
     progress: Progress,
 }
@@ -60,8 +61,8 @@ impl Outlet {
     }
 
     fn over(pipe: OwnedFd, pace: Pace, progress: Progress) -> io::Result<Self> {
-        let _ = fcntl(&pipe, FcntlArg::F_SETPIPE_SZ(PIPE));
-        Ok(Self { pipe: pipe::Sender::from_owned_fd(pipe)?, pace, progress })
+        let rest = fcntl(&pipe, FcntlArg::F_SETPIPE_SZ(PIPE)).map_or(Duration::ZERO, |_| REST);
+        Ok(Self { pipe: pipe::Sender::from_owned_fd(pipe)?, rest, pace, progress })
     }
 
     /// Puts out whatever comes, until nothing more does, or nobody takes it: the reader learns why the target
@@ -88,7 +89,7 @@ impl Outlet {
                     }
                     Err(why) if why.kind() == io::ErrorKind::WouldBlock => {
                         self.pipe.writable().await?;
-                        sleep(REST).await;
+                        sleep(self.rest).await;
                     }
                     Err(why) => return Err(why),
                 }

@@ -1,10 +1,11 @@
 //! What targets cost that have nothing to do: the CPU of 200 agents with their connections, and the
-//! memory of one.
+//! memory of one; and how quick one of them is that has something to do.
 
 use std::fmt::Write;
 use std::time::Duration;
 
 use crate::field::{Field, SOURCE};
+use crate::latency;
 use crate::line;
 use crate::machines::{Machine, wait_until};
 
@@ -24,11 +25,11 @@ pub(crate) fn measure() {
     field.site.write("/etc/ssh/sshd_config.d/idle.conf", "MaxStartups 1000\n", 0o644);
     field.site.sh("systemctl restart ssh");
     let mut files = String::from("cd /etc/blat/targets\n");
-    for number in 0..COUNT {
+    let others = (1..COUNT).map(|number| format!("idle{number}"));
+    for name in others.chain(["site1".into()]) {
         let text =
             format!("source = \"{SOURCE}\"\n[ssh]\nhost = \"site1\"\nidentity = \"/etc/blat/keys/site1\"\n");
-        write!(files, "cat >.idle <<'end'\n{text}end\nmv .idle idle{number}.toml\n")
-            .expect("memory takes all");
+        write!(files, "cat >.idle <<'end'\n{text}end\nmv .idle {name}.toml\n").expect("memory takes all");
     }
     field.master.write("/root/files", files, 0o755);
     field.master.sh("sh -eu /root/files");
@@ -50,6 +51,7 @@ pub(crate) fn measure() {
     line(&format!("{COUNT} idle targets: % of a core; the promise"), all, CPU_MAX);
     let largest = resident(&field.master).into_iter().fold(0.0, f64::max);
     line("an agent, resident: MiB; the promise", largest, MEMORY_MAX);
+    latency::measure_beside(&field, COUNT);
     let down = field.master.sh("systemctl list-units --plain --no-legend --state=failed");
     assert!(down.is_empty(), "units failed:\n{down}");
     assert!(all < CPU_MAX && largest <= MEMORY_MAX, "more than promised, as told above");

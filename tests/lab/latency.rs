@@ -21,6 +21,12 @@ pub(crate) fn measure() {
     drop(link);
 }
 
+/// Beside so many others, which have nothing to do.
+pub(crate) fn measure_beside(field: &Field, targets: usize) {
+    transfer(field, "warm", "2");
+    compare(field, &format!("tag to visible, one of {targets} targets, ms"), "beside");
+}
+
 fn compare(field: &Field, name: &str, package: &str) {
     let mut ours = Vec::new();
     let mut peers = Vec::new();

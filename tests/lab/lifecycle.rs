@@ -21,6 +21,7 @@ fn start_and_stop_take_all_of_a_target_with_them() {
     }
     let units = ["blat@site1.service", "blat@site1.socket", "blat-tags@site1.path", "blat-tags@site1.timer"];
     wait(&field, &units, "active");
+    the_key_is_with_its_agent_alone(&field);
     field.master.sh("systemctl stop blat@site1");
     wait(&field, &units, "inactive");
     stays_stopped(&field, "site1");
@@ -35,6 +36,20 @@ fn start_and_stop_take_all_of_a_target_with_them() {
     wait(&field, &[&units[..], &all].concat(), "active");
     sends(&field, "other-one", "dash");
     field.assert_no_failed_unit();
+}
+
+/// It is not among the mounts that every other unit would have to be rid of first; and the agent has it still.
+fn the_key_is_with_its_agent_alone(field: &Field) {
+    assert_eq!(field.master.sh("grep -F blat@ /proc/1/mountinfo || true"), "");
+    let connection = "pgrep -x ssh -P $(systemctl show -P MainPID blat@site1)";
+    let before = field.master.sh(connection);
+    field.master.sh(&format!("kill -KILL {before}"));
+    wait_until("there is another connection", SOON, || {
+        let now = field.master.sh(&format!("{connection} || true"));
+        !now.is_empty() && now != before
+    });
+    field.wait_connected("site1");
+    sends(field, "site1", "again");
 }
 
 /// A tag and a report that come after the stop start nothing.
