@@ -72,6 +72,7 @@ impl Channel {
             ready: Store::new(places.ready.clone(), &lock, tags),
             pace: Pace::new(limit, way_for),
             early,
+            round_trip: facts.as_ref().and_then(|facts| facts.round_trip(&places.control())),
             by_command: facts.is_none_or(|facts| facts.protocol >= PROTOCOL_OF_SAID),
         };
         let connection = match Connection::attach(&places.control()).await {
@@ -83,7 +84,8 @@ impl Channel {
                 tell_skew(&session, reporter);
                 reporter.tell(Report::Helper { old });
                 let attached = SystemTime::now();
-                state::keep(&places.facts(), &state::Facts::of(&session.hello, attached));
+                let away = session.round_trip().and_then(|time| state::Away::over(&places.control(), time));
+                state::keep(&places.facts(), &state::Facts::of(&session.hello, away, attached));
                 Ok(Self { session, connection, attached })
             }
             Err(failure) => {

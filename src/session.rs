@@ -68,6 +68,8 @@ pub struct Means {
     /// What is asked along with the hello, which saves a round trip: a [`ToTarget::List`], and
     /// [`ToTarget::Marks`] where the session's protocol has them. Its first questions must be these.
     pub early: Vec<ToTarget>,
+    /// In which time the target answered before, over the same connection, if that is known.
+    pub round_trip: Option<Duration>,
     /// Whether all that goes by the helper's command line as well, which saves another: sshd takes nothing
     /// on a channel before it has started what is to take it.
     pub by_command: bool,
@@ -82,6 +84,7 @@ impl Means {
             ready: Store::none(),
             pace: Pace::new(0, None),
             early: Vec::new(),
+            round_trip: None,
             by_command: false,
         }
     }
@@ -166,6 +169,11 @@ impl Session {
             reader,
             _child: child,
         })
+    }
+
+    /// In which time the target answered at best.
+    pub fn round_trip(&self) -> Option<Duration> {
+        self.progress.round_trip()
     }
 
     /// The answer to a question about `count` places.

@@ -90,6 +90,9 @@ impl Session {
             Ok(hello) => {
                 let progress = Progress::start();
                 progress.answered_within(asked.elapsed());
+                if let Some(before) = means.round_trip {
+                    progress.answered_within(before);
+                }
                 Ok(Self::run(hello, child, stdin, stdout, progress, early, means.clone())?)
             }
             Err(Unmet::Ended) => Err(epitaph(child).await),

@@ -25,7 +25,7 @@ use crate::places;
 
 pub use agent::{Agent, Line, LineState};
 pub use excess::Excess;
-pub use facts::Facts;
+pub use facts::{Away, Facts};
 pub use missing::{Missing, MissingItem};
 pub use runs::{Failed, Progress, Sent, SyncEnd, Syncs, Totals, Transfers};
 pub use series::{Point, append, last_points, points};

@@ -402,6 +402,7 @@ fn the_machine_of_the_target_is_minded() {
         free_bytes,
         free_inodes: 0,
         clock_ahead,
+        away: None,
     };
     state::keep(&world.places().facts(), &facts(1 << 20, 0));
     world.assert_says(Level::Warning, "only 1.0 MiB are left on the target");

@@ -190,6 +190,7 @@ impl World {
             free_bytes: 1 << 38,
             free_inodes: 1_000_000,
             clock_ahead: -1,
+            away: None,
         };
         state::keep(&places.facts(), &facts);
         let mut transfers = Transfers::default();
