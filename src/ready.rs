@@ -4,10 +4,10 @@
 //!
 //! A file counts only for the very manifest, and the very bases, that it was made for: its name is their
 //! digest. It is sent as it lies there, unread: frames, whose content ends with a checksum, so that a target
-//! commits nothing that is torn. What a full disk or a power cut left of one has no end that is right. Where a
-//! target refuses something, what it was sent from here is looked at, by the digest that is behind it ([`Lent`]):
-//! what is torn is deleted, and the run given up, for the next to pack the package anew. All of them may be deleted
-//! at any time; together they stay below [`ALL_MAX`].
+//! commits nothing that is torn. What a full disk or a power cut left of one has no end that is right, or is no
+//! row of frames. Where a target refuses something, what it was sent from here is looked at, by the digest that
+//! is behind it ([`Lent`]): what is torn is deleted, and the run given up, for the next to pack the package
+//! anew. All of them may be deleted at any time; together they stay below [`ALL_MAX`].
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -20,7 +20,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::anyhow;
-use blat_target::frame;
+use blat_target::frame::{self, HEADER_LEN, Header};
 use blat_target::message::Digest;
 use blat_target::package::{Name, PackageVersion};
 use blat_target::stamp::Stamp;
@@ -124,7 +124,7 @@ impl Store {
         self.lent.clone()
     }
 
-    /// Sends what is ready, as the package of this number.
+    /// Notes that the package of this number goes out as it is ready.
     pub(crate) fn lend(&self, number: u64, ready: &Ready) {
         self.lent.sent(number, ready);
     }
@@ -303,7 +303,21 @@ fn read(path: &Path) -> Option<Ready> {
         return None;
     }
     let End { told, digest } = serde_json::from_slice(&bytes).ok()?;
+    are_frames(&file, begin).then_some(())?;
     Some(Ready { told, path: path.to_owned(), file: Arc::new(file), length: begin, digest })
+}
+
+/// Whether the first bytes of a file, so many, are whole frames: others could keep a target waiting for more.
+fn are_frames(file: &File, length: u64) -> bool {
+    let mut at = 0;
+    let mut header = [0; HEADER_LEN];
+    while at < length && file.read_exact_at(&mut header, at).is_ok() {
+        match Header::parse(header) {
+            Ok(header) if header.is_data() => at += (HEADER_LEN + header.length) as u64,
+            _ => return false,
+        }
+    }
+    at == length
 }
 
 impl Ready {
@@ -435,7 +449,11 @@ mod tests {
         assert_eq!(sent(&take("third")).unwrap(), b"third", "its end is torn");
         lent.look_at().unwrap();
         // What is sent: no target takes it for something else, and it is found then.
-        for at in 0..frame::HEADER_LEN + 18 {
+        for at in 0..HEADER_LEN {
+            torn(at);
+            assert_eq!(sent(&take("first")).unwrap(), b"first", "its frames are torn at {at}");
+        }
+        for at in HEADER_LEN..HEADER_LEN + 18 {
             torn(at);
             let ready = take("fourth");
             lent.sent(8, &ready);

@@ -68,6 +68,11 @@ impl Header {
         Ok(Self { length, kind })
     }
 
+    /// Whether it is that of a piece of the packed stream.
+    pub fn is_data(self) -> bool {
+        self.kind == DATA
+    }
+
     fn bytes(self) -> [u8; HEADER_LEN] {
         let [a, b, c, d] = (self.length as u32).to_le_bytes();
         [a, b, c, d, self.kind]
