@@ -188,7 +188,9 @@ fn it_is_filled_and_found_unchanged(filled: &Filled) {
     let status = filled.field.status_text("bucket1");
     assert!(status.starts_with(&format!("bucket {BUCKET} at http://{LAB_ADDR}:")), "{status}");
     assert!(status.contains("; synchronised at "), "{status}");
-    let key = filled.field.master.sh("ls /run/credentials/blat@bucket1.service");
+    let agent = "blat@bucket1.service";
+    let seen = format!("/proc/$(systemctl show -P MainPID {agent})/root");
+    let key = filled.field.master.sh(&format!("ls {seen}/run/credentials/{agent}"));
     assert_eq!(key, "identity", "the agent gets nothing but what stands in for a key");
 }
 
