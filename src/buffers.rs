@@ -9,13 +9,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 pub(crate) struct Buffer {
     bytes: Vec<u8>,
     /// Where their memory goes back to, once they are not needed any more.
-    pool: Option<Sender<Vec<u8>>>,
-}
-
-impl From<Vec<u8>> for Buffer {
-    fn from(bytes: Vec<u8>) -> Self {
-        Self { bytes, pool: None }
-    }
+    pool: Sender<Vec<u8>>,
 }
 
 impl Deref for Buffer {
@@ -28,10 +22,8 @@ impl Deref for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if let Some(pool) = self.pool.take() {
-            // A pool that is gone has no use for it.
-            let _ = pool.send(std::mem::take(&mut self.bytes));
-        }
+        // A pool that is gone has no use for it.
+        let _ = self.pool.send(std::mem::take(&mut self.bytes));
     }
 }
 
@@ -65,7 +57,7 @@ impl Pool {
 
     /// What was made in it.
     pub(crate) fn buffer(&self, bytes: Vec<u8>) -> Buffer {
-        Buffer { bytes, pool: Some(self.give.clone()) }
+        Buffer { bytes, pool: self.give.clone() }
     }
 }
 

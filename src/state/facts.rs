@@ -39,18 +39,21 @@ pub struct Away {
 impl Away {
     /// Over the connection with this control socket, in `round_trip`; none where there is none.
     pub fn over(control: &Path, round_trip: Duration) -> Option<Self> {
-        let made = fs::metadata(control).ok()?.modified().ok()?;
-        let connected = made.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_micros() as u64;
-        Some(Self { connected, round_trip: round_trip.as_micros() as u64 })
+        Some(Self { connected: connected(control)?, round_trip: round_trip.as_micros() as u64 })
     }
+}
+
+/// When the connection with this control socket was made, in microseconds since 1970.
+fn connected(control: &Path) -> Option<u64> {
+    let made = fs::metadata(control).ok()?.modified().ok()?;
+    Some(made.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_micros() as u64)
 }
 
 impl Facts {
     /// In which time the target answered at best over the connection with this control socket, if that is known.
     pub fn round_trip(&self, control: &Path) -> Option<Duration> {
         let away = self.away?;
-        let now = Away::over(control, Duration::ZERO)?;
-        (away.connected == now.connected).then(|| Duration::from_micros(away.round_trip))
+        (connected(control)? == away.connected).then(|| Duration::from_micros(away.round_trip))
     }
 
     pub fn of(hello: &TargetHello, away: Option<Away>, now: SystemTime) -> Self {
