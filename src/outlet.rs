@@ -1,8 +1,9 @@
 //! The outlet: what puts a session's frames on the channel, as fast as the line takes them and the pace allows.
 //!
 //! The channel is a pipe to ssh, which takes a few pages of it at a time, and the kernel says each time that
-//! there is room. So the pipe is made large, and where it was full, it is left alone for a moment: then
-//! there is room for much at once. What lies ready in a file goes from there into the pipe without being read.
+//! there is room. So the pipe is made large, nobody watches it as long as it moves, and where it was full it is
+//! left alone until there is room for much at once. What lies ready in a file goes from there into the pipe
+//! without being read.
 
 use std::fs::File;
 use std::io;
@@ -12,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, SpliceFFlags, fcntl, splice};
+use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
 use nix::libc::off64_t;
 use openssh::ChildStdin;
 use tokio::net::unix::pipe;
@@ -23,10 +24,12 @@ use crate::pace::Pace;
 use crate::progress::Progress;
 
 /// How much the pipe holds, in bytes: what a line of 1 Gbit/s carries in 4 ms. Where the user has too many
-/// such pipes, it stays as it was, and is never left alone.
-const PIPE: i32 = 512 << 10;
-/// For how long a pipe that was full is left alone.
-const REST: Duration = Duration::from_millis(1);
+/// such pipes, it stays as it was, and is watched.
+const PIPE: usize = 512 << 10;
+/// For how long a pipe that was full is left alone: so that it is never found empty, whatever the line,
+const REST_MIN: Duration = Duration::from_millis(1);
+/// nor waited for when a slow line becomes quick.
+const REST_MAX: Duration = Duration::from_millis(8);
 /// The pace is kept by so many bytes at a time.
 const STEP: usize = 32 << 10;
 
@@ -47,22 +50,24 @@ pub(crate) struct Stretch {
 
 /// A session's way out. The channel ends with it.
 pub(crate) struct Outlet {
-    pipe: pipe::Sender,
-    rest: Duration,
+    pipe: OwnedFd,
+    fullness: Fullness,
     pace: Pace,
     progress: Progress,
 }
 
 impl Outlet {
     /// # Errors
-    /// Those of the system, which has to watch the pipe.
+    /// Those of the system, of which the pipe comes.
     pub(crate) fn new(stdin: ChildStdin, pace: Pace, progress: Progress) -> io::Result<Self> {
         Self::over(stdin.into_owned_fd()?, pace, progress)
     }
 
     fn over(pipe: OwnedFd, pace: Pace, progress: Progress) -> io::Result<Self> {
-        let rest = fcntl(&pipe, FcntlArg::F_SETPIPE_SZ(PIPE)).map_or(Duration::ZERO, |_| REST);
-        Ok(Self { pipe: pipe::Sender::from_owned_fd(pipe)?, rest, pace, progress })
+        let flags = OFlag::from_bits_retain(fcntl(&pipe, FcntlArg::F_GETFL)?);
+        fcntl(&pipe, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+        let is_large = fcntl(&pipe, FcntlArg::F_SETPIPE_SZ(PIPE as i32)).is_ok();
+        Ok(Self { pipe, fullness: Fullness::new(is_large), pace, progress })
     }
 
     /// Puts out whatever comes, until nothing more does, or nobody takes it: the reader learns why the target
@@ -82,20 +87,69 @@ impl Outlet {
             let end = length.min(done + STEP);
             self.pace.turn(end - done, &self.progress).await;
             while done < end {
-                match self.pipe.try_io(|| next.put(self.pipe.as_fd(), done, end - done)) {
+                match next.put(self.pipe.as_fd(), done, end - done) {
                     Ok(count) => {
                         self.progress.sent(count);
+                        self.fullness.taken(count);
                         done += count;
                     }
-                    Err(why) if why.kind() == io::ErrorKind::WouldBlock => {
-                        self.pipe.writable().await?;
-                        sleep(self.rest).await;
-                    }
+                    Err(why) if why.kind() == io::ErrorKind::WouldBlock => self.until_there_is_room().await?,
                     Err(why) => return Err(why),
                 }
             }
         }
         Ok(())
+    }
+
+    async fn until_there_is_room(&mut self) -> io::Result<()> {
+        if self.fullness.is_to_be_watched() {
+            pipe::Sender::from_owned_fd(self.pipe.try_clone()?)?.writable().await?;
+        }
+        match self.fullness.rest() {
+            Duration::ZERO => {}
+            rest => sleep(rest).await,
+        }
+        Ok(())
+    }
+}
+
+/// For how long to leave a pipe alone that is full.
+struct Fullness {
+    /// Whether it is as large as it should be.
+    is_large: bool,
+    rest: Duration,
+    /// What the pipe took since it was full last.
+    taken: usize,
+}
+
+impl Fullness {
+    fn new(is_large: bool) -> Self {
+        Self { is_large, rest: REST_MIN, taken: PIPE / 2 }
+    }
+
+    fn taken(&mut self, bytes: usize) {
+        self.taken += bytes;
+    }
+
+    /// Whether only the system can say when there will be room: it is small, or nobody took anything for the
+    /// whole of the last rest.
+    fn is_to_be_watched(&self) -> bool {
+        !self.is_large || self.taken == 0
+    }
+
+    /// It is full now. Longer each time where there was little room after the last rest, shorter where there
+    /// was much.
+    fn rest(&mut self) -> Duration {
+        if !self.is_large {
+            return Duration::ZERO;
+        }
+        self.rest = match std::mem::take(&mut self.taken) {
+            0 => REST_MIN,
+            taken if taken < PIPE / 4 => REST_MAX.min(self.rest * 2),
+            taken if taken > PIPE / 2 => REST_MIN.max(self.rest / 2),
+            _ => self.rest,
+        };
+        self.rest
     }
 }
 
@@ -143,6 +197,10 @@ mod tests {
 
     /// What comes out of all of it, taken slowly, in the end.
     fn taken(outgoing: Vec<Outgoing>) -> Vec<u8> {
+        taken_of(true, outgoing)
+    }
+
+    fn taken_of(is_large: bool, outgoing: Vec<Outgoing>) -> Vec<u8> {
         let (mut reader, writer) = io::pipe().unwrap();
         let reading = std::thread::spawn(move || {
             let (mut all, mut some) = (Vec::new(), vec![0; 50_000]);
@@ -154,7 +212,8 @@ mod tests {
         });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let outlet = Outlet::over(writer.into(), Pace::new(0, None), Progress::start()).unwrap();
+            let mut outlet = Outlet::over(writer.into(), Pace::new(0, None), Progress::start()).unwrap();
+            outlet.fullness.is_large &= is_large;
             let (give, take) = mpsc::channel(outgoing.len());
             for next in outgoing {
                 give.send(next).await.unwrap();
@@ -186,6 +245,28 @@ mod tests {
             stretch(2_000_000, (3 << 20) - 2_000_000),
         ];
         assert!(taken(all) == noise);
+        assert!(taken_of(false, vec![stretch(0, 1 << 20), frames(1 << 20..3 << 20)]) == noise);
+    }
+
+    #[test]
+    fn a_full_pipe_is_left_alone_for_as_long_as_it_is_slow() {
+        let mut pipe = Fullness::new(true);
+        let mut after = |taken| {
+            pipe.taken(taken);
+            (pipe.is_to_be_watched(), pipe.rest().as_millis())
+        };
+        let found = [PIPE / 8, PIPE / 8, PIPE / 8, PIPE / 8, PIPE / 3, PIPE, PIPE, 0, PIPE / 8].map(&mut after);
+        assert_eq!(found.map(|(_, rest)| rest), [1, 2, 4, 8, 8, 4, 2, 1, 2]);
+        let watched = found.map(|(watched, _)| watched);
+        assert_eq!(watched, [false, false, false, false, false, false, false, true, false]);
+    }
+
+    #[test]
+    fn a_small_pipe_is_watched() {
+        let mut pipe = Fullness::new(false);
+        pipe.taken(PIPE);
+        assert!(pipe.is_to_be_watched());
+        assert_eq!(pipe.rest(), Duration::ZERO);
     }
 
     #[test]
