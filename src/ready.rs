@@ -37,15 +37,19 @@ use crate::tags::Tag;
 pub const READY: &str = "var/cache/blat/ready";
 /// Packages of fewer bytes are packed sooner than they are looked for,
 const BYTES_MIN: u64 = 64 << 10;
-/// and those of more are packed by each run for itself, and never wait on a disk.
-const BYTES_MAX: u64 = 512 << 20;
+/// and those of more only for so many others: nothing is sent before all is packed, so two targets have a large
+/// one sooner where both pack it,
+const BYTES_MANY: u64 = 512 << 20;
+const MANY: usize = 3;
+/// and those of more than this never.
+const BYTES_MAX: u64 = 4 << 30;
 /// How large all files together may become, in bytes,
-const ALL_MAX: u64 = 1 << 30;
+const ALL_MAX: u64 = 4 << 30;
 /// how old, for they are made for those who need them at a time,
 const AGE_MAX: Duration = Duration::from_secs(3600);
 /// and how much has to be free beside them.
 const FREE_MIN: u64 = 1 << 30;
-/// For how long it is taken as known whether others are served: there may be many targets, and packages.
+/// For how long it is taken as known how many others are served: there may be many targets, and packages.
 const KNOWN_FOR: Duration = Duration::from_millis(100);
 /// A file is handed over in stretches of so many bytes.
 const STRETCH: u64 = 1 << 20;
@@ -60,8 +64,8 @@ pub struct Store {
     folder: PathBuf,
     /// The locks that the runs of other targets hold.
     others: Vec<PathBuf>,
-    /// Whether one was held when it was last looked, and when that was.
-    known: Cell<Option<(Instant, bool)>>,
+    /// How many were held when it was last looked, up to [`MANY`], and when that was.
+    known: Cell<Option<(Instant, usize)>>,
     /// The tag directories beside this target's.
     tags: Vec<PathBuf>,
     lent: Lent,
@@ -131,33 +135,40 @@ impl Store {
     /// Whether a package of so many bytes is packed for others, too: they are served right now, or are
     /// about to get it.
     pub(crate) fn serves(&self, id: &PackageVersion, bytes: u64) -> bool {
-        (BYTES_MIN..=BYTES_MAX).contains(&bytes) && (self.serves_others() || self.is_tagged(id))
+        match bytes {
+            BYTES_MIN..BYTES_MANY => self.served() > 0 || self.tagged(id).next().is_some(),
+            BYTES_MANY..=BYTES_MAX => self.served() + self.tagged(id).take(MANY).count() >= MANY,
+            _ => false,
+        }
     }
 
-    fn serves_others(&self) -> bool {
+    /// How many others are served, up to [`MANY`].
+    fn served(&self) -> usize {
         let now = Instant::now();
         match self.known.get() {
             Some((since, held)) if now - since < KNOWN_FOR => held,
             _ => {
-                let held = self.others.iter().any(|lock| lock::is_held(lock));
+                let held = self.others.iter().filter(|lock| lock::is_held(lock)).take(MANY).count();
                 self.known.set(Some((now, held)));
                 held
             }
         }
     }
 
-    fn is_tagged(&self, id: &PackageVersion) -> bool {
+    /// The tags for it that wait for others.
+    fn tagged(&self, id: &PackageVersion) -> impl Iterator<Item = PathBuf> {
         let tag = Tag(id.clone()).to_string();
-        self.tags.iter().any(|tags| tags.join(&tag).exists())
+        self.tags.iter().map(move |tags| tags.join(&tag)).filter(|tag| tag.exists())
     }
 
-    /// The package of this key, made by `make` if nobody has made it, or is making it, and packed so.
+    /// The package of this key and of so many bytes, made by `make` if nobody has made it, or is making it, and
+    /// packed so.
     ///
     /// # Errors
     /// Those of `make`. None is returned where the store cannot be used: then it has to be packed anyway.
     pub(crate) fn take_or_make(
         &self,
-        key: &blake3::Hash,
+        (key, bytes): (&blake3::Hash, u64),
         packing: Packing,
         progress: &Progress,
         make: impl FnOnce(&mut dyn Write) -> Result<Option<Told>>,
@@ -167,7 +178,7 @@ impl Store {
         if let Some(ready) = read(&path) {
             return Ok(Some(ready));
         }
-        if !self.has_room() {
+        if !self.has_room(bytes) {
             return Ok(None);
         }
         let draft = path.with_extension(format!("{}.draft", std::process::id()));
@@ -198,8 +209,9 @@ impl Store {
         }
     }
 
-    /// Deletes what is old or too much; whether there is room for another file.
-    fn has_room(&self) -> bool {
+    /// Deletes what is old or too much; whether there is room for a package of so many bytes, however it packs.
+    fn has_room(&self, bytes: u64) -> bool {
+        let others_max = ALL_MAX.saturating_sub(bytes);
         let now = SystemTime::now();
         let mut all: Vec<(SystemTime, u64, PathBuf)> = fs::read_dir(&self.folder)
             .into_iter()
@@ -214,13 +226,13 @@ impl Store {
         let mut total: u64 = all.iter().map(|(_, length, _)| length).sum();
         for (time, length, path) in all {
             let old = now.duration_since(time).is_ok_and(|age| age > AGE_MAX);
-            if (old || total > ALL_MAX - BYTES_MAX) && !lock::is_held(&path.with_extension("lock")) {
+            if (old || total > others_max) && !lock::is_held(&path.with_extension("lock")) {
                 total -= fs::remove_file(&path).map_or(0, |()| length);
             }
         }
         let free = nix::sys::statvfs::statvfs(&self.folder)
             .map_or(0, |disk| disk.blocks_available() * disk.fragment_size());
-        total <= ALL_MAX - BYTES_MAX && free >= FREE_MIN
+        total <= others_max && free >= FREE_MIN + bytes
     }
 }
 
@@ -411,7 +423,7 @@ mod tests {
                         out.write_all(b"the same bytes").later("cannot write")?;
                         Ok(Some(told.clone()))
                     };
-                    let ready = store.take_or_make(key, PACKING, &Progress::start(), make).unwrap().unwrap();
+                    let ready = store.take_or_make((key, 14), PACKING, &Progress::start(), make).unwrap().unwrap();
                     assert_eq!(ready.told.as_ref(), Some(told));
                     assert_eq!(sent(&ready).unwrap(), b"the same bytes");
                 });
@@ -431,7 +443,7 @@ mod tests {
                 Ok(None)
             }
         };
-        let take = |text| store.take_or_make(&key, PACKING, &Progress::start(), make(text)).unwrap().unwrap();
+        let take = |text| store.take_or_make((&key, 9), PACKING, &Progress::start(), make(text)).unwrap().unwrap();
         assert_eq!(sent(&take("first")).unwrap(), b"first");
         assert_eq!(sent(&take("second")).unwrap(), b"first");
         let path = root.path().join(key.to_hex().as_str());
@@ -485,31 +497,53 @@ mod tests {
         let mut noise = vec![0; 3 * STRETCH as usize + 1];
         blake3::Hasher::new().finalize_xof().fill(&mut noise);
         let long = |out: &mut dyn Write| out.write_all(&noise).later("cannot write").map(|()| None);
-        let ready = store.take_or_make(&key, PACKING, &Progress::start(), long).unwrap();
+        let ready = store.take_or_make((&key, 3 << 20), PACKING, &Progress::start(), long).unwrap();
         assert!(sent(&ready.unwrap()).unwrap() == *noise);
         let other = blake3::hash(b"other");
         let fails = |_: &mut dyn Write| Err(Failure::later(anyhow::anyhow!("it changed")));
-        assert!(store.take_or_make(&other, PACKING, &Progress::start(), fails).is_err());
+        assert!(store.take_or_make((&other, 9), PACKING, &Progress::start(), fails).is_err());
         assert!(!root.path().join(other.to_hex().as_str()).exists());
     }
 
     #[test]
-    fn it_serves_while_another_target_is_served_beside() {
+    fn it_serves_while_others_are_served_beside() {
         let root = tempfile::tempdir().unwrap();
-        ["site1", "site2"].iter().for_each(|name| fs::create_dir(root.path().join(name)).unwrap());
-        let (lock, tags) = (root.path().join("site1/transfer.lock"), root.path().join("tags/site1"));
-        fs::create_dir_all(root.path().join("tags/site2")).unwrap();
-        let store = Store::new(root.path().join("ready"), &lock, Some(&tags));
+        let (large, huge) = (BYTES_MANY, BYTES_MAX + 1);
+        let names = ["site1", "site2", "site3", "site4"];
+        names.iter().for_each(|name| fs::create_dir(root.path().join(name)).unwrap());
+        let lock = |name: &str| root.path().join(name).join("transfer.lock");
+        let tags = root.path().join("tags/site1");
+        ["site2", "site4"].iter().for_each(|name| fs::create_dir_all(tags.with_file_name(name)).unwrap());
+        let store = Store::new(root.path().join("ready"), &lock("site1"), Some(&tags));
         let id = PackageVersion::new("core", "1.0").unwrap();
-        let own = lock::take(&lock, "a run").unwrap();
+        let own = lock::take(&lock("site1"), "a run").unwrap();
         assert!(!store.serves(&id, 1 << 20));
-        let other = lock::take(&root.path().join("site2/transfer.lock"), "a run").unwrap();
+        let mut others = vec![lock::take(&lock("site2"), "a run").unwrap()];
         sleep(KNOWN_FOR);
-        assert!(store.serves(&id, 1 << 20) && !store.serves(&id, 1 << 10) && !store.serves(&id, 1 << 40));
-        drop((own, other));
+        assert!(store.serves(&id, 1 << 20) && !store.serves(&id, 1 << 10) && !store.serves(&id, large));
+        others.push(lock::take(&lock("site3"), "a run").unwrap());
         sleep(KNOWN_FOR);
+        assert!(!store.serves(&id, large), "two others");
+        fs::write(tags.with_file_name("site4").join("core::1.0"), "").unwrap();
+        assert!(store.serves(&id, large) && !store.serves(&id, huge));
+        drop((own, others));
+        sleep(KNOWN_FOR);
+        assert!(store.serves(&id, 1 << 20) && !store.serves(&id, large), "only a tag");
+        fs::remove_file(tags.with_file_name("site4").join("core::1.0")).unwrap();
         assert!(!store.serves(&id, 1 << 20));
-        fs::write(root.path().join("tags/site2/core::1.0"), "").unwrap();
-        assert!(store.serves(&id, 1 << 20));
+    }
+
+    #[test]
+    fn what_is_made_makes_room_for_more() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store { folder: root.path().to_owned(), ..Store::none() };
+        let path = root.path().join("old");
+        File::create(&path).unwrap().set_len(ALL_MAX - 10).unwrap();
+        assert!(store.has_room(10) && path.exists());
+        let making = lock::take(&path.with_extension("lock"), "a run").unwrap();
+        assert!(!store.has_room(11) && path.exists(), "it is made right now");
+        drop(making);
+        assert!(store.has_room(11) && !path.exists());
+        assert!(!store.has_room(1 << 60), "no disk is so large");
     }
 }

@@ -9,8 +9,10 @@ use tempfile::TempDir;
 
 const SOURCE: &str = env!("CARGO_MANIFEST_DIR");
 
-/// At most this, in tenths, of 10, by `systemd-analyze security`.
+/// At most this, in tenths, of 10, by `systemd-analyze security`;
 const EXPOSURE: u32 = 15;
+/// and this where each start counts: the unit says what is left out, and why.
+const EXPOSURE_OF_FAST: u32 = 20;
 
 fn systemd_analyze(arguments: &[&str]) -> Output {
     let found = Command::new("systemd-analyze").args(arguments).env("SYSTEMD_COLORS", "0").output();
@@ -160,8 +162,9 @@ fn every_service_exposes_little() {
     for unit in folders.into_iter().flatten() {
         let path = unit.unwrap().path();
         if path.extension().is_some_and(|end| end == "service") {
-            let threshold = format!("--threshold={EXPOSURE}");
             let path = path.to_string_lossy();
+            let is_fast = path.ends_with("/blat-transfer@.service");
+            let threshold = format!("--threshold={}", if is_fast { EXPOSURE_OF_FAST } else { EXPOSURE });
             let output = systemd_analyze(&["security", "--no-pager", "--offline=true", &threshold, &path]);
             assert!(output.status.success(), "{path}: {}", text(&output));
         }

@@ -5,6 +5,7 @@
 mod aging;
 mod bucket;
 mod builds;
+mod confined;
 mod doctor;
 mod field;
 mod flood;
