@@ -255,7 +255,8 @@ mod tests {
             pipe.taken(taken);
             (pipe.is_to_be_watched(), pipe.rest().as_millis())
         };
-        let found = [PIPE / 8, PIPE / 8, PIPE / 8, PIPE / 8, PIPE / 3, PIPE, PIPE, 0, PIPE / 8].map(&mut after);
+        let found =
+            [PIPE / 8, PIPE / 8, PIPE / 8, PIPE / 8, PIPE / 3, PIPE, PIPE, 0, PIPE / 8].map(&mut after);
         assert_eq!(found.map(|(_, rest)| rest), [1, 2, 4, 8, 8, 4, 2, 1, 2]);
         let watched = found.map(|(watched, _)| watched);
         assert_eq!(watched, [false, false, false, false, false, false, false, true, false]);

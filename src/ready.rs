@@ -423,7 +423,8 @@ mod tests {
                         out.write_all(b"the same bytes").later("cannot write")?;
                         Ok(Some(told.clone()))
                     };
-                    let ready = store.take_or_make((key, 14), PACKING, &Progress::start(), make).unwrap().unwrap();
+                    let ready =
+                        store.take_or_make((key, 14), PACKING, &Progress::start(), make).unwrap().unwrap();
                     assert_eq!(ready.told.as_ref(), Some(told));
                     assert_eq!(sent(&ready).unwrap(), b"the same bytes");
                 });
@@ -443,7 +444,8 @@ mod tests {
                 Ok(None)
             }
         };
-        let take = |text| store.take_or_make((&key, 9), PACKING, &Progress::start(), make(text)).unwrap().unwrap();
+        let take =
+            |text| store.take_or_make((&key, 9), PACKING, &Progress::start(), make(text)).unwrap().unwrap();
         assert_eq!(sent(&take("first")).unwrap(), b"first");
         assert_eq!(sent(&take("second")).unwrap(), b"first");
         let path = root.path().join(key.to_hex().as_str());

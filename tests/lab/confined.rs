@@ -22,16 +22,8 @@ const TRIES: &str = r#"
     rm -f /var/cache/blat/tried /tmp/tried
 "#;
 const ALLOWED: [&str; 4] = ["own-state", "cache", "temporary", "tags"];
-const KEPT_FROM: [&str; 8] = [
-    "other-state",
-    "open-folder",
-    "home",
-    "set-user-id",
-    "namespace",
-    "network",
-    "personality",
-    "priority",
-];
+const KEPT_FROM: [&str; 8] =
+    ["other-state", "open-folder", "home", "set-user-id", "namespace", "network", "personality", "priority"];
 
 #[test]
 fn a_transfer_can_do_nothing_but_its_work() {
@@ -42,12 +34,10 @@ fn a_transfer_can_do_nothing_but_its_work() {
     master.write("/srv/tries", TRIES, 0o644);
     let plain = master.as_user("blat", "bash /srv/tries");
     master.sh("rm -f /srv/open/tried /var/lib/blat/site[12]/tried");
-    master.sh(
-        "sed -e 's|^ExecStart=.*|ExecStart=bash /srv/tries|; s|^SyslogLevel.*||; s|^LogLevelMax.*||' \
+    master.sh("sed -e 's|^ExecStart=.*|ExecStart=bash /srv/tries|; s|^SyslogLevel.*||; s|^LogLevelMax.*||' \
              -e '/^Condition/d; /^OnFailure/d' -e '/^\\[Service\\]/a StandardOutput=truncate:/srv/told' \
          /usr/lib/systemd/system/blat-transfer@.service >/etc/systemd/system/tries@.service; \
-         systemctl daemon-reload; systemctl start tries@site1",
-    );
+         systemctl daemon-reload; systemctl start tries@site1");
     let confined = master.sh("cat /srv/told");
     let (plain, confined): (Vec<_>, Vec<_>) = (plain.lines().collect(), confined.lines().collect());
     println!("without the unit: {plain:?}, in it: {confined:?}");
