@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::field::{Field, SOURCE};
 use crate::latency;
 use crate::line;
-use crate::machines::{Machine, wait_until};
+use crate::machines::{Machine, TRANSFER_USER, wait_until};
 
 const COUNT: usize = 200;
 const WINDOW: Duration = Duration::from_secs(60);
@@ -24,6 +24,7 @@ pub(crate) fn measure() {
     let field = Field::new("idle");
     field.site.write("/etc/ssh/sshd_config.d/idle.conf", "MaxStartups 1000\n", 0o644);
     field.site.sh("systemctl restart ssh");
+    field.site.as_user(TRANSFER_USER, "mkdir dpkg_archive");
     let mut files = String::from("cd /etc/blat/targets\n");
     let others = (1..COUNT).map(|number| format!("idle{number}"));
     for name in others.chain(["site1".into()]) {
