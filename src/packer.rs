@@ -274,8 +274,8 @@ impl Packer {
         for base in bases {
             key.update(base.version.as_str().as_bytes()).update(&[0]).update(&base.stamp.0.to_le_bytes());
         }
-        let key = (&key.finalize(), scan.manifest.bytes());
-        self.ready.take_or_make(key, packing, &self.progress, |mut out| {
+        let bytes = scan.manifest.bytes();
+        self.ready.take_or_make(&key.finalize(), bytes, packing, &self.progress, |mut out| {
             let Some(delta) = self.delta_of(id, scan, bases) else {
                 return write(scan, manifest, self.by_tar(), &mut out).map(|()| None);
             };

@@ -49,7 +49,7 @@ const ALL_MAX: u64 = 4 << 30;
 const AGE_MAX: Duration = Duration::from_secs(3600);
 /// and how much has to be free beside them.
 const FREE_MIN: u64 = 1 << 30;
-/// For how long it is taken as known how many others are served: there may be many targets, and packages.
+/// For how long it is taken as known whether others are served: there may be many targets, and packages.
 const KNOWN_FOR: Duration = Duration::from_millis(100);
 /// A file is handed over in stretches of so many bytes.
 const STRETCH: u64 = 1 << 20;
@@ -64,8 +64,8 @@ pub struct Store {
     folder: PathBuf,
     /// The locks that the runs of other targets hold.
     others: Vec<PathBuf>,
-    /// How many were held when it was last looked, up to [`MANY`], and when that was.
-    known: Cell<Option<(Instant, usize)>>,
+    /// Whether one was held when it was last looked, and when that was.
+    known: Cell<Option<(Instant, bool)>>,
     /// The tag directories beside this target's.
     tags: Vec<PathBuf>,
     lent: Lent,
@@ -136,23 +136,29 @@ impl Store {
     /// about to get it.
     pub(crate) fn serves(&self, id: &PackageVersion, bytes: u64) -> bool {
         match bytes {
-            BYTES_MIN..BYTES_MANY => self.served() > 0 || self.tagged(id).next().is_some(),
-            BYTES_MANY..=BYTES_MAX => self.served() + self.tagged(id).take(MANY).count() >= MANY,
+            BYTES_MIN..BYTES_MANY => self.serves_others() || self.tagged(id).next().is_some(),
+            BYTES_MANY..=BYTES_MAX => {
+                self.served().take(MANY).count() + self.tagged(id).take(MANY).count() >= MANY
+            }
             _ => false,
         }
     }
 
-    /// How many others are served, up to [`MANY`].
-    fn served(&self) -> usize {
+    fn serves_others(&self) -> bool {
         let now = Instant::now();
         match self.known.get() {
             Some((since, held)) if now - since < KNOWN_FOR => held,
             _ => {
-                let held = self.others.iter().filter(|lock| lock::is_held(lock)).take(MANY).count();
+                let held = self.served().next().is_some();
                 self.known.set(Some((now, held)));
                 held
             }
         }
+    }
+
+    /// The locks of the others that are served.
+    fn served(&self) -> impl Iterator<Item = &PathBuf> {
+        self.others.iter().filter(|lock| lock::is_held(lock))
     }
 
     /// The tags for it that wait for others.
@@ -168,7 +174,8 @@ impl Store {
     /// Those of `make`. None is returned where the store cannot be used: then it has to be packed anyway.
     pub(crate) fn take_or_make(
         &self,
-        (key, bytes): (&blake3::Hash, u64),
+        key: &blake3::Hash,
+        bytes: u64,
         packing: Packing,
         progress: &Progress,
         make: impl FnOnce(&mut dyn Write) -> Result<Option<Told>>,
@@ -424,7 +431,7 @@ mod tests {
                         Ok(Some(told.clone()))
                     };
                     let ready =
-                        store.take_or_make((key, 14), PACKING, &Progress::start(), make).unwrap().unwrap();
+                        store.take_or_make(key, 14, PACKING, &Progress::start(), make).unwrap().unwrap();
                     assert_eq!(ready.told.as_ref(), Some(told));
                     assert_eq!(sent(&ready).unwrap(), b"the same bytes");
                 });
@@ -445,7 +452,7 @@ mod tests {
             }
         };
         let take =
-            |text| store.take_or_make((&key, 9), PACKING, &Progress::start(), make(text)).unwrap().unwrap();
+            |text| store.take_or_make(&key, 9, PACKING, &Progress::start(), make(text)).unwrap().unwrap();
         assert_eq!(sent(&take("first")).unwrap(), b"first");
         assert_eq!(sent(&take("second")).unwrap(), b"first");
         let path = root.path().join(key.to_hex().as_str());
@@ -499,11 +506,11 @@ mod tests {
         let mut noise = vec![0; 3 * STRETCH as usize + 1];
         blake3::Hasher::new().finalize_xof().fill(&mut noise);
         let long = |out: &mut dyn Write| out.write_all(&noise).later("cannot write").map(|()| None);
-        let ready = store.take_or_make((&key, 3 << 20), PACKING, &Progress::start(), long).unwrap();
+        let ready = store.take_or_make(&key, 3 << 20, PACKING, &Progress::start(), long).unwrap();
         assert!(sent(&ready.unwrap()).unwrap() == *noise);
         let other = blake3::hash(b"other");
         let fails = |_: &mut dyn Write| Err(Failure::later(anyhow::anyhow!("it changed")));
-        assert!(store.take_or_make((&other, 9), PACKING, &Progress::start(), fails).is_err());
+        assert!(store.take_or_make(&other, 9, PACKING, &Progress::start(), fails).is_err());
         assert!(!root.path().join(other.to_hex().as_str()).exists());
     }
 
