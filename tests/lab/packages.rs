@@ -1,4 +1,5 @@
-//! The packages: lintian and rpmlint have nothing to say, and the rpm brings what the Debian package does.
+//! The packages: lintian and rpmlint have nothing to say, and the rpm brings what the Debian package does; what is
+//! installed looks after what lies around.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -98,4 +99,18 @@ fn same_files(package: &str) {
     let of_rpm: BTreeSet<String> = listed.lines().map(str::to_owned).collect();
     let missing: Vec<_> = of_deb.difference(&of_rpm).collect();
     assert!(of_deb.len() > 1 && missing.is_empty(), "the rpm lacks {missing:?}");
+}
+
+#[test]
+fn what_was_packed_for_many_goes_when_it_is_old() {
+    let field = Field::with_target("old");
+    let ready = "/var/cache/blat/ready";
+    let clean = format!(
+        "install -d -o blat -g blat {ready}; cd {ready}; runuser -u blat -- touch new; \
+         runuser -u blat -- touch -d '2 hours ago' old; runuser -u blat -- touch -d '2 hours ago' ../other; \
+         systemd-tmpfiles --clean blat.conf; ls {ready} /var/cache/blat"
+    );
+    let left = field.master.sh(&clean);
+    println!("{left}");
+    assert!(left.contains("new") && left.contains("other") && !left.contains("old"), "{left}");
 }
