@@ -26,6 +26,9 @@ const BESIDE_EACH: u64 = 16 * MIB;
 const PART_MAX: u64 = 64 * MIB;
 /// With smaller parts, fewer threads do better.
 const PART_MIN: u64 = 16 * MIB;
+/// What a second thread takes that packs: zstd's window and tables, what is read for both, and what is packed
+/// before its turn.
+const SECOND_PACKER: u64 = 128 * MIB;
 /// What the target needs beside the window of the packed stream.
 const BESIDE_WINDOW: u64 = 16 * MIB;
 
@@ -70,7 +73,8 @@ impl Memory {
 
     fn means_of(self, cores: usize) -> Means {
         let part = |threads: usize| {
-            let left = self.here.saturating_sub(BESIDE + BESIDE_EACH * threads as u64);
+            let packing = if self.packers_of(cores) > 1 { SECOND_PACKER } else { 0 };
+            let left = self.here.saturating_sub(BESIDE + packing + BESIDE_EACH * threads as u64);
             // Each with its index; of large parts that takes less.
             let share = left / (threads as u64 + 1);
             (share / 2).max(share.saturating_sub(32 * MIB)).clamp(MIB, PART_MAX)
@@ -78,6 +82,15 @@ impl Memory {
         let all = (1..=cores.clamp(1, THREADS_MAX)).rev();
         let threads = all.clone().find(|threads| part(*threads) >= PART_MIN).unwrap_or(1);
         Means { threads, part: part(threads) }
+    }
+
+    /// How many threads pack on this machine.
+    pub(crate) fn packers(self) -> usize {
+        self.packers_of(available_parallelism().map_or(1, usize::from))
+    }
+
+    fn packers_of(self, cores: usize) -> usize {
+        if cores > 1 && self.here >= HERE { 2 } else { 1 }
     }
 
     /// The packed stream's window in a session of this protocol, as a power of two in bytes.
@@ -95,9 +108,11 @@ mod tests {
     fn what_is_allowed_is_used_and_never_exceeded() {
         for here in [HERE_MIN, 160 * MIB, 256 * MIB, HERE, 4 * HERE] {
             for cores in [1, 2, 4, 64] {
-                let means = Memory::new(here, THERE).means_of(cores);
+                let memory = Memory::new(here, THERE);
+                let means = memory.means_of(cores);
                 let index = means.part.min(32 * MIB);
                 let most = BESIDE
+                    + (memory.packers_of(cores) as u64 - 1) * SECOND_PACKER
                     + means.threads as u64 * BESIDE_EACH
                     + (means.threads as u64 + 1) * (means.part + index);
                 assert!(most <= here, "{here} on {cores} cores: {means:?} takes {most}");

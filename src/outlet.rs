@@ -38,6 +38,8 @@ const STEP: usize = 32 << 10;
 pub(crate) enum Outgoing {
     Frames(Vec<u8>),
     File(Stretch),
+    /// It goes on with what comes from there; that all before is put out is known where the other end is.
+    Next(mpsc::Receiver<Outgoing>, std::sync::mpsc::Sender<()>),
 }
 
 /// Bytes of a file that nobody changes.
@@ -74,6 +76,10 @@ impl Outlet {
     /// hung up, nobody waits for this side.
     pub(crate) async fn run(mut self, mut outgoing: mpsc::Receiver<Outgoing>) {
         while let Some(next) = outgoing.recv().await {
+            if let Outgoing::Next(rest, _over) = next {
+                outgoing = rest;
+                continue;
+            }
             if let Err(why) = self.put(&next).await {
                 tracing::debug!("the channel takes nothing more: {why}");
                 return;
@@ -158,6 +164,7 @@ impl Outgoing {
         match self {
             Self::Frames(frames) => frames.len(),
             Self::File(stretch) => stretch.length,
+            Self::Next(..) => 0,
         }
     }
 
@@ -166,6 +173,7 @@ impl Outgoing {
         match self {
             Self::Frames(frames) => Ok(nix::unistd::write(pipe, &frames[from..from + most])?),
             Self::File(stretch) => stretch.put(pipe, stretch.at + from as u64, most),
+            Self::Next(..) => Ok(0),
         }
     }
 }

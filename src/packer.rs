@@ -108,7 +108,8 @@ pub(crate) fn start(
 ) {
     thread::spawn(move || {
         let Means { cache, memory, ready, .. } = means;
-        let press = Press::start(memory.window_log(protocol), frames, hear.clone(), progress.clone());
+        let (window_log, threads) = (memory.window_log(protocol), memory.packers());
+        let press = Press::start(window_log, threads, frames, hear.clone(), progress.clone());
         let partials = Partials::new(answers);
         let packer = Packer {
             protocol,

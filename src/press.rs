@@ -1,30 +1,32 @@
-//! The press: a thread that packs what the packer reads, so that reading and packing overlap.
+//! The press: threads that pack what the packer reads, so that reading and packing overlap.
 //!
 //! All packages of a session go through one zstd stream, flushed at each package's end, so that
 //! packages share what they have in common (a window of 32 MiB, with long-distance matching) and
 //! each can be committed at once. Everything keeps the order in which it is handed in.
+//!
+//! Where one thread packs less than the line takes, the stream is cut into batches, which two threads pack
+//! in turns. What is packed of one before its turn comes waits in a queue of its own.
 
 mod level;
+mod line;
 mod packing;
 mod stream;
+mod worker;
 
-use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::io::{self, Write};
-use std::rc::Rc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::thread;
-use std::time::Instant;
+use std::sync::mpsc::{self as std_mpsc, SyncSender};
 
-use blat_target::frame;
 use blat_target::message::ToTarget;
 use tokio::sync::mpsc;
 
-use self::level::Levels;
 pub(crate) use self::level::frames_ahead;
+use self::level::{Choice, is_near};
+use self::line::Way;
 pub(crate) use self::packing::Packing;
-use self::stream::Stream;
+use self::worker::Common;
 use crate::buffers::{Buffer, Pool};
-use crate::failure::{Failure, Needs, Result};
+use crate::failure::{Needs, Result};
 use crate::outlet::Outgoing;
 use crate::progress::Progress;
 use crate::ready::Ready;
@@ -37,8 +39,18 @@ pub(crate) const PIECE: usize = 120 << 10;
 const PLAIN: usize = 256 << 10;
 /// and so many of them may wait.
 const PIECES_AHEAD: usize = 16;
+/// A batch has so many bytes, at least: in batches of half the size, the stream is 3 % longer.
+const BATCH: usize = 64 << 20;
+/// The first is shorter, for the second thread waits for it to be read.
+const FIRST_BATCH: usize = 32 << 20;
+/// How many pieces may wait where two threads pack: 32 MiB, so that each has some of its batch.
+const PIECES_AHEAD_OF_TWO: usize = 128;
+/// How many frames of a batch may wait for its turn: some 12 MiB,
+const WAITING: usize = 100;
+/// and of so many batches, with the one whose turn it is.
+const BATCHES: usize = 4;
 
-/// What the press does next.
+/// What a thread of the press does next.
 enum Step {
     Pack(Buffer),
     /// All that was packed so far shall go out.
@@ -47,32 +59,60 @@ enum Step {
     Ready(Ready),
     Say(ToTarget),
     Tell(Heard),
+    /// Here the batch ends; where it goes on.
+    End(Outgoing),
+    /// Here one begins, which goes there.
+    Begin(Way),
 }
 
 /// The packer's end of the press. What is written to it is packed.
 pub(crate) struct Press {
     plain: Vec<u8>,
-    steps: SyncSender<Step>,
-    /// For what is read: the pieces that wait, the one that is packed, and the one that is filled.
+    /// For what is read: the pieces that wait, those that are packed, and the one that is filled.
     pool: Pool,
+    common: Common,
+    /// What the threads do; they are started when they are needed.
+    threads: Vec<SyncSender<Step>>,
+    threads_max: usize,
+    /// The one of the current batch.
+    thread: usize,
+    batch: Batch,
+    /// The batches before, the oldest first. A word comes from each that is over, or an error.
+    before: VecDeque<std_mpsc::Receiver<()>>,
+}
+
+/// The current batch.
+struct Batch {
+    frames: mpsc::Sender<Outgoing>,
+    bytes: usize,
+    /// From so many on it may end.
+    enough: usize,
 }
 
 impl Press {
-    /// Starts the thread. It ends with this end, or when nobody takes its frames any more.
+    /// Starts a thread, and more when they are needed, up to so many. They end with this end, or when nobody
+    /// takes their frames any more.
     pub(crate) fn start(
         window_log: u32,
+        threads_max: usize,
         frames: mpsc::Sender<Outgoing>,
         hear: mpsc::Sender<Heard>,
         progress: Progress,
     ) -> Self {
-        let (steps, to_do) = sync_channel(PIECES_AHEAD);
-        thread::spawn(move || {
-            if let Err(failure) = work(&to_do, window_log, &Line::new(frames, progress), &hear) {
-                // The session has ended already when this cannot be said any more.
-                let _ = hear.blocking_send(Heard::Broken(failure));
-            }
-        });
-        Self { plain: Vec::with_capacity(PLAIN), steps, pool: Pool::new(PIECES_AHEAD + 2) }
+        let threads_max = if is_near(progress.round_trip()) { 1 } else { threads_max };
+        let ahead = if threads_max == 1 { PIECES_AHEAD } else { PIECES_AHEAD_OF_TWO };
+        let common = Common { window_log, choice: Choice::new(progress), hear };
+        let first = common.start(Way { frames: frames.clone(), before: None });
+        Self {
+            plain: Vec::with_capacity(PLAIN),
+            pool: Pool::new(ahead + threads_max + 1),
+            common,
+            threads: vec![first],
+            threads_max,
+            thread: 0,
+            batch: Batch { frames, bytes: 0, enough: FIRST_BATCH },
+            before: VecDeque::new(),
+        }
     }
 
     /// Sends a message, behind what was flushed before.
@@ -91,14 +131,41 @@ impl Press {
     }
 
     fn step(&self, step: Step) -> io::Result<()> {
-        self.steps.send(step).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
+        self.threads[self.thread].send(step).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
     }
 
     fn hand_over(&mut self) -> io::Result<()> {
+        let is_enough = self.threads_max > 1 && self.batch.bytes >= self.batch.enough;
+        if is_enough && self.common.choice.packs_too_little() {
+            self.begin_batch()?;
+        }
         let plain = self.pool.buffer(std::mem::take(&mut self.plain));
+        self.batch.bytes += plain.len();
         self.step(Step::Pack(plain))?;
         self.plain = self.pool.memory();
         self.plain.reserve(PLAIN);
+        Ok(())
+    }
+
+    /// Has the next thread go on.
+    fn begin_batch(&mut self) -> io::Result<()> {
+        if self.before.len() == BATCHES - 1
+            && let Some(first) = self.before.pop_front()
+        {
+            let _ = first.recv();
+        }
+        let (frames, to_send) = mpsc::channel(WAITING);
+        let (over, is_over) = std_mpsc::channel();
+        self.step(Step::End(Outgoing::Next(to_send, over)))?;
+        self.before.push_back(is_over);
+        let batch = Batch { frames: frames.clone(), bytes: 0, enough: BATCH };
+        let before = std::mem::replace(&mut self.batch, batch).frames;
+        let way = Way { frames, before: Some(before) };
+        self.thread = (self.thread + 1) % self.threads_max;
+        if self.thread < self.threads.len() {
+            return self.step(Step::Begin(way));
+        }
+        self.threads.push(self.common.start(way));
         Ok(())
     }
 }
@@ -116,137 +183,5 @@ impl Write for Press {
     fn flush(&mut self) -> io::Result<()> {
         self.hand_over()?;
         self.step(Step::Flush)
-    }
-}
-
-fn work(
-    steps: &Receiver<Step>,
-    window_log: u32,
-    line: &Line,
-    hear: &mpsc::Sender<Heard>,
-) -> Result<(), Failure> {
-    let mut levels: Option<Levels> = None;
-    // None behind what was packed before, and had its own end.
-    let mut open: Option<Stream<Pieces>> = None;
-    while let Some(step) = next(steps, line)? {
-        match step {
-            Step::Pack(plain) => {
-                let levels =
-                    levels.get_or_insert_with(|| Levels::new(line.progress.round_trip(), Instant::now()));
-                if levels.choose(line.full(), Instant::now()) {
-                    end(open.take())?;
-                }
-                let stream = match &mut open {
-                    Some(stream) => stream,
-                    None => {
-                        let pieces = Pieces { piece: Vec::with_capacity(PIECE), line: line.clone() };
-                        let stream = levels.packing(window_log).stream(pieces);
-                        open.insert(stream.later("cannot start to pack")?)
-                    }
-                };
-                stream.write_all(&plain).later("cannot send")?;
-            }
-            Step::Flush => open.as_mut().map_or(Ok(()), Write::flush).later("cannot send")?,
-            Step::Ready(ready) => {
-                end(open.take())?;
-                line.send_ready(&ready).later("cannot send")?;
-            }
-            Step::Say(message) => line.send(frame::message(&message)).later("cannot send")?,
-            Step::Tell(heard) => {
-                line.flush().later("cannot send")?;
-                hear.blocking_send(heard).later("the session is over")?;
-            }
-        }
-        if let Some(levels) = &mut levels {
-            levels.sent(line.progress.bytes_sent(), Instant::now());
-        }
-    }
-    Ok(())
-}
-
-/// The next step. Before it is waited for, all frames are on their way.
-fn next(steps: &Receiver<Step>, line: &Line) -> Result<Option<Step>> {
-    match steps.try_recv() {
-        Ok(step) => Ok(Some(step)),
-        Err(_) => {
-            line.flush().later("cannot send")?;
-            Ok(steps.recv().ok())
-        }
-    }
-}
-
-/// Ends a stream, if there is one.
-fn end(stream: Option<Stream<Pieces>>) -> Result<()> {
-    let Some(stream) = stream else { return Ok(()) };
-    stream.finish().and_then(|mut pieces| pieces.flush()).later("cannot send")
-}
-
-/// Where frames go: small ones together, so that the queue is as long in bytes as it is in frames.
-#[derive(Clone)]
-struct Line {
-    frames: mpsc::Sender<Outgoing>,
-    small: Rc<RefCell<Vec<u8>>>,
-    progress: Progress,
-}
-
-impl Line {
-    fn new(frames: mpsc::Sender<Outgoing>, progress: Progress) -> Self {
-        Self { frames, small: Rc::default(), progress }
-    }
-
-    fn send(&self, frame: Vec<u8>) -> io::Result<()> {
-        if self.small.borrow().len() + frame.len() > PIECE {
-            self.flush()?;
-        }
-        if frame.len() >= PIECE {
-            return self.hand_over(Outgoing::Frames(frame));
-        }
-        self.small.borrow_mut().extend_from_slice(&frame);
-        Ok(())
-    }
-
-    fn send_ready(&self, ready: &Ready) -> io::Result<()> {
-        self.flush()?;
-        ready.stretches().try_for_each(|stretch| self.hand_over(Outgoing::File(stretch)))
-    }
-
-    fn flush(&self) -> io::Result<()> {
-        let small = self.small.take();
-        if small.is_empty() { Ok(()) } else { self.hand_over(Outgoing::Frames(small)) }
-    }
-
-    fn hand_over(&self, frames: Outgoing) -> io::Result<()> {
-        self.frames.blocking_send(frames).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
-    }
-
-    /// How full the queue is, from 0 to 1.
-    fn full(&self) -> f64 {
-        1.0 - self.frames.capacity() as f64 / self.frames.max_capacity() as f64
-    }
-}
-
-/// Cuts the packed stream into data frames.
-struct Pieces {
-    piece: Vec<u8>,
-    line: Line,
-}
-
-impl Write for Pieces {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let taken = bytes.len().min(PIECE - self.piece.len());
-        self.piece.extend_from_slice(&bytes[..taken]);
-        if self.piece.len() == PIECE {
-            self.flush()?;
-        }
-        Ok(taken)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        if self.piece.is_empty() {
-            return Ok(());
-        }
-        let sent = self.line.send(frame::data(&self.piece));
-        self.piece.clear();
-        sent
     }
 }

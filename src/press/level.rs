@@ -10,9 +10,11 @@
 //! For one across the house, nothing is sought far back either, as long as the line takes all that comes:
 //! that would take half as much time again, for a seventh of the bytes.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::packing::Packing;
+use crate::progress::Progress;
 
 /// From the one for a fast line to the one that makes least for a slow one.
 const LEVELS: [i32; 5] = [1, 3, FOR_FAR, 9, 12];
@@ -23,7 +25,7 @@ pub(super) const FOR_FAR: i32 = 6;
 const NEAR: Duration = Duration::from_millis(20);
 /// How many frames wait for the line, each of a piece ([`super::PIECE`]): 7.5 MiB, so that it goes on over what
 /// is slow to read or to pack.
-const AHEAD: usize = 64;
+pub(super) const AHEAD: usize = 64;
 /// To a target that is near, a line carries that in no time, and what waits only waits for the target: which
 /// then is alone at work at the end, with all that was packed ahead of it.
 const AHEAD_NEAR: usize = 8;
@@ -49,8 +51,44 @@ pub(crate) fn frames_ahead(round_trip: Option<Duration>) -> usize {
     if is_near(round_trip) { AHEAD_NEAR } else { AHEAD }
 }
 
-fn is_near(round_trip: Option<Duration>) -> bool {
+/// Whether a target that took so long to answer is near, as far as that is known.
+pub(super) fn is_near(round_trip: Option<Duration>) -> bool {
     round_trip.is_some_and(|round_trip| round_trip < NEAR)
+}
+
+/// Chooses the packing of a session, for all threads that pack.
+#[derive(Clone)]
+pub(super) struct Choice {
+    /// From the first on that is packed.
+    levels: Arc<Mutex<Option<Levels>>>,
+    progress: Progress,
+}
+
+impl Choice {
+    pub(super) fn new(progress: Progress) -> Self {
+        Self { levels: Arc::default(), progress }
+    }
+
+    /// How it is packed from here on, by what is seen of the line's queue: how full it is (0 to 1).
+    pub(super) fn packing(&self, window_log: u32, full: Option<f64>) -> Packing {
+        let now = Instant::now();
+        let mut levels = self.levels();
+        let levels = levels.get_or_insert_with(|| Levels::new(self.progress.round_trip(), now));
+        levels.sent(self.progress.bytes_sent(), now);
+        if let Some(full) = full {
+            levels.choose(full, now);
+        }
+        levels.packing(window_log)
+    }
+
+    /// Whether the line would take more than what is packed.
+    pub(super) fn packs_too_little(&self) -> bool {
+        self.levels().as_ref().is_none_or(|levels| levels.full < FULL)
+    }
+
+    fn levels(&self) -> MutexGuard<'_, Option<Levels>> {
+        self.levels.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Chooses levels for one session.
@@ -64,6 +102,8 @@ pub(super) struct Levels {
     not_empty: Instant,
     /// When it was last looked at.
     looked: Instant,
+    /// How full it was then.
+    full: f64,
     /// The best that was seen of the line, in bytes a second.
     line: f64,
     /// When the current stretch began, and at how many bytes that were sent.
@@ -83,6 +123,7 @@ impl Levels {
             not_full: now,
             not_empty: now,
             looked: now,
+            full: 0.0,
             line: 0.0,
             begin: (now, 0),
         }
@@ -116,7 +157,7 @@ impl Levels {
         if full > EMPTY || now - self.looked >= UNSEEN {
             self.not_empty = now;
         }
-        self.looked = now;
+        (self.looked, self.full) = (now, full);
         let lasted = |since: Instant| now - since.max(self.since);
         let level = if self.line >= FAST {
             QUICKEST
