@@ -33,13 +33,19 @@ const REST_MAX: Duration = Duration::from_millis(8);
 /// The pace is kept by so many bytes at a time.
 const STEP: usize = 32 << 10;
 
-/// What is put on the channel: whole frames.
+/// What comes to the outlet.
 #[derive(Debug)]
 pub(crate) enum Outgoing {
+    Bytes(Bytes),
+    /// It goes on with what comes from there.
+    Next(mpsc::Receiver<Self>),
+}
+
+/// What is put on the channel: whole frames.
+#[derive(Debug)]
+pub(crate) enum Bytes {
     Frames(Vec<u8>),
     File(Stretch),
-    /// It goes on with what comes from there; that all before is put out is known where the other end is.
-    Next(mpsc::Receiver<Outgoing>, std::sync::mpsc::Sender<()>),
 }
 
 /// Bytes of a file that nobody changes.
@@ -76,24 +82,25 @@ impl Outlet {
     /// hung up, nobody waits for this side.
     pub(crate) async fn run(mut self, mut outgoing: mpsc::Receiver<Outgoing>) {
         while let Some(next) = outgoing.recv().await {
-            if let Outgoing::Next(rest, _over) = next {
-                outgoing = rest;
-                continue;
-            }
-            if let Err(why) = self.put(&next).await {
-                tracing::debug!("the channel takes nothing more: {why}");
-                return;
+            match next {
+                Outgoing::Next(rest) => outgoing = rest,
+                Outgoing::Bytes(bytes) => {
+                    if let Err(why) = self.put(&bytes).await {
+                        tracing::debug!("the channel takes nothing more: {why}");
+                        return;
+                    }
+                }
             }
         }
     }
 
-    async fn put(&mut self, next: &Outgoing) -> io::Result<()> {
-        let (length, mut done) = (next.length(), 0);
+    async fn put(&mut self, bytes: &Bytes) -> io::Result<()> {
+        let (length, mut done) = (bytes.length(), 0);
         while done < length {
             let end = length.min(done + STEP);
             self.pace.turn(end - done, &self.progress).await;
             while done < end {
-                match next.put(self.pipe.as_fd(), done, end - done) {
+                match bytes.put(self.pipe.as_fd(), done, end - done) {
                     Ok(count) => {
                         self.progress.sent(count);
                         self.fullness.taken(count);
@@ -159,12 +166,11 @@ impl Fullness {
     }
 }
 
-impl Outgoing {
+impl Bytes {
     fn length(&self) -> usize {
         match self {
             Self::Frames(frames) => frames.len(),
             Self::File(stretch) => stretch.length,
-            Self::Next(..) => 0,
         }
     }
 
@@ -173,7 +179,6 @@ impl Outgoing {
         match self {
             Self::Frames(frames) => Ok(nix::unistd::write(pipe, &frames[from..from + most])?),
             Self::File(stretch) => stretch.put(pipe, stretch.at + from as u64, most),
-            Self::Next(..) => Ok(0),
         }
     }
 }
@@ -204,11 +209,11 @@ mod tests {
     use super::*;
 
     /// What comes out of all of it, taken slowly, in the end.
-    fn taken(outgoing: Vec<Outgoing>) -> Vec<u8> {
-        taken_of(true, outgoing)
+    fn taken(bytes: Vec<Bytes>) -> Vec<u8> {
+        taken_of(true, bytes)
     }
 
-    fn taken_of(is_large: bool, outgoing: Vec<Outgoing>) -> Vec<u8> {
+    fn taken_of(is_large: bool, bytes: Vec<Bytes>) -> Vec<u8> {
         let (mut reader, writer) = io::pipe().unwrap();
         let reading = std::thread::spawn(move || {
             let (mut all, mut some) = (Vec::new(), vec![0; 50_000]);
@@ -222,9 +227,13 @@ mod tests {
         runtime.block_on(async {
             let mut outlet = Outlet::over(writer.into(), Pace::new(0, None), Progress::start()).unwrap();
             outlet.fullness.is_large &= is_large;
-            let (give, take) = mpsc::channel(outgoing.len());
-            for next in outgoing {
-                give.send(next).await.unwrap();
+            // Each comes from a queue of its own.
+            let (mut give, take) = mpsc::channel(2);
+            for bytes in bytes {
+                give.send(Outgoing::Bytes(bytes)).await.unwrap();
+                let (next, rest) = mpsc::channel(2);
+                give.send(Outgoing::Next(rest)).await.unwrap();
+                give = next;
             }
             drop(give);
             outlet.run(take).await;
@@ -244,8 +253,8 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&noise).unwrap();
         let stretch =
-            |at: u64, length| Outgoing::File(Stretch { file: file.try_clone().unwrap().into(), at, length });
-        let frames = |range: std::ops::Range<usize>| Outgoing::Frames(noise[range].to_vec());
+            |at: u64, length| Bytes::File(Stretch { file: file.try_clone().unwrap().into(), at, length });
+        let frames = |range: std::ops::Range<usize>| Bytes::Frames(noise[range].to_vec());
         let all = vec![
             frames(0..10),
             stretch(10, 1 << 20),
@@ -296,10 +305,8 @@ mod tests {
     fn a_file_that_became_shorter_ends_the_channel() {
         let file = tempfile::tempfile().unwrap();
         file.set_len(100).unwrap();
-        let all = vec![
-            Outgoing::File(Stretch { file: file.into(), at: 0, length: 1000 }),
-            Outgoing::Frames(vec![7]),
-        ];
+        let all =
+            vec![Bytes::File(Stretch { file: file.into(), at: 0, length: 1000 }), Bytes::Frames(vec![7])];
         let begin = Instant::now();
         assert_eq!(taken(all), [0; 100]);
         assert!(begin.elapsed() < Duration::from_secs(10));

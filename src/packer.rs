@@ -170,6 +170,7 @@ impl Packer {
             Ok(scanned) => scanned,
             Err(failure) => return self.press.tell(Heard::Unreadable { number, failure }),
         };
+        self.press.package(&id.package);
         let head = PackageHead { number, id, stamp: scan.stamp, manifest_length: manifest.len() as u32 };
         self.sent += 1;
         let kept = self.kept(&head, &manifest)?;

@@ -1,4 +1,4 @@
-//! A batch's way to the line.
+//! The way to the line, for what one thread packs.
 
 use std::cell::RefCell;
 use std::io::{self, Write};
@@ -9,73 +9,87 @@ use tokio::sync::mpsc;
 
 use super::PIECE;
 use super::level::AHEAD;
-use crate::outlet::Outgoing;
+use crate::outlet::{Bytes, Outgoing};
 use crate::ready::Ready;
 
 /// Where the frames of a batch go.
-#[derive(Clone, Debug)]
 pub(super) struct Way {
     pub(super) frames: mpsc::Sender<Outgoing>,
-    /// That of the batch before, for as long as it is not over.
+    /// Where those of the batch before go, if there is one.
     pub(super) before: Option<mpsc::Sender<Outgoing>>,
 }
 
 impl Way {
-    /// Whether what goes here goes to the line: else it waits for its turn.
+    /// Whether what goes here is put out at once: else it waits for its turn.
     fn is_first(&self) -> bool {
         self.before.as_ref().is_none_or(mpsc::Sender::is_closed)
+    }
+
+    fn hand_over(&self, outgoing: Outgoing) -> io::Result<()> {
+        self.frames.blocking_send(outgoing).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
     }
 }
 
 /// Where frames go: small ones together, so that the queue is as long in bytes as it is in frames.
 #[derive(Clone)]
-pub(super) struct Line {
+pub(super) struct Line(Rc<RefCell<Shared>>);
+
+struct Shared {
     way: Way,
-    small: Rc<RefCell<Vec<u8>>>,
+    small: Vec<u8>,
 }
 
 impl Line {
     pub(super) fn new(way: Way) -> Self {
-        Self { way, small: Rc::default() }
+        Self(Rc::new(RefCell::new(Shared { way, small: Vec::new() })))
     }
 
     pub(super) fn send(&self, frame: Vec<u8>) -> io::Result<()> {
-        if self.small.borrow().len() + frame.len() > PIECE {
-            self.flush()?;
+        let mut shared = self.0.borrow_mut();
+        if shared.small.len() + frame.len() > PIECE {
+            shared.flush()?;
         }
         if frame.len() >= PIECE {
-            return self.hand_over(Outgoing::Frames(frame));
+            return shared.way.hand_over(Outgoing::Bytes(Bytes::Frames(frame)));
         }
-        self.small.borrow_mut().extend_from_slice(&frame);
+        shared.small.extend_from_slice(&frame);
         Ok(())
     }
 
     pub(super) fn send_ready(&self, ready: &Ready) -> io::Result<()> {
         self.flush()?;
-        ready.stretches().try_for_each(|stretch| self.hand_over(Outgoing::File(stretch)))
-    }
-
-    /// Says that this was the batch, and what comes next.
-    pub(super) fn end(&self, next: Outgoing) -> io::Result<()> {
-        self.flush()?;
-        self.hand_over(next)
+        let shared = self.0.borrow();
+        let mut stretches = ready.stretches().map(|stretch| Outgoing::Bytes(Bytes::File(stretch)));
+        stretches.try_for_each(|stretch| shared.way.hand_over(stretch))
     }
 
     pub(super) fn flush(&self) -> io::Result<()> {
-        let small = self.small.take();
-        if small.is_empty() { Ok(()) } else { self.hand_over(Outgoing::Frames(small)) }
+        self.0.borrow_mut().flush()
     }
 
-    fn hand_over(&self, frames: Outgoing) -> io::Result<()> {
-        self.way.frames.blocking_send(frames).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
+    /// Ends the batch, behind which the next one comes out of `rest`.
+    pub(super) fn end(&self, rest: mpsc::Receiver<Outgoing>) -> io::Result<()> {
+        self.flush()?;
+        self.0.borrow().way.hand_over(Outgoing::Next(rest))
     }
 
-    /// How full the queue for the line is, from 0 to 1. None where this is not the one that is emptied now.
+    /// Begins another batch, which goes there.
+    pub(super) fn begin(&self, way: Way) {
+        self.0.borrow_mut().way = way;
+    }
+
+    /// How full the queue for the line is, from 0 to 1; none where it is another that is put out now.
     pub(super) fn full(&self) -> Option<f64> {
-        let frames = &self.way.frames;
-        let full =
-            || (frames.max_capacity() - frames.capacity()) as f64 / frames.max_capacity().min(AHEAD) as f64;
-        self.way.is_first().then(full)
+        let way = &self.0.borrow().way;
+        let waiting = way.frames.max_capacity() - way.frames.capacity();
+        way.is_first().then(|| waiting as f64 / way.frames.max_capacity().min(AHEAD) as f64)
+    }
+}
+
+impl Shared {
+    fn flush(&mut self) -> io::Result<()> {
+        let small = std::mem::take(&mut self.small);
+        if small.is_empty() { Ok(()) } else { self.way.hand_over(Outgoing::Bytes(Bytes::Frames(small))) }
     }
 }
 

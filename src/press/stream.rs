@@ -14,6 +14,8 @@ pub(crate) struct Stream<W> {
     frame_max: usize,
     /// and how many more the current one does.
     left: usize,
+    /// Whether there is a current one.
+    is_open: bool,
 }
 
 impl<W: Write> Stream<W> {
@@ -29,7 +31,7 @@ impl<W: Write> Stream<W> {
         // As much as zstd makes at once: less would go through a buffer of its own.
         let packed = Vec::with_capacity(CCtx::out_size());
         let frame_max = frame_max.unwrap_or(usize::MAX);
-        Ok(Self { encoder, packed, out, frame_max, left: frame_max })
+        Ok(Self { encoder, packed, out, frame_max, left: frame_max, is_open: true })
     }
 
     /// Ends the stream.
@@ -38,9 +40,13 @@ impl<W: Write> Stream<W> {
         Ok(self.out)
     }
 
-    fn end_frame(&mut self) -> io::Result<()> {
-        while self.step(|encoder, packed| encoder.finish(packed, false))? > 0 {}
-        Ok(())
+    /// Ends the frame. What is written after it begins another, in the same memory.
+    pub(crate) fn end_frame(&mut self) -> io::Result<()> {
+        if self.is_open {
+            while self.step(|encoder, packed| encoder.finish(packed, false))? > 0 {}
+            self.is_open = false;
+        }
+        self.out.flush()
     }
 
     /// Has the encoder do something, and hands on what comes out; what that returned.
@@ -57,10 +63,15 @@ impl<W: Write> Stream<W> {
 
 impl<W: Write> Write for Stream<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.left == 0 && !bytes.is_empty() {
+        if bytes.is_empty() {
+            return Ok(0);
+        }
+        if self.left == 0 {
             self.end_frame()?;
+        }
+        if !self.is_open {
             self.encoder.reinit()?;
-            self.left = self.frame_max;
+            (self.left, self.is_open) = (self.frame_max, true);
         }
         let taken = bytes.len().min(self.left);
         let mut input = InBuffer::around(&bytes[..taken]);
@@ -72,7 +83,7 @@ impl<W: Write> Write for Stream<W> {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        while self.step(|encoder, packed| encoder.flush(packed))? > 0 {}
+        while self.is_open && self.step(|encoder, packed| encoder.flush(packed))? > 0 {}
         self.out.flush()
     }
 }
@@ -93,6 +104,21 @@ mod tests {
             let frames = packed.windows(4).filter(|it| *it == magic).count();
             assert_eq!(frames, usize::from(length).div_ceil(10).max(1), "of {length} bytes");
         }
+    }
+
+    #[test]
+    fn after_its_end_a_frame_is_followed_by_another() {
+        let mut stream = Stream::new(1, &[], None, Vec::new()).unwrap();
+        stream.write_all(b"some").unwrap();
+        stream.end_frame().unwrap();
+        let ended = stream.out.len();
+        assert_eq!(zstd::decode_all(&stream.out[..]).unwrap(), b"some");
+        stream.end_frame().unwrap();
+        stream.flush().unwrap();
+        assert_eq!(stream.write(b"").unwrap(), 0);
+        assert_eq!(stream.out.len(), ended, "nothing was written after it");
+        stream.write_all(b"thing").unwrap();
+        assert_eq!(zstd::decode_all(&stream.finish().unwrap()[..]).unwrap(), b"something");
     }
 
     #[test]

@@ -1,22 +1,19 @@
 //! One of the threads of the press: it packs batches, each into a stream of its own.
 
-use std::io::Write;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::io::{self, Write};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
 use blat_target::frame;
 use tokio::sync::mpsc;
 
+use super::Step;
 use super::level::Choice;
 use super::line::{Line, Pieces, Way};
 use super::packing::Packing;
 use super::stream::Stream;
-use super::{PIECES_AHEAD_OF_TWO, Step};
 use crate::failure::{Needs, Result};
 use crate::session::Heard;
-
-/// How many steps may wait: all that is read, and what stands between it.
-const STEPS_AHEAD: usize = 2 * PIECES_AHEAD_OF_TWO;
 
 /// What all threads of a press have.
 #[derive(Clone)]
@@ -28,8 +25,9 @@ pub(super) struct Common {
 
 impl Common {
     /// Starts a thread, whose first batch goes there.
-    pub(super) fn start(&self, way: Way) -> SyncSender<Step> {
-        let (steps, to_do) = sync_channel(STEPS_AHEAD);
+    pub(super) fn start(&self, way: Way) -> Sender<Step> {
+        // As long as there is memory for pieces.
+        let (steps, to_do) = channel();
         let common = self.clone();
         thread::spawn(move || {
             let hear = common.hear.clone();
@@ -45,13 +43,13 @@ impl Common {
 struct Worker {
     common: Common,
     line: Line,
-    /// None behind what was packed before, and had its own end.
-    open: Option<(Packing, Stream<Pieces>)>,
+    /// The stream, and how it is packed.
+    stream: Option<(Packing, Stream<Pieces>)>,
 }
 
 impl Worker {
     fn new(common: Common, way: Way) -> Self {
-        Self { line: Line::new(way), common, open: None }
+        Self { line: Line::new(way), common, stream: None }
     }
 
     /// Does what is to be done, until there will be no more.
@@ -59,12 +57,9 @@ impl Worker {
         while let Some(step) = self.next(steps)? {
             match step {
                 Step::Pack(plain) => self.pack(&plain)?,
-                Step::Flush => {
-                    let open = self.open.as_mut();
-                    open.map_or(Ok(()), |(_, stream)| stream.flush()).later("cannot send")?;
-                }
-                Step::Ready(ready) => {
-                    self.end_stream()?;
+                Step::Flush => self.with_stream(Write::flush)?,
+                Step::Ready(ready, _place) => {
+                    self.with_stream(Stream::end_frame)?;
                     self.line.send_ready(&ready).later("cannot send")?;
                 }
                 Step::Say(message) => self.line.send(frame::message(&message)).later("cannot send")?,
@@ -72,11 +67,11 @@ impl Worker {
                     self.line.flush().later("cannot send")?;
                     self.common.hear.blocking_send(heard).later("the session is over")?;
                 }
-                Step::End(next) => {
-                    self.end_stream()?;
-                    self.line.end(next).later("cannot send")?;
+                Step::End(rest) => {
+                    self.with_stream(Stream::end_frame)?;
+                    self.line.end(rest).later("cannot send")?;
                 }
-                Step::Begin(way) => self.line = Line::new(way),
+                Step::Begin(way) => self.line.begin(way),
             }
         }
         Ok(())
@@ -95,22 +90,21 @@ impl Worker {
 
     fn pack(&mut self, plain: &[u8]) -> Result<()> {
         let packing = self.common.choice.packing(self.common.window_log, self.line.full());
-        if self.open.as_ref().is_some_and(|(before, _)| *before != packing) {
-            self.end_stream()?;
+        if self.stream.as_ref().is_some_and(|(before, _)| *before != packing) {
+            self.with_stream(Stream::end_frame)?;
+            self.stream = None;
         }
-        let (_, stream) = match &mut self.open {
-            Some(open) => open,
+        let (_, stream) = match &mut self.stream {
+            Some(stream) => stream,
             None => {
                 let stream = packing.stream(Pieces::to(&self.line)).later("cannot start to pack")?;
-                self.open.insert((packing, stream))
+                self.stream.insert((packing, stream))
             }
         };
         stream.write_all(plain).later("cannot send")
     }
 
-    /// Ends the stream, if there is one.
-    fn end_stream(&mut self) -> Result<()> {
-        let Some((_, stream)) = self.open.take() else { return Ok(()) };
-        stream.finish().and_then(|mut pieces| pieces.flush()).later("cannot send")
+    fn with_stream(&mut self, work: impl FnOnce(&mut Stream<Pieces>) -> io::Result<()>) -> Result<()> {
+        self.stream.as_mut().map_or(Ok(()), |(_, stream)| work(stream)).later("cannot send")
     }
 }
