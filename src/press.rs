@@ -180,6 +180,7 @@ impl Press {
 
     /// Has the next thread go on.
     fn begin_batch(&mut self) -> io::Result<()> {
+        tracing::debug!("another thread packs on, behind a batch of {} bytes", self.bytes);
         let (frames, rest) = mpsc::channel(WAITING);
         self.step(Step::End(rest))?;
         let before = std::mem::replace(&mut self.frames, frames.clone());
