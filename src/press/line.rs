@@ -81,8 +81,9 @@ impl Line {
     /// How full the queue for the line is, from 0 to 1; none where it is another that is put out now.
     pub(super) fn full(&self) -> Option<f64> {
         let way = &self.0.borrow().way;
-        let waiting = way.frames.max_capacity() - way.frames.capacity();
-        way.is_first().then(|| waiting as f64 / way.frames.max_capacity().min(AHEAD) as f64)
+        let (most, left) = (way.frames.max_capacity(), way.frames.capacity());
+        let full = (most - left) as f64 / most.min(AHEAD) as f64;
+        way.is_first().then_some(full.min(1.0))
     }
 }
 
