@@ -7,6 +7,7 @@
 //! Where one thread packs less than the line takes, the packages are cut into batches, each with a stream of
 //! its own, which two threads pack in turns. What is packed of one before its turn comes waits in its own queue.
 
+mod batches;
 mod level;
 mod line;
 mod packing;
@@ -14,12 +15,12 @@ mod stream;
 mod worker;
 
 use std::io::{self, Write};
-use std::sync::mpsc::Sender;
 
 use blat_target::message::ToTarget;
 use blat_target::package::Name;
 use tokio::sync::mpsc;
 
+use self::batches::Batches;
 pub(crate) use self::level::frames_ahead;
 use self::level::{Choice, is_near};
 use self::line::Way;
@@ -41,22 +42,6 @@ const PLAIN: usize = 256 << 10;
 const PIECES_AHEAD: usize = 16;
 /// where there may be two threads 32 MiB, so that both have some.
 const PIECES_AHEAD_OF_TWO: usize = 128;
-/// A batch has so many bytes at least.
-const BATCH: Batch = Batch { at_name: 32 << 20, anywhere: 96 << 20 };
-/// How many frames of a batch may wait for its turn: some 12 MiB;
-const WAITING: usize = 100;
-/// and so many batches may be on their way, or wait.
-const BATCHES: usize = 4;
-
-/// How many bytes are enough for a batch.
-#[derive(Clone, Copy)]
-struct Batch {
-    /// Where packages of another name begin: of real packages, the stream is 0.7 % longer for it; with twice as
-    /// many bytes 0.4 %.
-    at_name: usize,
-    /// Wherever it may be. That costs more: what comes next is like what was before.
-    anywhere: usize,
-}
 
 /// What a thread of the press does next.
 enum Step {
@@ -78,23 +63,11 @@ pub(crate) struct Press {
     plain: Vec<u8>,
     /// For what is read: the pieces that wait, those that are packed, and the one that is filled.
     pool: Pool,
-    common: Common,
-    /// What the threads do; they are started when they are needed.
-    threads: Vec<Sender<Step>>,
-    threads_max: usize,
-    batch: Batch,
-    /// The thread that packs the current batch,
-    thread: usize,
-    /// where it goes,
-    frames: mpsc::Sender<Outgoing>,
-    /// and how many bytes it has.
-    bytes: usize,
+    batches: Batches,
     /// Of which name the packages are,
     name: Option<Name>,
     /// and whether none of its bytes were handed over yet.
     is_new: bool,
-    /// Where the batches before go that are not over.
-    before: Vec<mpsc::Sender<Outgoing>>,
 }
 
 impl Press {
@@ -110,20 +83,12 @@ impl Press {
         let threads_max = if is_near(progress.round_trip()) { 1 } else { threads_max };
         let ahead = if threads_max == 1 { PIECES_AHEAD } else { PIECES_AHEAD_OF_TWO };
         let common = Common { window_log, choice: Choice::new(progress), hear };
-        let first = common.start(Way { frames: frames.clone(), before: None });
         Self {
             plain: Vec::with_capacity(PLAIN),
             pool: Pool::new(ahead + threads_max + 1),
-            common,
-            threads: vec![first],
-            threads_max,
-            batch: BATCH,
-            thread: 0,
-            frames,
-            bytes: 0,
+            batches: Batches::start(common, threads_max, frames),
             name: None,
             is_new: false,
-            before: Vec::new(),
         }
     }
 
@@ -136,62 +101,27 @@ impl Press {
 
     /// Sends a message, behind what was flushed before.
     pub(crate) fn say(&self, message: ToTarget) -> Result<()> {
-        self.step(Step::Say(message)).later("cannot send")
+        self.batches.step(Step::Say(message)).later("cannot send")
     }
 
     /// Tells the session something, once all that was flushed before is on its way.
     pub(crate) fn tell(&self, heard: Heard) -> Result<()> {
-        self.step(Step::Tell(heard)).later("cannot send")
+        self.batches.step(Step::Tell(heard)).later("cannot send")
     }
 
     /// Hands over a package that is packed already.
     pub(crate) fn ready(&mut self, ready: Ready) -> Result<()> {
         let place = self.pool.memory();
-        self.step(Step::Ready(ready, self.pool.buffer(place))).later("cannot send")
-    }
-
-    fn step(&self, step: Step) -> io::Result<()> {
-        self.threads[self.thread].send(step).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
+        self.batches.step(Step::Ready(ready, self.pool.buffer(place))).later("cannot send")
     }
 
     fn hand_over(&mut self) -> io::Result<()> {
-        if !self.plain.is_empty() && self.is_to_end() {
-            self.begin_batch()?;
-        }
-        self.is_new &= self.plain.is_empty();
         let plain = self.pool.buffer(std::mem::take(&mut self.plain));
-        self.bytes += plain.len();
-        self.step(Step::Pack(plain))?;
+        let is_new = self.is_new;
+        self.is_new &= plain.is_empty();
+        self.batches.pack(plain, is_new)?;
         self.plain = self.pool.memory();
         self.plain.reserve(PLAIN);
-        Ok(())
-    }
-
-    /// Whether the current batch should end here: where it has enough, the line would take more than is packed,
-    /// and few enough wait.
-    fn is_to_end(&mut self) -> bool {
-        let enough = if self.is_new { self.batch.at_name } else { self.batch.anywhere };
-        if self.threads_max == 1 || self.bytes < enough || !self.common.choice.packs_too_little() {
-            return false;
-        }
-        self.before.retain(|frames| !frames.is_closed());
-        self.before.len() < BATCHES - 1
-    }
-
-    /// Has the next thread go on.
-    fn begin_batch(&mut self) -> io::Result<()> {
-        tracing::debug!("another thread packs on, behind a batch of {} bytes", self.bytes);
-        let (frames, rest) = mpsc::channel(WAITING);
-        self.step(Step::End(rest))?;
-        let before = std::mem::replace(&mut self.frames, frames.clone());
-        self.before.push(before.clone());
-        self.bytes = 0;
-        self.thread = (self.thread + 1) % self.threads_max;
-        let way = Way { frames, before: Some(before) };
-        if self.thread < self.threads.len() {
-            return self.step(Step::Begin(way));
-        }
-        self.threads.push(self.common.start(way));
         Ok(())
     }
 }
@@ -208,7 +138,7 @@ impl Write for Press {
 
     fn flush(&mut self) -> io::Result<()> {
         self.hand_over()?;
-        self.step(Step::Flush)
+        self.batches.step(Step::Flush)
     }
 }
 
@@ -219,20 +149,21 @@ mod tests {
 
     use blat_target::frame::{self, Frame};
 
+    use super::batches::{BATCHES, Enough};
     use super::*;
     use crate::outlet::Bytes;
     use crate::packer::Resumed;
 
     /// Batches that are soon full, of pieces of 256 KiB.
-    const SMALL: Batch = Batch { at_name: 1 << 20, anywhere: 5 << 20 };
-    const MUCH: usize = 1 << 30;
+    const SMALL: Enough = Enough { at_name: 1 << 20, anywhere: 5 << 20 };
     const PACKAGES: u64 = 60;
 
     fn press(threads: usize, progress: Progress) -> (Press, mpsc::Receiver<Outgoing>, mpsc::Receiver<Heard>) {
         let (frames, outgoing) = mpsc::channel(frames_ahead(progress.round_trip()));
         let (hear, heard) = mpsc::channel(1000);
-        let press = Press::start(25, threads, frames, hear, progress);
-        (Press { batch: SMALL, ..press }, outgoing, heard)
+        let mut press = Press::start(25, threads, frames, hear, progress);
+        press.batches.enough = SMALL;
+        (press, outgoing, heard)
     }
 
     fn name(of: u64) -> Name {
@@ -325,27 +256,26 @@ mod tests {
 
     #[test]
     fn a_batch_ends_where_it_has_enough_and_the_line_would_take_more() {
-        let (mut press, outgoing, _heard) = press(2, Progress::start());
-        let ends = |press: &mut Press, bytes, full| {
-            press.common.choice.packing(25, Some(full));
-            press.bytes = bytes;
-            press.is_to_end()
+        let (press, outgoing, _heard) = press(2, Progress::start());
+        let mut batches = press.batches;
+        let ends = |batches: &mut Batches, is_new, bytes, full| {
+            batches.common.choice.packing(25, Some(full));
+            batches.bytes = bytes;
+            batches.is_to_end(is_new)
         };
-        press.package(&name(1));
-        assert!(ends(&mut press, SMALL.at_name, 0.0) && !ends(&mut press, SMALL.at_name - 1, 0.0));
-        assert!(!ends(&mut press, MUCH, 0.8), "the line has enough");
-        press.write_all(b"some").unwrap();
-        press.flush().unwrap();
-        press.package(&name(1));
-        assert!(ends(&mut press, SMALL.anywhere, 0.0) && !ends(&mut press, SMALL.anywhere - 1, 0.0));
+        assert!(ends(&mut batches, true, SMALL.at_name, 0.0));
+        assert!(!ends(&mut batches, true, SMALL.at_name - 1, 0.0));
+        assert!(!ends(&mut batches, true, usize::MAX, 0.8), "the line has enough");
+        assert!(ends(&mut batches, false, SMALL.anywhere, 0.0));
+        assert!(!ends(&mut batches, false, SMALL.anywhere - 1, 0.0));
         for _ in 1..BATCHES {
-            assert!(ends(&mut press, MUCH, 0.0));
-            press.begin_batch().unwrap();
+            assert!(ends(&mut batches, false, usize::MAX, 0.0));
+            batches.begin().unwrap();
         }
-        assert!(!ends(&mut press, MUCH, 0.0), "enough of them wait");
+        assert!(!ends(&mut batches, false, usize::MAX, 0.0), "enough of them wait");
         drop(outgoing);
         let begin = Instant::now();
-        while !ends(&mut press, MUCH, 0.0) {
+        while !ends(&mut batches, false, usize::MAX, 0.0) {
             assert!(begin.elapsed() < Duration::from_secs(10), "none waits any more");
         }
     }
