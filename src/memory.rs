@@ -68,7 +68,7 @@ impl Memory {
 
     /// How changes are made within the bound, on this machine.
     pub(crate) fn means(self) -> Means {
-        self.means_of(available_parallelism().map_or(1, usize::from))
+        self.means_of(cores())
     }
 
     fn means_of(self, cores: usize) -> Means {
@@ -86,7 +86,7 @@ impl Memory {
 
     /// How many threads pack on this machine.
     pub(crate) fn packers(self) -> usize {
-        self.packers_of(available_parallelism().map_or(1, usize::from))
+        self.packers_of(cores())
     }
 
     fn packers_of(self, cores: usize) -> usize {
@@ -97,6 +97,11 @@ impl Memory {
     pub(crate) fn window_log(self, protocol: u16) -> u32 {
         self.there.saturating_sub(BESIDE_WINDOW).max(MIB).ilog2().min(window_log_max(protocol))
     }
+}
+
+/// How many cores this machine has for us.
+pub(crate) fn cores() -> usize {
+    available_parallelism().map_or(1, usize::from)
 }
 
 #[cfg(test)]

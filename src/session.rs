@@ -1,7 +1,7 @@
 //! A session with a target: one remote process, frames each way, packages back to back.
 //!
 //! Four parts run beside each other, so that reading, packing and sending overlap: the packer
-//! (a thread) reads packages, the press (another) turns them into frames, the outlet puts frames
+//! (a thread) reads packages, the press (one or two more) turns them into frames, the outlet puts frames
 //! on the channel, the reader turns the target's frames into events. What the target did not acknowledge is
 //! not done, whatever exit code or end of file arrives.
 

@@ -16,6 +16,7 @@ use blat_target::package::PackageVersion;
 
 use super::in_order::in_order;
 use crate::failure::{Failure, Needs, Result};
+use crate::memory::cores;
 use crate::pack::Scan;
 use crate::places::replace;
 use crate::progress::Progress;
@@ -94,7 +95,7 @@ fn digests(scan: &Scan, progress: &Progress) -> Result<Vec<Digest>> {
     let files: Vec<_> = scan.manifest.files().map(|(entry, ..)| entry).collect();
     let mut all = Vec::with_capacity(files.len());
     let work = |number: usize| digest(&scan.path(files[number]), progress);
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
+    let threads = cores().min(THREADS_MAX);
     in_order(threads, files.len(), work, |digest: Result<Digest>| {
         all.push(digest?);
         Ok::<(), Failure>(())

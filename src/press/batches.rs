@@ -92,11 +92,10 @@ impl Batches {
         tracing::debug!("another thread packs on, behind a batch of {} bytes", self.bytes);
         let (frames, rest) = mpsc::channel(WAITING);
         self.step(Step::End(rest))?;
-        let before = std::mem::replace(&mut self.frames, frames.clone());
-        self.before.push(before.clone());
+        self.before.push(std::mem::replace(&mut self.frames, frames.clone()));
         self.bytes = 0;
         self.thread = (self.thread + 1) % self.threads_max;
-        let way = Way { frames, before: Some(before) };
+        let way = Way { frames, before: self.before.last().cloned() };
         if self.thread < self.threads.len() {
             return self.step(Step::Begin(way));
         }

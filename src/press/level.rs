@@ -148,8 +148,8 @@ impl Levels {
         }
     }
 
-    /// With a queue that is so full (0 to 1): whether another level comes next.
-    pub(super) fn choose(&mut self, full: f64, now: Instant) -> bool {
+    /// Chooses, with a queue that is so full (0 to 1), which level comes next.
+    fn choose(&mut self, full: f64, now: Instant) {
         if full < FULL {
             self.not_full = now;
         }
@@ -168,15 +168,13 @@ impl Levels {
         } else {
             self.level
         };
-        let other = level != self.level;
-        if other {
+        if level != self.level {
             let line = self.line as u64;
             tracing::debug!(
                 "packs at level {level}: the queue for the line is full to {full:.2}, which took {line} B/s at best"
             );
             (self.level, self.since) = (level, now);
         }
-        other
     }
 }
 
@@ -202,6 +200,13 @@ mod tests {
                 levels.level
             })
             .collect()
+    }
+
+    /// Whether another level comes next.
+    fn changes(levels: &mut Levels, full: f64, now: Instant) -> bool {
+        let before = levels.level;
+        levels.choose(full, now);
+        levels.level != before
     }
 
     #[test]
@@ -237,16 +242,16 @@ mod tests {
     fn a_level_lasts_for_a_while() {
         let begin = Instant::now();
         let mut levels = Levels::new(FAR, begin);
-        assert!(!levels.choose(1.0, begin + FULL_LASTS / 2));
-        assert!(levels.choose(1.0, begin + FULL_LASTS));
-        assert!(!levels.choose(1.0, begin + FULL_LASTS * 3 / 2), "the new one has to last as well");
+        assert!(!changes(&mut levels, 1.0, begin + FULL_LASTS / 2));
+        assert!(changes(&mut levels, 1.0, begin + FULL_LASTS));
+        assert!(!changes(&mut levels, 1.0, begin + FULL_LASTS * 3 / 2), "the new one has to last as well");
     }
 
     #[test]
     fn a_queue_that_is_empty_for_there_was_nothing_to_pack_changes_nothing() {
         let begin = Instant::now();
         let mut levels = Levels::new(FAR, begin);
-        assert!((1..10).all(|time| !levels.choose(0.0, begin + EMPTY_LASTS * time)));
+        assert!((1..10).all(|time| !changes(&mut levels, 0.0, begin + EMPTY_LASTS * time)));
     }
 
     #[test]
@@ -254,8 +259,8 @@ mod tests {
         let begin = Instant::now();
         let mut levels = Levels::new(FAR, begin);
         for second in 1..10 {
-            assert!(!levels.choose(0.5, begin + SECOND * second - SECOND / 2));
-            assert!(!levels.choose(1.0, begin + SECOND * second));
+            assert!(!changes(&mut levels, 0.5, begin + SECOND * second - SECOND / 2));
+            assert!(!changes(&mut levels, 1.0, begin + SECOND * second));
         }
     }
 }
