@@ -28,7 +28,7 @@ DEBIAN_PACKAGES := gcc libc6-dev unixodbc-dev dpkg-dev lintian rpm rpmlint \
 # What the tests of the web pages need besides, with node and npm: only `make browser` installs it.
 BROWSER_PACKAGES := chromium fonts-dejavu-core prometheus
 
-.PHONY: help setup build check unit browser databases buckets lab lab-possible oldest-helper test demo bench soak deb rpm install clean
+.PHONY: help setup build build-possible check unit browser databases buckets lab lab-possible oldest-helper test demo bench soak deb rpm install clean
 
 help: ## says what can be made (this list)
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 10
@@ -45,9 +45,16 @@ setup: ## installs the Debian packages that the rest needs and that are missing
 	apt-get update -qq && \
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing
 
+# Says what is missing before cargo compiles for minutes and the linker tells it in its own words.
+build-possible:
+	@mkdir -p build; echo 'int main(void) { return 0; }' | cc -x c - -lodbc -o build/linked 2>/dev/null || { \
+		command -v cc >/dev/null && why="unixODBC to link with" || why="a C compiler"; \
+		echo "build: $$why is missing. On Debian, \`make setup\` installs what is needed, as root;" \
+			"elsewhere it is gcc and unixODBC with its development files." >&2; exit 1; }
+
 # A test that is compiled meanwhile may put its own program in the place of the one that was just built:
 # that one has debug information.
-build: ## builds the host's programs and the targets', into build/dist
+build: build-possible ## builds the host's programs and the targets', into build/dist
 	@for try in 1 2 3 4 5; do \
 		(set -x; $(CARGO) build --release --locked $(OUT)) || exit 1; \
 		install -C -D -m 0755 -t build/dist $(addprefix build/release/, $(PROGRAMS)) || exit 1; \
@@ -132,7 +139,8 @@ test: setup lab-possible
 	@echo "Passed: check, unit, databases, buckets, browser, lab."
 endif
 
-demo: setup build ## shows blat at work on machines of its own (KEEP=1: leaves them up until Enter)
+demo: setup ## shows blat at work on machines of its own (KEEP=1: leaves them up until Enter)
+	$(MAKE) build
 	@if why=$$($(MAKE) --no-print-directory lab-possible 2>&1); then \
 		KEEP='$(KEEP)' $(CARGO) run --profile bench -q --example demo --locked $(OUT); \
 	else \

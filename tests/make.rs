@@ -1,8 +1,9 @@
-//! The Makefile, on a copy of this checkout: `make clean` must know that `target/` is source.
+//! The Makefile: `make clean` must know that `target/` is source, and what is missing is said.
 
 use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 
 #[test]
 fn clean_removes_build_and_leaves_target() {
@@ -31,6 +32,23 @@ fn help_names_every_way_to_test() {
     }
 }
 
+#[test]
+fn what_a_build_lacks_is_said_with_what_installs_it() {
+    let programs = tempfile::tempdir().expect("a folder");
+    symlink("/bin/mkdir", programs.path().join("mkdir")).expect("a link");
+    let lacks = |what: &str| {
+        let output = run(checkout(), "build-possible", |make| make.env("PATH", programs.path()));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains(what) && said.contains("make setup"), "{said}");
+    };
+    lacks("a C compiler is missing");
+    let compiler = programs.path().join("cc");
+    fs::write(&compiler, "#!/bin/sh\nexit 1\n").expect("a program");
+    fs::set_permissions(&compiler, fs::Permissions::from_mode(0o755)).expect("one that can be run");
+    lacks("unixODBC to link with is missing");
+    make(checkout(), "build-possible");
+}
+
 fn checkout() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -49,12 +67,14 @@ fn tracked_files() -> Vec<PathBuf> {
 }
 
 fn make(dir: &Path, target: &str) -> String {
-    let output = Command::new("make")
-        .args(["--no-print-directory", target])
-        .current_dir(dir)
-        .env_remove("MAKEFLAGS")
-        .output()
-        .expect("this test needs make");
+    let output = run(dir, target, |make| make);
     assert!(output.status.success(), "make {target}: {output:?}");
     String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Runs `make` in `dir`; `with` may set its surroundings.
+fn run(dir: &Path, target: &str, with: impl FnOnce(&mut Command) -> &mut Command) -> Output {
+    let mut make = Command::new("/usr/bin/make");
+    make.args(["--no-print-directory", target]).current_dir(dir).env_remove("MAKEFLAGS");
+    with(&mut make).output().expect("this test needs make")
 }
