@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::config::TargetName;
 use crate::failure::{Failure, Needs, Result};
 use crate::ledger;
+use crate::told::time;
 
 /// What is asked of the journal.
 #[derive(Clone, Debug)]
@@ -99,8 +100,8 @@ fn commit(entry: &Value) -> Option<Commit> {
 
 /// A line for people: when, which kind, and the message.
 fn entry(entry: Value) -> Option<String> {
-    let at: i64 = text(&entry, "__REALTIME_TIMESTAMP")?.parse().ok()?;
-    let at = jiff::Timestamp::from_microsecond(at).ok()?.strftime("%F %T UTC").to_string();
+    let micros: u64 = text(&entry, "__REALTIME_TIMESTAMP")?.parse().ok()?;
+    let at = time(micros / 1_000_000);
     let kind = ledger::word(&text(&entry, "MESSAGE_ID")?)?;
     let message = text(&entry, "MESSAGE").unwrap_or_default();
     let took = text(&entry, "BLAT_USEC").and_then(|took| took.parse::<f64>().ok());

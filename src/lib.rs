@@ -61,3 +61,4 @@ pub mod failure;
 pub mod lock;
 pub mod log;
 pub mod start;
+pub mod told;

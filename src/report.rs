@@ -15,7 +15,7 @@ use blat_target::package::PackageVersion;
 use serde::{Deserialize, Serialize};
 
 use crate::session::Mended;
-use crate::sync::plan_text::size;
+use crate::told::size;
 
 /// The largest report, in bytes; longer reasons are cut.
 pub const REPORT_MAX: usize = 16 << 10;

@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::failure::{Failure, Result};
 use crate::ssh::{Endpoint, Master, Proof};
 use crate::state::{self, LineState, seconds};
+use crate::told::time_of;
 
 const FIRST_DELAY: Duration = Duration::from_secs(1);
 const LONGEST_DELAY: Duration = Duration::from_secs(60);
@@ -279,22 +280,19 @@ impl Line {
 
     /// The state in words, for `systemctl status`.
     pub(super) fn state(&self) -> String {
-        let time = |at: SystemTime| {
-            jiff::Timestamp::try_from(at).unwrap_or_default().strftime("%F %T UTC").to_string()
-        };
         match (&self.state, &self.outage) {
-            (State::Up { since, .. }, _) => format!("connected since {}", time(*since)),
+            (State::Up { since, .. }, _) => format!("connected since {}", time_of(*since)),
             (State::Trying { .. }, None) | (State::Waiting { .. }, None) => "connecting".into(),
             (State::Trying { .. }, Some(outage)) => {
-                format!("not connected since {}: {}; trying now", time(outage.since), outage.reason)
+                format!("not connected since {}: {}; trying now", time_of(outage.since), outage.reason)
             }
             (State::Waiting { until, .. }, Some(outage)) => {
                 let next = SystemTime::now() + until.saturating_duration_since(Instant::now());
                 format!(
                     "not connected since {}: {}; next try {}",
-                    time(outage.since),
+                    time_of(outage.since),
                     outage.reason,
-                    time(next)
+                    time_of(next)
                 )
             }
         }

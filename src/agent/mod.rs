@@ -31,6 +31,7 @@ use crate::places::Places;
 use crate::report::{self, Cause, REPORT_MAX, Report};
 use crate::state;
 use crate::tags::Queue;
+use crate::told::time_of;
 use crate::trigger::touch;
 use line::Change;
 use tick::Tick;
@@ -199,7 +200,7 @@ impl Agent {
                 blat_target = target,
                 blat_reason = reason,
                 "{target} is not connected since {}: {reason}",
-                jiff::Timestamp::try_from(since).unwrap_or_default()
+                time_of(since)
             ),
             Change::Quiet => {}
         }

@@ -9,6 +9,7 @@ use super::line::{Change, Key, Line};
 use crate::config::{Destination, Settings, SshTarget};
 use crate::ssh::Endpoint;
 use crate::state;
+use crate::told::time_of;
 
 #[derive(Debug)]
 pub(super) enum Way {
@@ -117,8 +118,7 @@ impl Way {
             Self::Line(line, _) => line.state(),
             Self::Bucket { shown, synchronised: None } => shown.clone(),
             Self::Bucket { shown, synchronised: Some(at) } => {
-                let at = jiff::Timestamp::try_from(*at).unwrap_or_default();
-                format!("{shown}; synchronised at {}", at.strftime("%F %T UTC"))
+                format!("{shown}; synchronised at {}", time_of(*at))
             }
         }
     }

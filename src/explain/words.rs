@@ -4,7 +4,8 @@ use std::fmt::Write;
 
 use super::{Explained, Place, TagState};
 use crate::state::WantedBy;
-use crate::status::text::{plain, time};
+use crate::status::text::plain;
+use crate::told::time;
 
 /// As JSON, in one line.
 pub fn json(all: &[Explained]) -> String {

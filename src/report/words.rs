@@ -5,6 +5,7 @@ use blat_target::package::PackageVersion;
 use super::{Cause, Parts, Report, Upkeep};
 use crate::ledger;
 use crate::tags::Tag;
+use crate::told::exact;
 
 impl Report {
     /// Logs it under the name of `target`.
@@ -126,7 +127,7 @@ impl Report {
             Upkeep::Index => (ledger::INDEXED, "index", "files are in it"),
             Upkeep::Purge => (ledger::PURGED, "purge", "were deleted"),
         };
-        let at = time(*at);
+        let at = exact(*at);
         match trouble {
             None => tracing::info!(
                 message_id = id,
@@ -154,7 +155,7 @@ fn marked(target: &str, package: &str, version: &str) {
 }
 
 fn deleted(target: &str, package: &str, version: &str, at: Option<i64>) {
-    let by = at.map_or_else(String::new, |at| format!(": the target's own purge did, at {}", time(at)));
+    let by = at.map_or_else(String::new, |at| format!(": the target's own purge did, at {}", exact(at)));
     tracing::info!(
         message_id = ledger::DELETED,
         blat_target = target,
@@ -178,11 +179,6 @@ fn held(target: &str, reason: Option<&str>) {
             "deletion is not held back any more"
         ),
     }
-}
-
-/// In UTC.
-fn time(seconds: i64) -> String {
-    jiff::Timestamp::from_second(seconds).map_or_else(|_| seconds.to_string(), |time| time.to_string())
 }
 
 /// What a tag asks for, where its name says so.

@@ -6,8 +6,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::target::Target;
-use super::text::duration;
 use crate::state::{Failed, LineState, Seconds};
+use crate::told::{duration, size};
 
 /// A target that has been without a connection for longer needs somebody to look.
 const DOWN_TOO_LONG: u64 = 15 * 60;
@@ -160,7 +160,7 @@ fn machine(target: &Target, mind: &mut impl FnMut(Level, String)) {
         mind(Level::Warning, format!("the target's clock is {by} {word} this machine's"));
     }
     if facts.free_bytes < LOW_SPACE {
-        let free = crate::sync::plan_text::size(facts.free_bytes);
+        let free = size(facts.free_bytes);
         mind(Level::Warning, format!("only {free} are left on the target"));
     }
     if facts.free_inodes > 0 && facts.free_inodes < LOW_INODES {

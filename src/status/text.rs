@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use super::{Fleet, Level, Target};
 use crate::state::{LineState, Seconds};
-use crate::sync::plan_text::size;
 use crate::sync::upkeep::Upkeep;
+use crate::told::{duration, size, time};
 
 /// How many tags and missing packages are shown of one target.
 const SHOWN: usize = 20;
@@ -13,24 +13,6 @@ const SHOWN: usize = 20;
 /// As JSON, in one line.
 pub fn json(fleet: &Fleet) -> String {
     serde_json::to_string(fleet).expect("texts and numbers") + "\n"
-}
-
-/// A duration in its two largest units: `3d 4h`, `2m 10s`.
-pub fn duration(seconds: u64) -> String {
-    let units = [(86_400, "d"), (3_600, "h"), (60, "m"), (1, "s")];
-    let Some(first) = units.iter().position(|(unit, _)| seconds >= *unit) else { return "0s".into() };
-    let (unit, word) = units[first];
-    let whole = format!("{}{word}", seconds / unit);
-    match units.get(first + 1).map(|(next, word)| (seconds % unit / next, word)) {
-        Some((rest @ 1.., word)) => format!("{whole} {rest}{word}"),
-        _ => whole,
-    }
-}
-
-/// A time in UTC.
-pub fn time(at: Seconds) -> String {
-    let at = jiff::Timestamp::from_second(at as i64).unwrap_or_default();
-    at.strftime("%F %T UTC").to_string()
 }
 
 /// What a file's or a person's text is at a terminal: nothing of it moves the cursor.

@@ -5,6 +5,7 @@ use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
 use super::aging::{Aged, Decision, Delete, Fate, Keep};
+use crate::told::exact;
 
 /// A line for each item: its word, what it is about, and why.
 pub(super) fn lines(decision: &Decision) -> impl Iterator<Item = (&'static str, &PackageVersion, String)> {
@@ -30,20 +31,15 @@ fn word(fate: &Fate) -> &'static str {
 
 pub(super) fn why(fate: &Fate) -> String {
     match fate {
-        Fate::Keep(Keep::Young { until }) => format!("marked, deleted from {} on", time(*until)),
+        Fate::Keep(Keep::Young { until }) => format!("marked, deleted from {} on", exact(*until)),
         Fate::Keep(Keep::Purge { until }) => {
-            format!("marked, deleted by the target's own purge from {} on", time(*until))
+            format!("marked, deleted by the target's own purge from {} on", exact(*until))
         }
         Fate::Keep(keep) => format!("kept: {keep}"),
         Fate::Mark | Fate::Delete(Delete::Excess) => "in excess".into(),
-        Fate::Delete(Delete::Aged { since }) => format!("in excess since {}", time(*since)),
+        Fate::Delete(Delete::Aged { since }) => format!("in excess since {}", exact(*since)),
         Fate::Delete(Delete::Dangling(id)) => format!("a link that leads to {id}, which goes"),
     }
-}
-
-/// In UTC.
-fn time(seconds: i64) -> String {
-    jiff::Timestamp::from_second(seconds).map_or_else(|_| seconds.to_string(), |time| time.to_string())
 }
 
 impl Serialize for Decision {

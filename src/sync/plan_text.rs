@@ -4,7 +4,6 @@
 //! its reason, and `totals`. Times are RFC 3339 in UTC, stamps seconds since 1970, sizes bytes.
 
 use std::fmt::Write;
-use std::time::SystemTime;
 
 use blat_target::package::PackageVersion;
 use serde::ser::SerializeMap;
@@ -12,6 +11,7 @@ use serde::{Serialize, Serializer};
 
 use super::aged_text;
 use super::plan::{Excess, Link, Plan, Problem, Send, There, Wait, WaitWhy};
+use crate::told::{exact_of, size};
 
 /// The plan as text, a line for each item, then the totals; made for `target`.
 pub fn text(plan: &Plan, target: &str) -> String {
@@ -79,7 +79,7 @@ fn why_link(there: &There) -> String {
 pub(super) fn why_wait(why: &WaitWhy) -> String {
     match why {
         WaitWhy::Writable { since, until } => {
-            format!("writable since {}, sent when it is sealed or at {}", time(*since), time(*until))
+            format!("writable since {}, sent when it is sealed or at {}", exact_of(*since), exact_of(*until))
         }
         WaitWhy::Addressed(id) => format!("for {id}, which it addresses"),
     }
@@ -91,24 +91,6 @@ fn excess_text(there: &There) -> String {
         There::Other => ": no package-version".into(),
         There::Version(_) | There::Nothing => String::new(),
     }
-}
-
-/// In UTC, to the second.
-fn time(time: SystemTime) -> String {
-    let seconds = blat_target::stamp::Stamp::of(time).0;
-    jiff::Timestamp::from_second(seconds).map_or_else(|_| seconds.to_string(), |time| time.to_string())
-}
-
-/// A size for people: three digits at least, powers of 1024.
-pub fn size(bytes: u64) -> String {
-    let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    let (mut value, mut unit) = (bytes as f64, 0);
-    while value >= 1024.0 && unit + 1 < units.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    let digits = usize::from(unit > 0 && value < 100.0);
-    format!("{value:.digits$} {}", units[unit])
 }
 
 /// The plan as JSON, in one line; made for `target`.
@@ -175,8 +157,8 @@ impl Serialize for Wait {
         item(serializer, &self.id, |map| {
             match &self.why {
                 WaitWhy::Writable { since, until } => {
-                    map.serialize_entry("writable_since", &time(*since))?;
-                    map.serialize_entry("until", &time(*until))?;
+                    map.serialize_entry("writable_since", &exact_of(*since))?;
+                    map.serialize_entry("until", &exact_of(*until))?;
                 }
                 WaitWhy::Addressed(id) => map.serialize_entry("for", &id.version)?,
             }
@@ -218,7 +200,7 @@ mod tests {
     use super::*;
     use crate::sync::plan::{ProblemWhy, Totals};
     use blat_target::stamp::Stamp;
-    use std::time::Duration;
+    use std::time::{Duration, SystemTime};
 
     fn plan() -> Plan {
         let id = |version| PackageVersion::new("core", version).unwrap();

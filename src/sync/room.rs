@@ -16,10 +16,10 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::plan::Plan;
-use super::plan_text::size;
 use crate::archive::Archive;
 use crate::pack;
 use crate::progress::Progress;
+use crate::told::size;
 
 /// What each file takes beside its bytes, at most, on most file systems.
 const BLOCK: u64 = 4096;

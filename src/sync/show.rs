@@ -9,8 +9,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use sd_notify::NotifyState;
 
 use super::plan::Plan;
-use super::plan_text::size;
 use crate::state::{self, Progress, Seconds, seconds};
+use crate::told::size;
 
 const BAR: &str = "{bar:30} {pos}/{len} packages, {msg}, {elapsed} gone, {eta} left";
 /// How often systemd is told.

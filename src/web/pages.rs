@@ -10,8 +10,8 @@ use maud::{DOCTYPE, Markup, html};
 use super::plot::{Sample, Unit, steps, sums};
 use crate::places::Places;
 use crate::state::{Point, Seconds, last_points, points};
-use crate::status::text::{duration, time};
 use crate::status::{Fleet, Level, Target};
+use crate::told::{duration, time};
 
 pub(super) use package::package;
 pub(super) use target::target;

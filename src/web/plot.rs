@@ -3,8 +3,7 @@
 use maud::{Markup, html};
 
 use crate::state::Seconds;
-use crate::status::text::{duration, time};
-use crate::sync::plan_text::size;
+use crate::told::{duration, size, time};
 
 const WIDTH: f64 = 640.0;
 const HEIGHT: f64 = 160.0;

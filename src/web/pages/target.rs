@@ -7,10 +7,10 @@ use maud::{Markup, html};
 use super::{age, frame, package_link, runs_now, state, target_plots};
 use crate::places::Places;
 use crate::state::Seconds;
-use crate::status::text::{duration, time, upkeep_in_words};
+use crate::status::text::upkeep_in_words;
 use crate::status::{Fleet, Target};
-use crate::sync::plan_text::size;
 use crate::tags::Tag;
+use crate::told::{duration, size, time};
 
 /// All that is known of the one target of `fleet`.
 pub(in crate::web) fn target(root: &Path, fleet: &Fleet) -> Markup {
