@@ -77,4 +77,12 @@ mod tests {
         assert_eq!(time(u64::MAX), i64::MAX.to_string());
         assert_eq!(exact(i64::MIN), i64::MIN.to_string());
     }
+
+    #[test]
+    fn durations_have_two_units_at_most_and_sizes_three_digits() {
+        let all = [0, 59, 130, 3600, 90_000].map(duration);
+        assert_eq!(all, ["0s", "59s", "2m 10s", "1h", "1d 1h"]);
+        let all = [0, 1023, 1536, 150 << 10, u64::MAX].map(size);
+        assert_eq!(all, ["0 B", "1023 B", "1.5 KiB", "150 KiB", "16.0 EiB"]);
+    }
 }

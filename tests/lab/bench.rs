@@ -22,7 +22,7 @@ mod usage;
 use table::line;
 
 fn main() {
-    let _disk = disk::Disk::fresh();
+    disk::mount_fresh();
     println!("{:<60} {:>12} {:>12} {:>7}", "measure", "blat", "rsync", "ratio");
     let only: Vec<String> = std::env::args().skip(1).collect();
     let measures: [(&str, fn()); 8] = [

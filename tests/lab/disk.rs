@@ -7,6 +7,9 @@
 use std::fs;
 use std::process::Command;
 
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+
 use crate::machines::lab_dir;
 
 /// As much as the fills of three targets and their peers need.
@@ -14,38 +17,31 @@ const BYTES: u64 = 12 << 30;
 /// It is written in such pieces.
 const BLOCK: u64 = 8 << 20;
 
-/// Mounted where the lab has its machines, until it is dropped.
-pub(crate) struct Disk(());
-
-impl Disk {
-    /// # Panics
-    /// When the file system cannot be made or mounted.
-    pub(crate) fn fresh() -> Self {
-        let (image, place) = (lab_dir().join("disk.img"), lab_dir().join("run"));
-        fs::create_dir_all(&place).expect("the lab's folder can be written");
-        let _ = fs::remove_file(&image);
-        // Written once as a whole, and nothing of it given back: a disk has its blocks, and needs not be
-        // given one by the file system below for each that is written.
-        let of = format!("of={}", image.display());
-        let blocks = format!("count={}", BYTES / BLOCK);
-        let to_image =
-            [&*of, &*blocks, &format!("bs={BLOCK}"), "if=/dev/zero", "oflag=direct", "status=none"];
-        run(Command::new("dd").args(to_image));
-        run(Command::new("mkfs.ext4").args(["-q", "-F", "-E", "nodiscard"]).arg(&image));
-        // What is written goes to the disk as from any file system: not through memory once more.
-        let device = run(Command::new("losetup").args(["--direct-io=on", "--find", "--show"]).arg(&image));
-        run(Command::new("mount").arg(&device).arg(&place));
-        // Device and image go with their last user.
-        run(Command::new("losetup").args(["--detach", &device]));
-        fs::remove_file(&image).expect("the file can be removed");
-        Self(())
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        run(Command::new("umount").arg("--lazy").arg(lab_dir().join("run")));
-    }
+/// Mounts it where the lab has its machines. Only this program and what it starts see it there, so it goes
+/// with them, however they end. To be called before there is another thread.
+///
+/// # Panics
+/// When the file system cannot be made or mounted.
+pub(crate) fn mount_fresh() {
+    let (image, place) = (lab_dir().join("disk.img"), lab_dir().join("run"));
+    fs::create_dir_all(&place).expect("the lab's folder can be written");
+    let _ = fs::remove_file(&image);
+    // Written once as a whole, and nothing of it given back: a disk has its blocks, and needs not be
+    // given one by the file system below for each that is written.
+    let of = format!("of={}", image.display());
+    let blocks = format!("count={}", BYTES / BLOCK);
+    let to_image = [&*of, &*blocks, &format!("bs={BLOCK}"), "if=/dev/zero", "oflag=direct", "status=none"];
+    run(Command::new("dd").args(to_image));
+    run(Command::new("mkfs.ext4").args(["-q", "-F", "-E", "nodiscard"]).arg(&image));
+    // What is written goes to the disk as from any file system: not through memory once more.
+    let device = run(Command::new("losetup").args(["--direct-io=on", "--find", "--show"]).arg(&image));
+    unshare(CloneFlags::CLONE_NEWNS).expect("mounts of our own");
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    mount(None::<&str>, "/", None::<&str>, private, None::<&str>).expect("mounts that nobody else sees");
+    mount(Some(&*device), &place, Some("ext4"), MsFlags::empty(), None::<&str>).expect("a mounted disk");
+    // Device and image go with their last user.
+    run(Command::new("losetup").args(["--detach", &device]));
+    fs::remove_file(&image).expect("the file can be removed");
 }
 
 /// The first line that it says.
