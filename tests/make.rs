@@ -37,7 +37,7 @@ fn what_a_build_lacks_is_said_with_what_installs_it() {
     let programs = tempfile::tempdir().expect("a folder");
     symlink("/bin/mkdir", programs.path().join("mkdir")).expect("a link");
     let lacks = |what: &str| {
-        let output = run(checkout(), "build-possible", |make| make.env("PATH", programs.path()));
+        let output = run(checkout(), &["build-possible", &format!("PATH={}", programs.path().display())]);
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success() && said.contains(what) && said.contains("make setup"), "{said}");
     };
@@ -67,14 +67,13 @@ fn tracked_files() -> Vec<PathBuf> {
 }
 
 fn make(dir: &Path, target: &str) -> String {
-    let output = run(dir, target, |make| make);
+    let output = run(dir, &[target]);
     assert!(output.status.success(), "make {target}: {output:?}");
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// Runs `make` in `dir`; `with` may set its surroundings.
-fn run(dir: &Path, target: &str, with: impl FnOnce(&mut Command) -> &mut Command) -> Output {
-    let mut make = Command::new("/usr/bin/make");
-    make.args(["--no-print-directory", target]).current_dir(dir).env_remove("MAKEFLAGS");
-    with(&mut make).output().expect("this test needs make")
+fn run(dir: &Path, arguments: &[&str]) -> Output {
+    let mut make = Command::new("make");
+    make.arg("--no-print-directory").args(arguments).current_dir(dir).env_remove("MAKEFLAGS");
+    make.output().expect("this test needs make")
 }

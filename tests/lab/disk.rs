@@ -7,10 +7,7 @@
 use std::fs;
 use std::process::Command;
 
-use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
-
-use crate::machines::lab_dir;
+use crate::machines::{lab_dir, own_mounts};
 
 /// As much as the fills of three targets and their peers need.
 const BYTES: u64 = 12 << 30;
@@ -35,10 +32,8 @@ pub(crate) fn mount_fresh() {
     run(Command::new("mkfs.ext4").args(["-q", "-F", "-E", "nodiscard"]).arg(&image));
     // What is written goes to the disk as from any file system: not through memory once more.
     let device = run(Command::new("losetup").args(["--direct-io=on", "--find", "--show"]).arg(&image));
-    unshare(CloneFlags::CLONE_NEWNS).expect("mounts of our own");
-    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-    mount(None::<&str>, "/", None::<&str>, private, None::<&str>).expect("mounts that nobody else sees");
-    mount(Some(&*device), &place, Some("ext4"), MsFlags::empty(), None::<&str>).expect("a mounted disk");
+    own_mounts().expect("mounts that nobody else sees");
+    run(Command::new("mount").arg(&device).arg(&place));
     // Device and image go with their last user.
     run(Command::new("losetup").args(["--detach", &device]));
     fs::remove_file(&image).expect("the file can be removed");

@@ -37,6 +37,7 @@ pub use install::{
     build_packages, build_rpms, built, install, install_deb, install_target, make, put_deb, put_file,
 };
 pub use machine::Machine;
+pub use namespace::own_mounts;
 pub use network::LAB_ADDR;
 pub use real_archive::real_archive;
 pub use slow_link::{Link, Rate};

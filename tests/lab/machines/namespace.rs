@@ -86,8 +86,13 @@ fn work(inbox: Receiver<Job>) {
 }
 
 fn move_out() -> Result<()> {
-    unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET)
-        .context("making namespaces (booting machines takes root)")?;
+    unshare(CloneFlags::CLONE_NEWNET).context("making a network namespace (booting machines takes root)")?;
+    own_mounts()
+}
+
+/// Gives the thread, and those that it starts from then on, a private copy of the mounts.
+pub fn own_mounts() -> Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS).context("making a mount namespace (booting machines takes root)")?;
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount(None::<&str>, "/", None::<&str>, private, None::<&str>).context("private mounts")
 }
