@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::ahead::{Ahead, Taken};
 use crate::frame;
+use crate::lanes::{InOrder, SPREAD_AFTER, Switch};
 use crate::message::{Outcome, ToHost};
 use crate::partial::Partial;
 use crate::refusal::End;
@@ -22,6 +23,8 @@ const YIELD_AFTER: Duration = Duration::from_secs(3);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// So many bytes may wait for what is done with them, and are lost when the program is killed.
 const AHEAD_MAX: usize = 4 << 20;
+// Of what goes over to lanes, nothing may have been read yet.
+const _: () = assert!(SPREAD_AFTER >= 2 * AHEAD_MAX as u64);
 /// How often a host is told that work goes on.
 const BEAT: Duration = Duration::from_secs(10);
 
@@ -31,6 +34,9 @@ pub(crate) struct Input {
     ahead: Arc<Ahead>,
     /// What is being read now.
     piece: io::Cursor<Vec<u8>>,
+    /// How many bytes were read.
+    taken: u64,
+    switch: Switch,
     silence_max: Duration,
     pulse: Arc<Pulse>,
 }
@@ -40,11 +46,22 @@ impl Input {
     pub(crate) fn new(said: Vec<u8>, file: File, silence_max: Duration, pulse: Arc<Pulse>) -> Self {
         let ahead = Arc::new(Ahead::new(AHEAD_MAX));
         let (reads, again) = (ahead.clone(), said.clone());
+        let switch = Switch::new();
+        let switches = switch.clone();
         std::thread::spawn(move || match hear_again(&file, &again) {
-            Ok(()) => reads.read(file),
+            Ok(()) => reads.read(InOrder::new(file, again.len() as u64, switches)),
             Err(why) => reads.end(Err(why)),
         });
-        Self { ahead, piece: io::Cursor::new(said), silence_max, pulse }
+        Self { ahead, piece: io::Cursor::new(said), taken: 0, switch, silence_max, pulse }
+    }
+
+    /// Behind so many bytes more, the input comes by these lanes as well.
+    pub(crate) fn spread(&mut self, after: u64, lanes: Vec<File>) -> Result<(), End> {
+        if after < SPREAD_AFTER {
+            return Err(End::broken(format!("the host spreads the session behind {after} bytes already")));
+        }
+        self.switch.set(self.taken.saturating_add(after), lanes);
+        Ok(())
     }
 
     /// Whether something can be read without waiting (an end of the input counts).
@@ -86,7 +103,9 @@ impl Read for Input {
             self.pulse.moved();
             self.piece = io::Cursor::new(piece);
         }
-        self.piece.read(buffer)
+        let read = self.piece.read(buffer)?;
+        self.taken += read as u64;
+        Ok(read)
     }
 }
 

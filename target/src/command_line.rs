@@ -11,6 +11,7 @@ use std::io::Write;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::process::ExitCode;
 
+use crate::lanes::Lane;
 use crate::{index, install, purge, said, serve};
 
 /// Every command and option; the check of the man page reads it.
@@ -21,6 +22,7 @@ usage: blat-target serve         serve one session with a host, on standard inpu
            --archive PATH        serve this archive only: for the forced command of a restricted key
            --allow-replace       with --archive: let the host replace this program by its own build
            --said HEX            what the host says first; by a forced command, that of its own line
+           --join HEX            be one more channel of a session that is served already; as above
        blat-target index         make the index: the list of every file of the archive
        blat-target find PATTERN  print the lines of the index that have PATTERN in them; `*` in it
                                  stands for anything
@@ -91,6 +93,8 @@ pub struct Allowed {
     pub replace: bool,
     /// What the host said first, before standard input.
     pub said: Vec<u8>,
+    /// The lane of another process's session that this is to be, if it is not for one of its own.
+    pub lane: Option<Lane>,
 }
 
 impl Allowed {
@@ -103,6 +107,7 @@ impl Allowed {
                 b"--archive" => allowed.archive = Some(rest.next()?.clone().into_vec()),
                 b"--allow-replace" => allowed.replace = true,
                 b"--said" => allowed.said = said::decode(rest.next()?.as_bytes())?,
+                b"--join" => allowed.lane = Some(Lane::decode(rest.next()?.as_bytes())?),
                 other => allowed.archive = Some(other.strip_prefix(b"--archive=")?.to_vec()),
             }
         }
@@ -128,14 +133,19 @@ impl Allowed {
         (!is_session).then(|| format!("`{}`", crate::refusal::shown(original.as_bytes())))
     }
 
-    /// Takes over what the host said first on the command line that a forced command replaced.
+    /// Takes over what the host said on the command line that a forced command replaced: what it says
+    /// first, or which lane this is.
     pub fn hear(&mut self, original: Option<&OsStr>) {
+        if !self.is_restricted() {
+            return;
+        }
         let mut words = original.unwrap_or_default().as_bytes().split(|byte| *byte == b' ');
-        if self.is_restricted()
-            && words.by_ref().any(|word| word == b"--said")
-            && let Some(said) = words.next().and_then(said::decode)
-        {
-            self.said = said;
+        while let Some(word) = words.next() {
+            match word {
+                b"--said" => self.said = words.next().and_then(said::decode).unwrap_or_default(),
+                b"--join" => self.lane = words.next().and_then(Lane::decode),
+                _ => {}
+            }
         }
     }
 }

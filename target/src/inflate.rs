@@ -13,6 +13,7 @@ use zstd::stream::raw::{DParameter, Decoder, InBuffer, Operation, OutBuffer};
 use crate::channel::{Input, Pulse};
 use crate::commit::Group;
 use crate::frame::{self, Frame, HEADER_LEN, PAYLOAD_MAX};
+use crate::lanes::Lanes;
 use crate::message::{Refusal, ToTarget, window_log_max};
 use crate::partial::Partial;
 use crate::refusal::{End, Stop};
@@ -28,13 +29,34 @@ pub(crate) struct Intake {
     pub(crate) input: Input,
     pub(crate) group: Group,
     pub(crate) pulse: Arc<Pulse>,
+    /// Of the two sides' protocols the older one.
+    pub(crate) protocol: u16,
+    pub(crate) lanes: Lanes,
 }
 
 impl Intake {
     /// The next frame in the middle of a package.
     fn frame(&mut self) -> Result<Frame<ToTarget>, End> {
         self.group.settle(&self.input)?;
-        Ok(frame::read(&mut self.input)?)
+        self.read()
+    }
+
+    /// The next frame that is not about the channel itself.
+    fn read(&mut self) -> Result<Frame<ToTarget>, End> {
+        loop {
+            let message = match frame::read(&mut self.input)? {
+                Frame::Message(message) => message,
+                data => return Ok(data),
+            };
+            if message.since() > self.protocol {
+                return Err(End::broken("the host said what this session's protocol does not have"));
+            }
+            match message {
+                ToTarget::Gather { key, lanes } => self.lanes.gather(key, lanes)?,
+                ToTarget::Spread { after } => self.input.spread(after, self.lanes.take()?)?,
+                message => return Ok(Frame::Message(message)),
+            }
+        }
     }
 
     /// The next message between packages.
@@ -42,7 +64,7 @@ impl Intake {
         self.group.settle(&self.input)?;
         self.pulse.busy(false);
         self.pulse.holds(Weak::new());
-        let frame = frame::read(&mut self.input);
+        let frame = self.read();
         self.pulse.busy(true);
         match frame? {
             Frame::Message(message) => Ok(message),

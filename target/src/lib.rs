@@ -13,6 +13,7 @@
 
 pub mod delta;
 pub mod frame;
+pub mod lanes;
 pub mod list;
 pub mod listing;
 pub mod manifest;

@@ -49,11 +49,13 @@ use crate::stamp::Stamp;
 
 /// The protocol that this build speaks; a session has the older one of its two sides. What is newer
 /// than 1 is said only to who speaks it.
-pub const PROTOCOL: u16 = if cfg!(feature = "oldest-protocol") { 1 } else { 3 };
+pub const PROTOCOL: u16 = if cfg!(feature = "oldest-protocol") { 1 } else { 4 };
 /// The oldest protocol that this build understands.
 pub const PROTOCOL_OLDEST: u16 = 1;
 /// From this protocol on, what the host says first may come by the helper's command line.
 pub const PROTOCOL_OF_SAID: u16 = 3;
+/// From this protocol on, a session may have several channels.
+pub const PROTOCOL_OF_LANES: u16 = 4;
 /// How many package-versions one [`ToTarget::Query`] may name.
 pub const QUERY_MAX: usize = 1000;
 /// The longest PackageList, in bytes.
@@ -169,6 +171,17 @@ pub enum ToTarget {
     Rest(RestHead),
     /// A package-version follows, in full and without a tar. Since protocol 3.
     Whole(PackageHead),
+    /// So many lanes ([`crate::lanes`]) come to this session, beside its own channel, and know it by this key.
+    /// Answered by [`ToHost::Gathered`] once all are there; by nothing where they do not come. Since
+    /// protocol 4; it and [`ToTarget::Spread`] may come in the middle of a package.
+    Gather {
+        key: Digest,
+        lanes: u8,
+    },
+    /// Behind so many bytes more, what comes is spread over all lanes. Since protocol 4.
+    Spread {
+        after: u64,
+    },
 }
 
 impl ToTarget {
@@ -202,6 +215,7 @@ impl ToTarget {
             | Self::Resume(_)
             | Self::Rest(_) => 2,
             Self::Whole(_) => Self::PROTOCOL_OF_WHOLE,
+            Self::Gather { .. } | Self::Spread { .. } => PROTOCOL_OF_LANES,
         }
     }
 }
@@ -317,6 +331,8 @@ pub enum ToHost {
         bytes: u64,
         digest: Digest,
     },
+    /// All lanes are there that were announced.
+    Gathered,
 }
 
 /// What goes on at a target, and what went on.

@@ -21,6 +21,7 @@ use crate::command_line::Allowed;
 use crate::commit::{Group, Pending, Unsynced};
 use crate::frame::{Frame, HEADER_LEN, Header, MAGIC};
 use crate::inflate::{Inflate, Intake, Packed};
+use crate::lanes::Lanes;
 use crate::list::{Listed, list};
 use crate::manifest::{ENTRIES_MAX, Time};
 use crate::message::{
@@ -73,6 +74,9 @@ pub fn serve(mut allowed: Allowed) -> ExitCode {
         eprintln!("blat-target: standard input and output are needed");
         return ExitCode::from(EXIT_USAGE);
     };
+    if let Some(lane) = allowed.lane {
+        return joined(lane.join(&input));
+    }
     let input = Input::new(std::mem::take(&mut allowed.said), input, SILENCE_MAX, pulse.clone());
     let output = Arc::new(Output::new(output));
     match converse(input, &output, pulse, &allowed) {
@@ -82,6 +86,17 @@ pub fn serve(mut allowed: Allowed) -> ExitCode {
             ExitCode::from(EXIT_LATER)
         }
         Err(End::Failed(refusal)) => fail(&output, refusal),
+    }
+}
+
+/// How a process ends that was a lane of another one's session.
+fn joined(how: io::Result<()>) -> ExitCode {
+    match how {
+        Ok(()) => ExitCode::from(EXIT_DONE),
+        Err(why) => {
+            eprintln!("blat-target: no session took this lane: {why}");
+            ExitCode::from(EXIT_LATER)
+        }
     }
 }
 
@@ -127,11 +142,11 @@ fn converse(mut input: Input, output: &Arc<Output>, pulse: Arc<Pulse>, allowed: 
     let aging = Aging::new(archive.clone(), turns.clone(), &hello);
     let group = Group::new(archive.clone(), turns, output.clone(), pulse.clone());
     let inflate = Inflate::new(protocol).map_err(|why| End::Failed(Refusal::later(why.to_string())))?;
-    let intake = Intake { input, group, pulse };
+    let lanes = Lanes::new(output.clone());
+    let intake = Intake { input, group, pulse, protocol, lanes };
     let replace = allowed.replace || !allowed.is_restricted();
     let output = output.clone();
     let mut talk = Talk {
-        protocol,
         replace,
         archive,
         aging,
@@ -206,8 +221,6 @@ const LISTING_LEVEL: i32 = 1;
 
 /// A session after the hellos.
 struct Talk {
-    /// Of the two sides' protocols the older one.
-    protocol: u16,
     /// Whether this session may replace the program.
     replace: bool,
     archive: Arc<Archive>,
@@ -231,9 +244,6 @@ impl Talk {
     fn run(&mut self) -> Result<(), End> {
         loop {
             let message = self.intake.message()?;
-            if message.since() > self.protocol {
-                return Err(End::broken("the host said what this session's protocol does not have"));
-            }
             match message {
                 ToTarget::AskReplace => self.ask_replace()?,
                 ToTarget::Replace { number, length, digest } => self.replace(number, length, digest)?,
@@ -262,6 +272,9 @@ impl Talk {
                     self.output.say(&info)?;
                 }
                 ToTarget::Done { sent } => return self.done(sent),
+                ToTarget::Gather { .. } | ToTarget::Spread { .. } => {
+                    return Err(End::broken("the host spreads a session in the wrong place"));
+                }
                 ToTarget::Hello(_) => return Err(End::broken("the host introduced itself twice")),
                 ToTarget::PackageEnd | ToTarget::Abandon(_) => {
                     return Err(End::broken("the host ended a package that it had not begun"));

@@ -17,6 +17,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use blat_target::frame::{self, Frame, MAGIC};
+use blat_target::lanes::BLOCK;
 use blat_target::message::*;
 use blat_target::package::PackageVersion;
 use tempfile::TempDir;
@@ -165,6 +166,44 @@ pub struct Host {
     encoder: zstd::stream::write::Encoder<'static, Vec<u8>>,
     sent: u64,
     kept: Vec<ToHost>,
+    lanes: Lanes,
+}
+
+/// Further channels of a session, and whose turn it is.
+#[derive(Default)]
+struct Lanes {
+    beside: Vec<Child>,
+    /// How many bytes still come by the session's own channel alone; none where it is not spread.
+    after: Option<usize>,
+    turn: usize,
+    left: usize,
+}
+
+impl Lanes {
+    /// Waits for their ends; the exit codes.
+    fn ended(&mut self) -> Vec<Option<i32>> {
+        self.beside.iter_mut().map(|lane| lane.wait().unwrap().code()).collect()
+    }
+
+    /// By which lane the next bytes go (0: by the session's own channel), and how many of them.
+    fn next(&mut self, most: usize) -> (usize, usize) {
+        match &mut self.after {
+            None => (0, most),
+            Some(after @ 1..) => {
+                let most = most.min(*after);
+                *after -= most;
+                (0, most)
+            }
+            Some(0) => {
+                if self.left == 0 {
+                    (self.turn, self.left) = ((self.turn + 1) % (self.beside.len() + 1), BLOCK);
+                }
+                let most = most.min(self.left);
+                self.left -= most;
+                (self.turn, most)
+            }
+        }
+    }
 }
 
 /// How a session ended.
@@ -174,6 +213,8 @@ pub struct Ended {
     pub signal: Option<i32>,
     pub heard: Vec<ToHost>,
     pub stderr: String,
+    /// The exit codes of the session's lanes.
+    pub lanes: Vec<Option<i32>>,
 }
 
 impl Ended {
@@ -218,7 +259,8 @@ impl Host {
         let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 3).unwrap();
         encoder.window_log(window_log_max(PROTOCOL_OLDEST)).unwrap();
         let stdin = child.stdin.take();
-        Self { child, stdin, heard, listening, encoder, sent: 0, kept: Vec::new() }
+        let lanes = Lanes { left: BLOCK, ..Lanes::default() };
+        Self { child, stdin, heard, listening, encoder, sent: 0, kept: Vec::new(), lanes }
     }
 
     pub fn pid(&self) -> u32 {
@@ -226,8 +268,41 @@ impl Host {
     }
 
     /// Writes bytes as they are; a helper that is gone is no error here.
-    pub fn raw(&mut self, bytes: &[u8]) -> bool {
-        self.stdin.as_mut().is_some_and(|stdin| stdin.write_all(bytes).is_ok())
+    pub fn raw(&mut self, mut bytes: &[u8]) -> bool {
+        while !bytes.is_empty() {
+            let (lane, count) = self.lanes.next(bytes.len());
+            let stdin = match lane {
+                0 => self.stdin.as_mut(),
+                lane => self.lanes.beside[lane - 1].stdin.as_mut(),
+            };
+            if stdin.is_none_or(|stdin| stdin.write_all(&bytes[..count]).is_err()) {
+                return false;
+            }
+            bytes = &bytes[count..];
+        }
+        true
+    }
+
+    /// Starts a lane of the session by this command, and leaves it waiting.
+    pub fn join(&mut self, mut command: Command) {
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        self.lanes.beside.push(command.spawn().unwrap());
+    }
+
+    /// Says that the session is spread over its lanes behind so many bytes more.
+    pub fn spread(&mut self, after: usize) {
+        self.say(&ToTarget::Spread { after: after as u64 });
+        self.lanes.after = Some(after);
+    }
+
+    /// Waits until all lanes have ended by themselves.
+    pub fn lanes_ended(&mut self) -> Vec<Option<i32>> {
+        self.lanes.ended()
+    }
+
+    /// One lane breaks.
+    pub fn cut_lane(&mut self, lane: usize) {
+        drop(self.lanes.beside[lane].stdin.take());
     }
 
     pub fn say(&mut self, message: &ToTarget) -> bool {
@@ -344,7 +419,8 @@ impl Host {
         self.listening.join().unwrap();
         let mut heard = self.kept;
         heard.extend(self.heard.try_iter());
-        Ended { code: status.code(), signal: status.signal(), heard, stderr }
+        let lanes = self.lanes.ended();
+        Ended { code: status.code(), signal: status.signal(), heard, stderr, lanes }
     }
 }
 

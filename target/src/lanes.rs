@@ -1,0 +1,256 @@
+//! Lanes: one session's bytes by several channels, where the window of one cannot fill the line.
+//!
+//! sshd gives a channel a window of 2 MiB, so on a line to the other side of the world a channel carries
+//! 80 Mbit/s, whatever the line could. For each further one the host starts a process
+//! (`blat-target serve --join`) that hands its standard input over to the session, by a socket whose name in
+//! the abstract namespace is a key that the host made up for this session. From a place in the stream that
+//! the host names ([`Spread`](crate::message::ToTarget::Spread)), its bytes come in blocks of [`BLOCK`], one by each lane in turn; the
+//! session's own channel is the first.
+
+use std::fs::File;
+use std::io::{self, IoSlice, IoSliceMut, Read};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::sockopt::PeerCredentials;
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, getsockopt, recvmsg, sendmsg};
+
+use crate::channel::Output;
+use crate::message::{Digest, ToHost};
+use crate::refusal::End;
+use crate::said;
+
+/// So many bytes come by one lane, before the next one's turn.
+pub const BLOCK: usize = 64 << 10;
+/// A session has at most so many lanes, its own channel included.
+pub const LANES_MAX: u8 = 16;
+/// So many bytes at least come by the session's own channel behind [`Spread`](crate::message::ToTarget::Spread): more than is read
+/// ahead of it.
+pub const SPREAD_AFTER: u64 = 8 << 20;
+/// For how long a lane and its session wait for each other,
+const PATIENCE: Duration = Duration::from_secs(30);
+/// and how often a lane looks whether the session is there.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// One lane of a session, as it stands on a helper's command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lane {
+    /// What the host calls the session by, for its lanes: nobody guesses it.
+    pub key: Digest,
+    /// Which of its lanes: 1 is the first beside the session's own channel.
+    pub number: u8,
+}
+
+impl Lane {
+    /// In hexadecimal: the key, and the number.
+    pub fn encode(&self) -> String {
+        said::encode(&[&self.key.0[..], &[self.number]].concat())
+    }
+
+    /// Reads what stands there; none if it is no lane.
+    pub fn decode(text: &[u8]) -> Option<Self> {
+        let bytes = said::decode(text)?;
+        let (number, key) = bytes.split_last()?;
+        Some(Self { key: Digest(key.try_into().ok()?), number: *number })
+    }
+
+    /// Hands `input` over to the session, and stays until that has ended.
+    ///
+    /// # Errors
+    /// When there is no such session within 30 seconds, or it is another user's.
+    pub(crate) fn join(self, input: &File) -> io::Result<()> {
+        let address = address(self.key)?;
+        let begin = Instant::now();
+        let session = loop {
+            match UnixStream::connect_addr(&address) {
+                Err(why) if why.kind() == io::ErrorKind::ConnectionRefused && begin.elapsed() < PATIENCE => {
+                    std::thread::sleep(LOOK_EVERY);
+                }
+                other => break other?,
+            }
+        };
+        check_user(&session)?;
+        let (number, input) = ([self.number], [input.as_raw_fd()]);
+        let rights = [ControlMessage::ScmRights(&input)];
+        sendmsg::<()>(session.as_raw_fd(), &[IoSlice::new(&number)], &rights, MsgFlags::empty(), None)?;
+        // It says nothing, and ends.
+        (&session).read(&mut [0]).map(drop)
+    }
+}
+
+/// The sockets of the abstract namespace are open to every user of the machine.
+fn check_user(peer: &UnixStream) -> io::Result<()> {
+    let peer = getsockopt(peer, PeerCredentials)?.uid();
+    if peer == nix::unistd::geteuid().as_raw() {
+        return Ok(());
+    }
+    Err(io::Error::other(format!("the user {peer} is at the other end of its socket")))
+}
+
+fn address(key: Digest) -> io::Result<SocketAddr> {
+    SocketAddr::from_abstract_name(format!("blat-{}", said::encode(&key.0)))
+}
+
+/// A lane that was handed over.
+struct Joined {
+    number: u8,
+    input: File,
+    /// Its process ends with this.
+    process: UnixStream,
+}
+
+impl Joined {
+    fn receive(process: UnixStream) -> io::Result<Self> {
+        check_user(&process)?;
+        process.set_read_timeout(Some(PATIENCE))?;
+        let (mut number, mut space) = ([0], nix::cmsg_space!([i32; 1]));
+        let mut parts = [IoSliceMut::new(&mut number)];
+        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+        let came = recvmsg::<()>(process.as_raw_fd(), &mut parts, Some(&mut space), flags)?;
+        let handed = came.cmsgs()?.find_map(|message| match message {
+            ControlMessageOwned::ScmRights(handed) => handed.first().copied(),
+            _ => None,
+        });
+        let handed = handed.ok_or_else(|| io::Error::other("a lane came without its input"))?;
+        // SAFETY: the kernel made the descriptor for this message, and nobody else takes it.
+        let input = unsafe { File::from_raw_fd(handed) };
+        Ok(Self { number: number[0], input, process })
+    }
+}
+
+/// Waits until lanes 1 to `count` are there.
+fn gather(key: Digest, count: u8) -> io::Result<Vec<Joined>> {
+    let listener = UnixListener::bind_addr(&address(key)?)?;
+    let (begin, mut lanes) = (Instant::now(), Vec::new());
+    while lanes.len() < usize::from(count) {
+        let left = PATIENCE.saturating_sub(begin.elapsed());
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        if poll(&mut [PollFd::new(listener.as_fd(), PollFlags::POLLIN)], timeout)? == 0 {
+            return Err(io::Error::other(format!("{} of {count} lanes came in time", lanes.len())));
+        }
+        lanes.push(Joined::receive(listener.accept()?.0)?);
+    }
+    lanes.sort_by_key(|lane| lane.number);
+    if lanes.iter().map(|lane| lane.number).eq(1..=count) {
+        return Ok(lanes);
+    }
+    Err(io::Error::other("they are not those that were announced"))
+}
+
+/// What a session knows of its lanes.
+pub(crate) struct Lanes {
+    output: Arc<Output>,
+    gathered: Arc<Mutex<Vec<Joined>>>,
+    /// Held as long as the session: the lanes' processes.
+    held: Vec<UnixStream>,
+    asked: bool,
+}
+
+impl Lanes {
+    pub(crate) fn new(output: Arc<Output>) -> Self {
+        Self { output, gathered: Arc::default(), held: Vec::new(), asked: false }
+    }
+
+    /// Begins to wait for lanes, and tells the host once all are there.
+    pub(crate) fn gather(&mut self, key: Digest, count: u8) -> Result<(), End> {
+        if std::mem::replace(&mut self.asked, true) || !(1..LANES_MAX).contains(&count) {
+            return Err(End::broken(format!("the host asked for lanes again, or for {count} of them")));
+        }
+        let (gathered, output) = (self.gathered.clone(), self.output.clone());
+        std::thread::spawn(move || match gather(key, count) {
+            Ok(lanes) => {
+                *gathered.lock().unwrap_or_else(PoisonError::into_inner) = lanes;
+                // A host that hears nothing any more is gone, which the input tells.
+                let _ = output.say(&ToHost::Gathered);
+            }
+            Err(why) => eprintln!("blat-target: the session stays on one channel: {why}"),
+        });
+        Ok(())
+    }
+
+    /// The inputs of the lanes that are there.
+    pub(crate) fn take(&mut self) -> Result<Vec<File>, End> {
+        let lanes = std::mem::take(&mut *self.gathered.lock().unwrap_or_else(PoisonError::into_inner));
+        if lanes.is_empty() {
+            return Err(End::broken("the host spreads the session over lanes that it has not"));
+        }
+        let (inputs, processes): (Vec<_>, Vec<_>) =
+            lanes.into_iter().map(|lane| (lane.input, lane.process)).unzip();
+        self.held.extend(processes);
+        Ok(inputs)
+    }
+}
+
+/// Where a session's input goes over to lanes; told to whoever reads it.
+#[derive(Clone)]
+pub(crate) struct Switch(Arc<(AtomicU64, Mutex<Vec<File>>)>);
+
+impl Switch {
+    pub(crate) fn new() -> Self {
+        Self(Arc::new((AtomicU64::new(u64::MAX), Mutex::default())))
+    }
+
+    /// Behind so many bytes, which are more than were read yet, all of these have a part.
+    pub(crate) fn set(&self, at: u64, lanes: Vec<File>) {
+        *self.0.1.lock().unwrap_or_else(PoisonError::into_inner) = lanes;
+        self.0.0.store(at, Ordering::Release);
+    }
+
+    fn at(&self) -> u64 {
+        self.0.0.load(Ordering::Acquire)
+    }
+
+    fn take(&self) -> Vec<File> {
+        std::mem::take(&mut *self.0.1.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// A session's input, in the order in which its host sent it.
+pub(crate) struct InOrder {
+    /// The session's own channel, and behind it the other lanes, if there are any yet.
+    lanes: Vec<File>,
+    switch: Switch,
+    /// How many bytes came.
+    at: u64,
+    /// Whose turn it is, and how many bytes still come by it.
+    turn: usize,
+    left: usize,
+}
+
+impl InOrder {
+    /// The input that comes by `channel`, of which so many bytes came already.
+    pub(crate) fn new(channel: File, at: u64, switch: Switch) -> Self {
+        Self { lanes: vec![channel], switch, at, turn: 0, left: BLOCK }
+    }
+}
+
+impl Read for InOrder {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut most = buffer.len();
+        if self.lanes.len() == 1 {
+            if self.at == self.switch.at() {
+                self.lanes.append(&mut self.switch.take());
+            } else {
+                let left = self.switch.at() - self.at;
+                most = most.min(usize::try_from(left).unwrap_or(usize::MAX));
+            }
+        }
+        if self.lanes.len() > 1 {
+            if self.left == 0 {
+                (self.turn, self.left) = ((self.turn + 1) % self.lanes.len(), BLOCK);
+            }
+            most = most.min(self.left);
+        }
+        let came = self.lanes[self.turn].read(&mut buffer[..most])?;
+        self.at += came as u64;
+        if self.lanes.len() > 1 {
+            self.left -= came;
+        }
+        Ok(came)
+    }
+}

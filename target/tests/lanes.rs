@@ -1,0 +1,168 @@
+//! Sessions whose bytes come by several channels.
+
+mod common;
+
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::process::Command;
+
+use blat_target::lanes::{LANES_MAX, Lane, SPREAD_AFTER};
+use blat_target::message::{Digest, HostHello, Outcome, ToHost, ToTarget};
+use common::delta::Told;
+use common::{Host, Site, host_hello};
+
+const NEW: Outcome = Outcome::Committed { replaced: false };
+const AFTER: usize = SPREAD_AFTER as usize;
+
+fn noise(length: usize) -> Vec<u8> {
+    let mut noise = vec![0; length];
+    blake3::Hasher::new().finalize_xof().fill(&mut noise);
+    noise
+}
+
+/// A key that no other test has.
+fn key() -> Digest {
+    let unique = tempfile::tempdir().unwrap();
+    Digest(*blake3::hash(unique.path().as_os_str().as_encoded_bytes()).as_bytes())
+}
+
+fn lane(site: &Site, key: Digest, number: u8) -> Command {
+    let mut command = site.command();
+    command.args(["serve", "--join", &Lane { key, number }.encode()]);
+    command
+}
+
+/// A session to which lanes have come.
+fn with_lanes(site: &Site, lanes: u8) -> Host {
+    let (mut host, key) = (site.host(), key());
+    // Whoever comes first waits for the other.
+    host.join(lane(site, key, 1));
+    host.say(&ToTarget::Gather { key, lanes });
+    (2..=lanes).for_each(|number| host.join(lane(site, key, number)));
+    assert_eq!(host.next(), Some(ToHost::Gathered));
+    host
+}
+
+#[test]
+fn what_comes_by_several_lanes_arrives_as_it_was() {
+    let site = Site::new();
+    let mut host = with_lanes(&site, 3);
+    let content = noise(AFTER + (7 << 20) + 5);
+    let told = Told::in_full("a/1").whole("x", &content);
+    host.begin_in_full(&told);
+    // In the middle of a package, as a large one has it.
+    host.spread(AFTER);
+    host.bytes(&told.plain_in_full());
+    host.say(&ToTarget::PackageEnd);
+    assert_eq!(host.outcome(), NEW);
+    host.send_in_full(&Told::in_full("a/2").whole("x", b"small"));
+    assert_eq!(host.outcome(), NEW);
+    let ended = host.done();
+    assert_eq!((ended.code, &ended.lanes[..]), (Some(0), &[Some(0); 3][..]), "{ended:?}");
+    assert!(std::fs::read(site.archive().join("a/1/x")).unwrap() == content);
+    assert_eq!(std::fs::read(site.archive().join("a/2/x")).unwrap(), b"small");
+    assert!(site.leftovers().is_empty());
+}
+
+#[test]
+fn a_session_that_is_not_spread_has_no_use_for_its_lanes() {
+    let site = Site::new();
+    let mut host = with_lanes(&site, 1);
+    host.send_in_full(&Told::in_full("a/1"));
+    assert_eq!(host.outcome(), NEW);
+    let ended = host.done();
+    assert_eq!((ended.code, &ended.lanes[..]), (Some(0), &[Some(0)][..]), "{ended:?}");
+}
+
+#[test]
+fn a_lane_that_breaks_ends_the_session_as_a_cut_line_does() {
+    let site = Site::new();
+    let mut host = with_lanes(&site, 2);
+    let content = noise(AFTER + (2 << 20));
+    let told = Told::in_full("a/1").whole("x", &content);
+    host.begin_in_full(&told);
+    host.spread(AFTER);
+    host.cut_lane(1);
+    host.bytes(&told.plain_in_full());
+    let ended = host.end();
+    assert_eq!((ended.code, &ended.lanes[..]), (Some(75), &[Some(0); 2][..]), "{ended:?}");
+    assert!(ended.stderr.contains("ended in the middle of a session"), "{}", ended.stderr);
+    // What came before the break is kept.
+    let mut host = site.host();
+    assert!(matches!(host.next(), Some(ToHost::Partial(partial)) if partial.len() == 1));
+    assert_eq!(host.done().code, Some(0));
+}
+
+#[test]
+fn a_forced_command_can_be_a_lane() {
+    let site = Site::new();
+    let (mut host, key) = (site.host(), key());
+    host.say(&ToTarget::Gather { key, lanes: 1 });
+    let mut command = site.command();
+    command.args(["serve", "--archive", "dpkg_archive"]);
+    command.env("SSH_CONNECTION", "192.0.2.1 1 192.0.2.2 22");
+    let line = format!("bin/blat-target serve --join {}", Lane { key, number: 1 }.encode());
+    command.env("SSH_ORIGINAL_COMMAND", line);
+    host.join(command);
+    assert_eq!(host.next(), Some(ToHost::Gathered));
+    assert_eq!(host.done().code, Some(0));
+}
+
+#[test]
+fn lanes_of_another_number_leave_the_session_as_it_is() {
+    let site = Site::new();
+    let (mut host, key) = (site.host(), key());
+    host.join(lane(&site, key, 2));
+    host.say(&ToTarget::Gather { key, lanes: 1 });
+    assert_eq!(host.lanes_ended(), [Some(0)]);
+    host.send_in_full(&Told::in_full("a/1"));
+    assert_eq!(host.outcome(), NEW);
+    let ended = host.done();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(ended.stderr.contains("stays on one channel"), "{}", ended.stderr);
+}
+
+/// What the host may not say ends the session, and is named.
+#[test]
+fn a_host_that_spreads_what_it_may_not_is_refused() {
+    let failed = |host: Host| {
+        let ended = host.end();
+        assert_eq!(ended.code, Some(78), "{ended:?}");
+        ended.failed().unwrap().reason.clone()
+    };
+    let site = Site::new();
+    let mut host = site.host();
+    host.say(&ToTarget::Spread { after: SPREAD_AFTER });
+    assert!(failed(host).contains("over lanes that it has not"));
+    let mut host = with_lanes(&site, 1);
+    host.say(&ToTarget::Spread { after: SPREAD_AFTER - 1 });
+    assert!(failed(host).contains("behind 8388607 bytes already"));
+    for lanes in [0, LANES_MAX] {
+        let mut host = site.host();
+        host.say(&ToTarget::Gather { key: key(), lanes });
+        assert!(failed(host).contains(&format!("or for {lanes} of them")));
+    }
+    let mut host = with_lanes(&site, 1);
+    host.say(&ToTarget::Gather { key: key(), lanes: 1 });
+    assert!(failed(host).contains("asked for lanes again"));
+    let mut host = site.connect();
+    host.hello(HostHello { protocol: 3, ..host_hello() });
+    host.say(&ToTarget::Gather { key: key(), lanes: 1 });
+    assert!(failed(host).contains("this session's protocol does not have"));
+}
+
+#[test]
+fn a_lane_does_not_give_its_input_to_another_user() {
+    if !common::is_root() {
+        // The helper runs as whoever tests: there is no other user here.
+        return;
+    }
+    let (site, key) = (Site::new(), key());
+    let name = format!("blat-{}", blat_target::said::encode(&key.0));
+    let listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(name).unwrap()).unwrap();
+    let refused = lane(&site, key, 1).output().unwrap();
+    drop(listener);
+    assert_eq!(refused.status.code(), Some(75));
+    let words = String::from_utf8(refused.stderr).unwrap();
+    assert!(words.contains("the user 0 is at the other end of its socket"), "{words}");
+}
