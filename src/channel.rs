@@ -12,6 +12,7 @@ use crate::config::{Settings, SshTarget, There};
 use crate::delta::Cache;
 use crate::failure::{Failure, Needs, Result};
 use crate::helper::Helper;
+use crate::lanes::Lanes;
 use crate::memory::Memory;
 use crate::pace::Pace;
 use crate::places::Places;
@@ -66,6 +67,13 @@ impl Channel {
             }
         };
         let facts: Option<state::Facts> = state::read(&places.facts());
+        let attached = Connection::attach(&places.control()).await;
+        let lanes = attached.is_some().then(|| Lanes {
+            controls: places.controls_beside(ssh.connections.get()).collect(),
+            target: settings.name.to_string(),
+            report: places.report.clone(),
+            command: Helper::command(target),
+        });
         let means = Means {
             cache: Cache::new(places.digests.clone()),
             memory: Memory::new(ssh.memory.as_bytes(), target.memory.as_bytes()),
@@ -74,8 +82,9 @@ impl Channel {
             early,
             round_trip: facts.as_ref().and_then(|facts| facts.round_trip(&places.control())),
             by_command: facts.is_none_or(|facts| facts.protocol >= PROTOCOL_OF_SAID),
+            lanes: lanes.filter(|lanes| !lanes.controls.is_empty()),
         };
-        let connection = match Connection::attach(&places.control()).await {
+        let connection = match attached {
             Some(connection) => connection,
             None => connect(settings, reporter).await?,
         };

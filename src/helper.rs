@@ -62,6 +62,11 @@ impl Helper {
         read.person(cannot_read(&self.path)).map(|_| program)
     }
 
+    /// What serves a session on a target.
+    pub(crate) fn command(target: &There) -> String {
+        format!("{}/{NAME} serve", target.bin)
+    }
+
     /// Which program it is.
     pub fn digest(&self) -> Digest {
         self.digest
@@ -74,7 +79,7 @@ impl Helper {
         target: &There,
         hello: HostHello,
     ) -> Result<Session, Refused> {
-        open(connection, &format!("{}/{NAME} serve", target.bin), &hello, &Means::none()).await
+        open(connection, &Self::command(target), &hello, &Means::none()).await
     }
 
     /// Opens a session, with this very build where it can be: it is put there first, through the
@@ -87,7 +92,7 @@ impl Helper {
         hello: HostHello,
         means: &Means,
     ) -> Result<(Session, Option<String>)> {
-        let command = format!("{}/{NAME} serve", target.bin);
+        let command = Self::command(target);
         let open = || open(connection, &command, &hello, means);
         match open().await {
             Ok(session) if session.hello.build == self.digest => return Ok((session, None)),

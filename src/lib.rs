@@ -17,6 +17,7 @@ mod buffers;
 
 pub mod delta;
 mod jobs;
+pub mod lanes;
 pub mod memory;
 mod outlet;
 pub mod pace;

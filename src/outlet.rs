@@ -12,6 +12,9 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use blat_target::frame;
+use blat_target::lanes::{SPREAD_AFTER, Turn};
+use blat_target::message::ToTarget;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
 use nix::libc::off64_t;
@@ -56,12 +59,30 @@ pub(crate) struct Stretch {
     pub(crate) length: usize,
 }
 
+/// What the outlet does about the channel itself, between two frames.
+#[derive(Debug)]
+pub(crate) enum Order {
+    /// It says this.
+    Say(ToTarget),
+    /// It spreads what comes over these as well.
+    Spread(Vec<OwnedFd>),
+}
+
 /// A session's way out. The channel ends with it.
 pub(crate) struct Outlet {
-    pipe: OwnedFd,
-    fullness: Fullness,
+    /// One for each lane.
+    pipes: Vec<Pipe>,
+    turn: Turn,
+    /// Pipes that get their part behind so many bytes more.
+    coming: Option<(u64, Vec<Pipe>)>,
     pace: Pace,
     progress: Progress,
+}
+
+/// A pipe to ssh.
+struct Pipe {
+    end: OwnedFd,
+    fullness: Fullness,
 }
 
 impl Outlet {
@@ -72,24 +93,46 @@ impl Outlet {
     }
 
     fn over(pipe: OwnedFd, pace: Pace, progress: Progress) -> io::Result<Self> {
-        let flags = OFlag::from_bits_retain(fcntl(&pipe, FcntlArg::F_GETFL)?);
-        fcntl(&pipe, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
-        let is_large = fcntl(&pipe, FcntlArg::F_SETPIPE_SZ(PIPE as i32)).is_ok();
-        Ok(Self { pipe, fullness: Fullness::new(is_large), pace, progress })
+        Ok(Self { pipes: vec![Pipe::new(pipe)?], turn: Turn::of(1), coming: None, pace, progress })
     }
 
     /// Puts out whatever comes, until nothing more does, or nobody takes it: the reader learns why the target
     /// hung up, nobody waits for this side.
-    pub(crate) async fn run(mut self, mut outgoing: mpsc::Receiver<Outgoing>) {
+    pub(crate) async fn run(
+        mut self,
+        mut outgoing: mpsc::Receiver<Outgoing>,
+        mut orders: mpsc::UnboundedReceiver<Order>,
+    ) {
         while let Some(next) = outgoing.recv().await {
             match next {
                 Outgoing::Next(rest) => outgoing = rest,
                 Outgoing::Bytes(bytes) => {
-                    if let Err(why) = self.put(&bytes).await {
+                    let mut put = Ok(());
+                    while put.is_ok()
+                        && let Ok(order) = orders.try_recv()
+                    {
+                        put = self.obey(order).await;
+                    }
+                    if put.is_ok() {
+                        put = self.put(&bytes).await;
+                    }
+                    if let Err(why) = put {
                         tracing::debug!("the channel takes nothing more: {why}");
                         return;
                     }
                 }
+            }
+        }
+    }
+
+    async fn obey(&mut self, order: Order) -> io::Result<()> {
+        match order {
+            Order::Say(message) => self.put(&Bytes::Frames(frame::message(&message))).await,
+            Order::Spread(ends) => {
+                let pipes = ends.into_iter().map(Pipe::new).collect::<io::Result<_>>()?;
+                self.put(&Bytes::Frames(frame::message(&ToTarget::Spread { after: SPREAD_AFTER }))).await?;
+                self.coming = Some((SPREAD_AFTER, pipes));
+                Ok(())
             }
         }
     }
@@ -100,13 +143,15 @@ impl Outlet {
             let end = length.min(done + STEP);
             self.pace.turn(end - done, &self.progress).await;
             while done < end {
-                match bytes.put(self.pipe.as_fd(), done, end - done) {
+                let (lane, most) = self.next(end - done);
+                match bytes.put(self.pipes[lane].end.as_fd(), done, most) {
                     Ok(count) => {
-                        self.progress.sent(count);
-                        self.fullness.taken(count);
+                        self.went(lane, count);
                         done += count;
                     }
-                    Err(why) if why.kind() == io::ErrorKind::WouldBlock => self.until_there_is_room().await?,
+                    Err(why) if why.kind() == io::ErrorKind::WouldBlock => {
+                        self.pipes[lane].until_there_is_room().await?;
+                    }
                     Err(why) => return Err(why),
                 }
             }
@@ -114,9 +159,41 @@ impl Outlet {
         Ok(())
     }
 
+    /// Into which pipe the next bytes go, and how many of so many.
+    fn next(&mut self, most: usize) -> (usize, usize) {
+        if let Some((0, pipes)) = &mut self.coming {
+            self.pipes.append(pipes);
+            self.turn = Turn::of(self.pipes.len());
+            self.coming = None;
+        }
+        let most = match self.coming {
+            Some((left, _)) => most.min(usize::try_from(left).unwrap_or(usize::MAX)),
+            None => most,
+        };
+        self.turn.next(most)
+    }
+
+    fn went(&mut self, lane: usize, bytes: usize) {
+        self.progress.sent(bytes);
+        self.pipes[lane].fullness.taken(bytes);
+        self.turn.went(bytes);
+        if let Some((left, _)) = &mut self.coming {
+            *left -= bytes as u64;
+        }
+    }
+}
+
+impl Pipe {
+    fn new(end: OwnedFd) -> io::Result<Self> {
+        let flags = OFlag::from_bits_retain(fcntl(&end, FcntlArg::F_GETFL)?);
+        fcntl(&end, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+        let is_large = fcntl(&end, FcntlArg::F_SETPIPE_SZ(PIPE as i32)).is_ok();
+        Ok(Self { end, fullness: Fullness::new(is_large) })
+    }
+
     async fn until_there_is_room(&mut self) -> io::Result<()> {
         if self.fullness.is_to_be_watched() {
-            pipe::Sender::from_owned_fd(self.pipe.try_clone()?)?.writable().await?;
+            pipe::Sender::from_owned_fd(self.end.try_clone()?)?.writable().await?;
         }
         match self.fullness.rest() {
             Duration::ZERO => {}
@@ -226,7 +303,7 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let mut outlet = Outlet::over(writer.into(), Pace::new(0, None), Progress::start()).unwrap();
-            outlet.fullness.is_large &= is_large;
+            outlet.pipes[0].fullness.is_large &= is_large;
             // Each comes from a queue of its own.
             let (mut give, take) = mpsc::channel(2);
             for bytes in bytes {
@@ -236,7 +313,7 @@ mod tests {
                 give = next;
             }
             drop(give);
-            outlet.run(take).await;
+            outlet.run(take, mpsc::unbounded_channel().1).await;
         });
         reading.join().unwrap()
     }

@@ -42,6 +42,11 @@ impl Places {
         self.runtime.join("ssh")
     }
 
+    /// Those of further ones, where there are so many connections in all.
+    pub fn controls_beside(&self, connections: usize) -> impl Iterator<Item = PathBuf> {
+        (2..=connections).map(|number| self.runtime.join(format!("ssh.{number}")))
+    }
+
     /// Touched to have waiting tags looked at.
     pub fn transfer_trigger(&self) -> PathBuf {
         self.runtime.join("transfer")

@@ -113,6 +113,9 @@ pub enum Report {
     Helper { old: Option<String> },
     /// A run found no connection: the next attempt should not be waited for.
     Wanted,
+    /// A run sends as much as the window of one connection lets, and has use for more of them. Said again as
+    /// long as that is so.
+    Narrow,
 }
 
 /// What a target does by itself.

@@ -10,15 +10,18 @@ mod open;
 
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use blat_target::frame::{self, Frame, HEADER_LEN, Header};
 use blat_target::listing::{Listing, chunk};
-use blat_target::message::{Digest, Listed, Outcome, Refusal, Standing, TargetHello, ToHost, ToTarget};
+use blat_target::message::{
+    Digest, Listed, Outcome, PROTOCOL_OF_LANES, Refusal, Standing, TargetHello, ToHost, ToTarget,
+};
 use blat_target::package::PackageVersion;
 use openssh::{ChildStdin, ChildStdout};
 use tokio::io::{AsyncReadExt, BufReader};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
@@ -26,6 +29,7 @@ use crate::bases::Base;
 use crate::delta::{Cache, Made};
 use crate::failure::{Failure, Needs, Result};
 use crate::jobs::{Closed, Desk, jobs};
+use crate::lanes::{Lanes, Widening};
 use crate::memory::Memory;
 use crate::outlet::Outlet;
 use crate::pace::Pace;
@@ -73,6 +77,8 @@ pub struct Means {
     /// Whether all that goes by the helper's command line as well, which saves another: sshd takes nothing
     /// on a channel before it has started what is to take it.
     pub by_command: bool,
+    /// How there can be more connections, where there can.
+    pub lanes: Option<Lanes>,
 }
 
 impl Means {
@@ -86,6 +92,7 @@ impl Means {
             early: Vec::new(),
             round_trip: None,
             by_command: false,
+            lanes: None,
         }
     }
 }
@@ -108,6 +115,8 @@ pub struct Session {
     lent: Lent,
     outlet: JoinHandle<()>,
     reader: JoinHandle<()>,
+    /// Has more connections come to the session; they end with it.
+    widening: Option<JoinHandle<()>>,
     /// Held, for the channel ends with it.
     _child: Child,
 }
@@ -150,10 +159,17 @@ impl Session {
         }
         let (answer, answers) = std::sync::mpsc::channel();
         let outlet = Outlet::new(stdin, means.pace.clone(), progress.clone());
-        let outlet = tokio::spawn(outlet.later("cannot use the channel")?.run(to_send));
+        let (orders, ordered) = mpsc::unbounded_channel();
+        let outlet = tokio::spawn(outlet.later("cannot use the channel")?.run(to_send, ordered));
         let lent = means.ready.begin();
+        let gathered = Arc::new(Notify::new());
+        let lanes = means.lanes.take().filter(|_| protocol >= PROTOCOL_OF_LANES);
+        let widening = lanes.map(|lanes| {
+            let (progress, gathered) = (progress.clone(), gathered.clone());
+            tokio::spawn(Widening { lanes, progress, orders, gathered }.run())
+        });
         packer::start(protocol, to_do, answers, means, frames, hear.clone(), progress.clone());
-        let reader = tokio::spawn(read(stdout, hear, answer, progress.clone()));
+        let reader = tokio::spawn(read(stdout, hear, answer, progress.clone(), gathered));
         let told = HashMap::new();
         Ok(Self {
             hello,
@@ -167,6 +183,7 @@ impl Session {
             lent,
             outlet,
             reader,
+            widening,
             _child: child,
         })
     }
@@ -381,6 +398,9 @@ impl Drop for Session {
     fn drop(&mut self) {
         self.outlet.abort();
         self.reader.abort();
+        if let Some(widening) = &self.widening {
+            widening.abort();
+        }
     }
 }
 
@@ -418,6 +438,7 @@ async fn read(
     hear: mpsc::Sender<Heard>,
     answer: std::sync::mpsc::Sender<ToHost>,
     progress: Progress,
+    gathered: Arc<Notify>,
 ) {
     loop {
         let heard = match next(&mut stdout).await {
@@ -425,6 +446,10 @@ async fn read(
                 progress.moved();
                 // A packer that is gone has said why.
                 let _ = answer.send(said);
+                continue;
+            }
+            Ok(ToHost::Gathered) => {
+                gathered.notify_one();
                 continue;
             }
             Ok(said) => {

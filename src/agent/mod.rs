@@ -5,6 +5,7 @@
 //! report. Nothing is lost when it dies: tags lie in their queue, reports in the socket
 //! that systemd holds, and the next agent looks for both.
 
+mod beside;
 mod line;
 mod memory;
 mod tick;
@@ -53,7 +54,7 @@ pub async fn run(root: &Path, settings: Settings) -> Result<()> {
     std::fs::create_dir_all(&places.runtime)
         .person(format!("cannot make {}: run as the user blat", places.runtime.display()))?;
     let mut agent = Agent {
-        way: Way::new(&settings, places.control(), connect_within(root)),
+        way: Way::new(&settings, &places, connect_within(root)),
         reports: socket(&places)?,
         root: root.to_owned(),
         settings,
@@ -146,6 +147,7 @@ impl Agent {
                 },
                 () = tick.next() => {
                     self.look();
+                    self.way.look().await;
                     if self.way.needs_new_key(started) {
                         tracing::info!("the key file has changed: starting again, for systemd to load it");
                         break;
@@ -240,6 +242,7 @@ impl Agent {
             }
             Report::Committed { cause: Cause::Sync, .. } => self.syncs.moved(),
             Report::Wanted => self.way.hurry(),
+            Report::Narrow if !self.way.widen() => return,
             Report::Helper { old } if *old == self.old_helper => return,
             Report::Helper { old } => self.old_helper.clone_from(old),
             _ => {}
@@ -296,7 +299,7 @@ impl Agent {
             }
         };
         tracing::info!(blat_target = %settings.name, "read the configuration again");
-        self.way.redirect(&settings, self.places.control()).await;
+        self.way.redirect(&settings, &self.places).await;
         self.tell_of_left_tags(&settings.tags.directory);
         self.settings = settings;
     }

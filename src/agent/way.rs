@@ -5,34 +5,50 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
+use super::beside::Beside;
 use super::line::{Change, Key, Line};
 use crate::config::{Destination, Settings, SshTarget};
+use crate::places::Places;
 use crate::ssh::Endpoint;
 use crate::state;
 use crate::told::time_of;
 
 #[derive(Debug)]
 pub(super) enum Way {
-    Line(Box<Line>, String),
+    Lines(Box<Lines>),
     Bucket { shown: String, synchronised: Option<SystemTime> },
+}
+
+/// The connections to a host.
+#[derive(Debug)]
+pub(super) struct Lines {
+    shown: String,
+    /// The one that is always kept up.
+    first: Line,
+    beside: Beside,
 }
 
 /// The host, or the bucket.
 impl fmt::Display for Way {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Line(_, shown) | Self::Bucket { shown, .. } => f.write_str(shown),
+            Self::Lines(lines) => f.write_str(&lines.shown),
+            Self::Bucket { shown, .. } => f.write_str(shown),
         }
     }
 }
 
 impl Way {
     /// The way to a target; where it is a line, that connects at some moment within `span`.
-    pub(super) fn new(settings: &Settings, control: PathBuf, span: Duration) -> Self {
+    pub(super) fn new(settings: &Settings, places: &Places, span: Duration) -> Self {
         match &settings.destination {
             Destination::Ssh(target) => {
-                let line = Line::new(Endpoint::of(&target.ssh), key(target), control, span);
-                Self::Line(Box::new(line), target.ssh.host.to_string())
+                let (endpoint, key) = (Endpoint::of(&target.ssh), key(target));
+                Self::Lines(Box::new(Lines {
+                    shown: target.ssh.host.to_string(),
+                    first: Line::new(endpoint.clone(), key.clone(), places.control(), span),
+                    beside: Beside::new(endpoint, key, controls_beside(target, places)),
+                }))
             }
             Destination::S3(_) => {
                 Self::Bucket { shown: settings.destination.to_string(), synchronised: None }
@@ -43,7 +59,7 @@ impl Way {
     /// Whether a run can be started now; to a bucket, always.
     pub(super) fn is_open(&self) -> bool {
         match self {
-            Self::Line(line, _) => line.is_up(),
+            Self::Lines(lines) => lines.first.is_up(),
             Self::Bucket { .. } => true,
         }
     }
@@ -51,7 +67,10 @@ impl Way {
     /// Waits for the next change. Can be dropped at any point and called again.
     pub(super) async fn change(&mut self) -> Change {
         match self {
-            Self::Line(line, _) => line.change().await,
+            Self::Lines(lines) => tokio::select! {
+                change = lines.first.change() => change,
+                change = lines.beside.run() => change,
+            },
             Self::Bucket { .. } => std::future::pending().await,
         }
     }
@@ -65,35 +84,53 @@ impl Way {
 
     /// Somebody needs the line: the next attempt is made soon.
     pub(super) fn hurry(&mut self) {
-        if let Self::Line(line, _) = self {
-            line.hurry();
+        if let Self::Lines(lines) = self {
+            lines.first.hurry();
+        }
+    }
+
+    /// A run has use for more than one connection; whether that is news.
+    pub(super) fn widen(&mut self) -> bool {
+        match self {
+            Self::Lines(lines) => lines.beside.need(),
+            Self::Bucket { .. } => false,
+        }
+    }
+
+    /// Ends what nobody has needed for a while.
+    pub(super) async fn look(&mut self) {
+        if let Self::Lines(lines) = self {
+            lines.beside.look().await;
         }
     }
 
     /// Goes where these settings say from now on.
-    pub(super) async fn redirect(&mut self, settings: &Settings, control: PathBuf) {
+    pub(super) async fn redirect(&mut self, settings: &Settings, places: &Places) {
         match (&mut *self, &settings.destination) {
-            (Self::Line(line, shown), Destination::Ssh(target)) => {
-                *shown = target.ssh.host.to_string();
-                line.redirect(Endpoint::of(&target.ssh), key(target)).await;
+            (Self::Lines(lines), Destination::Ssh(target)) => {
+                let (endpoint, key) = (Endpoint::of(&target.ssh), key(target));
+                lines.shown = target.ssh.host.to_string();
+                lines.first.redirect(endpoint.clone(), key.clone()).await;
+                lines.beside.redirect(endpoint, key, controls_beside(target, places)).await;
             }
             _ => {
                 self.close().await;
-                *self = Self::new(settings, control, Duration::ZERO);
+                *self = Self::new(settings, places, Duration::ZERO);
             }
         }
     }
 
     pub(super) async fn close(&mut self) {
-        if let Self::Line(line, _) = self {
-            line.close().await;
+        if let Self::Lines(lines) = self {
+            lines.beside.close().await;
+            lines.first.close().await;
         }
     }
 
     /// Whether the key file was mended since the agent started. A run to a bucket gets its own.
     pub(super) fn needs_new_key(&self, started: SystemTime) -> bool {
         match self {
-            Self::Line(line, _) => line.needs_new_key(started),
+            Self::Lines(lines) => lines.first.needs_new_key(started),
             Self::Bucket { .. } => false,
         }
     }
@@ -101,7 +138,7 @@ impl Way {
     /// The state, for whoever reads the agent's file.
     pub(super) fn shown(&self) -> state::Line {
         match self {
-            Self::Line(line, _) => line.shown(),
+            Self::Lines(lines) => lines.first.shown(),
             Self::Bucket { .. } => state::Line {
                 state: state::LineState::NotKept,
                 since: None,
@@ -115,13 +152,20 @@ impl Way {
     /// The state in words, for `systemctl status`.
     pub(super) fn state(&self) -> String {
         match self {
-            Self::Line(line, _) => line.state(),
+            Self::Lines(lines) => match lines.beside.count() {
+                0 => lines.first.state(),
+                more => format!("{}, {} connections", lines.first.state(), 1 + more),
+            },
             Self::Bucket { shown, synchronised: None } => shown.clone(),
             Self::Bucket { shown, synchronised: Some(at) } => {
                 format!("{shown}; synchronised at {}", time_of(*at))
             }
         }
     }
+}
+
+fn controls_beside(target: &SshTarget, places: &Places) -> Vec<PathBuf> {
+    places.controls_beside(target.ssh.connections.get()).collect()
 }
 
 /// The credential that systemd loaded, or by hand the file itself.

@@ -14,7 +14,7 @@ use super::problem::{Problem, Problems};
 use super::settings::{built_in, or, path, required};
 use super::size::Size;
 use super::value::{
-    BucketName, Calendar, Encryption, Endpoint, Host, OneWord, Prefix, RemoteBin, RemotePath, Uploads, User,
+    AtOnce, BucketName, Calendar, Encryption, Endpoint, Host, OneWord, Prefix, RemoteBin, RemotePath, User,
 };
 use crate::memory;
 
@@ -56,6 +56,8 @@ pub struct Ssh {
     pub known_hosts: PathBuf,
     /// At most so much a second goes to the target; none for as fast as the line is.
     pub bandwidth: Size,
+    /// At most so many connections at a time: more than one where the window of one cannot fill the line.
+    pub connections: AtOnce,
     /// The most memory that a run takes on this machine to send packages.
     pub memory: Size,
 }
@@ -100,7 +102,7 @@ pub struct S3 {
     /// A credentials file in the form of AWS, readable by root alone: the units get it as a credential.
     pub credentials: PathBuf,
     /// How many packages are packed and uploaded at a time.
-    pub uploads: Uploads,
+    pub uploads: AtOnce,
 }
 
 /// The host, or the bucket.
@@ -209,6 +211,7 @@ impl Ssh {
             identity: path(&own.identity, &general.identity, "/etc/blat/keys/{target}", name),
             known_hosts: path(&own.known_hosts, &general.known_hosts, "/etc/blat/known_hosts", name),
             bandwidth: own.bandwidth.or(general.bandwidth).unwrap_or(Size::NONE),
+            connections: own.connections.or(general.connections).unwrap_or_default(),
             memory: own.memory.or(general.memory).unwrap_or(Size::of_bytes(memory::HERE)),
         }
     }

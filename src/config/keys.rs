@@ -17,7 +17,7 @@ const CALENDAR: &str = "give a time as systemd's OnCalendar= takes it, such as \
 const QUERY: &str = "give a query in the words of the database";
 
 /// Every key, in the order in which settings are shown.
-pub(super) const KEYS: [Key; 50] = [
+pub(super) const KEYS: [Key; 51] = [
     key("source", LOCAL_PATH),
     key("enabled", "give true or false"),
     key("verbosity", "give \"error\", \"warn\", \"info\", \"debug\" or \"trace\""),
@@ -31,6 +31,7 @@ pub(super) const KEYS: [Key; 50] = [
     key("ssh.identity", LOCAL_PATH),
     key("ssh.known_hosts", LOCAL_PATH),
     key("ssh.bandwidth", "give a size such as \"10m\", so much a second, or 0 for no limit"),
+    key("ssh.connections", "give a number from 1 to 16"),
     key("ssh.memory", "give a size such as \"512m\", 128m at least"),
     key("target.archive", "give a path on the target: absolute, or seen from the user's home"),
     key("target.bin", "give a folder on the target, such as \"bin\", of the characters A-Z a-z 0-9 . _ / -"),

@@ -15,8 +15,8 @@ use super::problem::{Place, Problem};
 use super::release::ReleaseLayer;
 use super::size::Size;
 use super::value::{
-    BucketName, Calendar, Encryption, Endpoint, Host, OneWord, PathPattern, Polling, Prefix, RemoteBin,
-    RemotePath, Uploads, User, Verbosity,
+    AtOnce, BucketName, Calendar, Encryption, Endpoint, Host, OneWord, PathPattern, Polling, Prefix,
+    RemoteBin, RemotePath, User, Verbosity,
 };
 use super::wanted::{Packages, ProjectName, ReleaseName};
 use crate::memory;
@@ -52,6 +52,7 @@ pub(super) struct SshLayer {
     pub(super) identity: Option<PathPattern>,
     pub(super) known_hosts: Option<PathPattern>,
     pub(super) bandwidth: Option<Size>,
+    pub(super) connections: Option<AtOnce>,
     #[serde(deserialize_with = "memory_here")]
     pub(super) memory: Option<Size>,
 }
@@ -79,7 +80,7 @@ pub(super) struct S3Layer {
     pub(super) encryption: Option<Encryption>,
     pub(super) kms_key: Option<OneWord>,
     pub(super) credentials: Option<PathPattern>,
-    pub(super) uploads: Option<Uploads>,
+    pub(super) uploads: Option<AtOnce>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -232,7 +233,7 @@ mod tests {
         assert_eq!(
             found,
             "f.toml:4:3: key `ssh.prot`: unknown key; \
-             the keys here are ssh.host, ssh.port, ssh.user, ssh.identity, ssh.known_hosts, ssh.bandwidth, ssh.memory"
+             the keys here are ssh.host, ssh.port, ssh.user, ssh.identity, ssh.known_hosts, ssh.bandwidth, ssh.connections, ssh.memory"
         );
         assert!(fault("[shh]\nhost = \"h\"\n").starts_with("f.toml:1:2: key `shh`: unknown key; "));
         assert!(fault("ssh.prot = 1").starts_with("f.toml:1:5: key `ssh.prot`: unknown key; "));

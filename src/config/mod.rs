@@ -42,8 +42,8 @@ pub use settings::{Settings, Sync, Tags, Writable};
 pub use size::{BadSize, Size};
 pub use systemctl::Systemctl;
 pub use value::{
-    BadValue, BucketName, Calendar, Connection, Encryption, Endpoint, Host, OneWord, OptionalPath, Polling,
-    Prefix, Query, RemoteBin, RemotePath, Uploads, User, Verbosity,
+    AtOnce, BadValue, BucketName, Calendar, Connection, Encryption, Endpoint, Host, OneWord, OptionalPath,
+    Polling, Prefix, Query, RemoteBin, RemotePath, User, Verbosity,
 };
 pub use wanted::{Packages, ProjectName, ReleaseName};
 

@@ -316,25 +316,25 @@ pub enum Encryption {
     KmsDsse,
 }
 
-/// How many uploads go on at a time.
+/// How many of one kind go on at a time: uploads, connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "u8", into = "u8")]
-pub struct Uploads(u8);
+pub struct AtOnce(u8);
 
-impl Uploads {
+impl AtOnce {
     /// The number: 1 to 16.
     pub fn get(self) -> usize {
         self.0.into()
     }
 }
 
-impl Default for Uploads {
+impl Default for AtOnce {
     fn default() -> Self {
         Self(4)
     }
 }
 
-impl TryFrom<u8> for Uploads {
+impl TryFrom<u8> for AtOnce {
     type Error = BadValue;
 
     fn try_from(number: u8) -> Result<Self, BadValue> {
@@ -342,9 +342,9 @@ impl TryFrom<u8> for Uploads {
     }
 }
 
-impl From<Uploads> for u8 {
-    fn from(uploads: Uploads) -> Self {
-        uploads.0
+impl From<AtOnce> for u8 {
+    fn from(number: AtOnce) -> Self {
+        number.0
     }
 }
 

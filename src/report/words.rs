@@ -62,6 +62,10 @@ impl Report {
                 blat_reason = reason,
                 "{reason}"
             ),
+            Self::Narrow => tracing::info!(
+                blat_target = target,
+                "the line takes more than one connection carries: more are made for as long as much is sent"
+            ),
             Self::Queue { .. } | Self::Wanted | Self::Helper { old: None } => {}
         }
     }

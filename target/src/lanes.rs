@@ -37,6 +37,40 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// and how often a lane looks whether the session is there.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
+/// By which lane the next bytes of a spread session go.
+#[derive(Debug)]
+pub struct Turn {
+    lanes: usize,
+    lane: usize,
+    /// How many bytes still go by it, before the next one's turn.
+    left: usize,
+}
+
+impl Turn {
+    /// That of a session with so many lanes, from where it is spread; all bytes go by a single one.
+    pub fn of(lanes: usize) -> Self {
+        Self { lanes, lane: 0, left: BLOCK }
+    }
+
+    /// Which lane it is (0 is the session's own channel), and how many of the next `most` bytes go by it.
+    pub fn next(&mut self, most: usize) -> (usize, usize) {
+        if self.lanes == 1 {
+            return (0, most);
+        }
+        if self.left == 0 {
+            (self.lane, self.left) = ((self.lane + 1) % self.lanes, BLOCK);
+        }
+        (self.lane, most.min(self.left))
+    }
+
+    /// So many of these went.
+    pub fn went(&mut self, bytes: usize) {
+        if self.lanes > 1 {
+            self.left -= bytes;
+        }
+    }
+}
+
 /// One lane of a session, as it stands on a helper's command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lane {
@@ -214,43 +248,38 @@ impl Switch {
 pub(crate) struct InOrder {
     /// The session's own channel, and behind it the other lanes, if there are any yet.
     lanes: Vec<File>,
+    turn: Turn,
     switch: Switch,
     /// How many bytes came.
     at: u64,
-    /// Whose turn it is, and how many bytes still come by it.
-    turn: usize,
-    left: usize,
 }
 
 impl InOrder {
     /// The input that comes by `channel`, of which so many bytes came already.
     pub(crate) fn new(channel: File, at: u64, switch: Switch) -> Self {
-        Self { lanes: vec![channel], switch, at, turn: 0, left: BLOCK }
+        Self { lanes: vec![channel], turn: Turn::of(1), switch, at }
+    }
+
+    /// How many of the next bytes come before anything is spread that is not yet.
+    fn until_switch(&self) -> usize {
+        match self.switch.at() {
+            _ if self.lanes.len() > 1 => usize::MAX,
+            at => usize::try_from(at - self.at).unwrap_or(usize::MAX),
+        }
     }
 }
 
 impl Read for InOrder {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut most = buffer.len();
-        if self.lanes.len() == 1 {
-            if self.at == self.switch.at() {
-                self.lanes.append(&mut self.switch.take());
-            } else {
-                let left = self.switch.at() - self.at;
-                most = most.min(usize::try_from(left).unwrap_or(usize::MAX));
-            }
+        if self.until_switch() == 0 {
+            self.lanes.append(&mut self.switch.take());
+            self.turn = Turn::of(self.lanes.len());
         }
-        if self.lanes.len() > 1 {
-            if self.left == 0 {
-                (self.turn, self.left) = ((self.turn + 1) % self.lanes.len(), BLOCK);
-            }
-            most = most.min(self.left);
-        }
-        let came = self.lanes[self.turn].read(&mut buffer[..most])?;
+        let most = buffer.len().min(self.until_switch());
+        let (lane, most) = self.turn.next(most);
+        let came = self.lanes[lane].read(&mut buffer[..most])?;
+        self.turn.went(came);
         self.at += came as u64;
-        if self.lanes.len() > 1 {
-            self.left -= came;
-        }
         Ok(came)
     }
 }

@@ -17,7 +17,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use blat_target::frame::{self, Frame, MAGIC};
-use blat_target::lanes::BLOCK;
+use blat_target::lanes::Turn;
 use blat_target::message::*;
 use blat_target::package::PackageVersion;
 use tempfile::TempDir;
@@ -173,10 +173,9 @@ pub struct Host {
 #[derive(Default)]
 struct Lanes {
     beside: Vec<Child>,
-    /// How many bytes still come by the session's own channel alone; none where it is not spread.
-    after: Option<usize>,
-    turn: usize,
-    left: usize,
+    /// How many bytes still go by the session's own channel alone, and whose turn it is then; none where it
+    /// is not spread.
+    spread: Option<(usize, Turn)>,
 }
 
 impl Lanes {
@@ -187,20 +186,17 @@ impl Lanes {
 
     /// By which lane the next bytes go (0: by the session's own channel), and how many of them.
     fn next(&mut self, most: usize) -> (usize, usize) {
-        match &mut self.after {
+        match &mut self.spread {
             None => (0, most),
-            Some(after @ 1..) => {
+            Some((0, turn)) => {
+                let (lane, most) = turn.next(most);
+                turn.went(most);
+                (lane, most)
+            }
+            Some((after, _)) => {
                 let most = most.min(*after);
                 *after -= most;
                 (0, most)
-            }
-            Some(0) => {
-                if self.left == 0 {
-                    (self.turn, self.left) = ((self.turn + 1) % (self.beside.len() + 1), BLOCK);
-                }
-                let most = most.min(self.left);
-                self.left -= most;
-                (self.turn, most)
             }
         }
     }
@@ -259,7 +255,7 @@ impl Host {
         let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 3).unwrap();
         encoder.window_log(window_log_max(PROTOCOL_OLDEST)).unwrap();
         let stdin = child.stdin.take();
-        let lanes = Lanes { left: BLOCK, ..Lanes::default() };
+        let lanes = Lanes::default();
         Self { child, stdin, heard, listening, encoder, sent: 0, kept: Vec::new(), lanes }
     }
 
@@ -292,7 +288,7 @@ impl Host {
     /// Says that the session is spread over its lanes behind so many bytes more.
     pub fn spread(&mut self, after: usize) {
         self.say(&ToTarget::Spread { after: after as u64 });
-        self.lanes.after = Some(after);
+        self.lanes.spread = Some((after, Turn::of(1 + self.lanes.beside.len())));
     }
 
     /// Waits until all lanes have ended by themselves.

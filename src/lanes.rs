@@ -1,0 +1,149 @@
+//! Lanes: more connections for a session that sends much on a line which the window of one cannot fill.
+//!
+//! sshd lets 2 MiB be under way on a channel. A session that sends as much in a round trip as that, second
+//! after second, is bound by it, not by the line: then the agent is asked for more connections, a further
+//! process of the helper is started over each, and the session is spread over all ([`blat_target::lanes`]).
+//! Most targets are near, or their lines slow: there, nobody notices any of this.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::anyhow;
+use blat_target::lanes::Lane;
+use blat_target::message::{Digest, ToTarget};
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::failure::{Failure, Needs, Result};
+use crate::outlet::Order;
+use crate::progress::Progress;
+use crate::report::{Report, Reporter};
+use crate::ssh::{Child, Connection};
+
+/// What sshd lets be under way on a channel, in bytes.
+const WINDOW: f64 = (2 << 20) as f64;
+/// A session that sends so much of it in a round trip is bound by it: the rest is lost between its parts.
+const BOUND: f64 = 0.8;
+/// On a line with a shorter way there and back, one connection is enough for 2 Gbit/s.
+const FAR: Duration = Duration::from_millis(8);
+/// How often it is looked at what was sent.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// For how long the agent may take to make more connections,
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+/// and how often to look whether they are there.
+const CONNECTED_EVERY: Duration = Duration::from_millis(100);
+/// For how long a target may take to hear of all lanes.
+const GATHER_TIMEOUT: Duration = Duration::from_secs(30);
+/// The agent keeps the connections for as long as it hears so often that they are needed.
+const TELL_EVERY: Duration = Duration::from_secs(60);
+
+/// What it takes to have more connections.
+#[derive(Clone, Debug)]
+pub struct Lanes {
+    /// The control sockets of the connections beside the first, as the agent makes them.
+    pub controls: Vec<PathBuf>,
+    /// Where the agent hears of it: the target's name, and the socket.
+    pub target: String,
+    pub report: PathBuf,
+    /// What starts the helper on the target.
+    pub command: String,
+}
+
+/// A session that may be spread.
+pub(crate) struct Widening {
+    pub(crate) lanes: Lanes,
+    pub(crate) progress: Progress,
+    pub(crate) orders: mpsc::UnboundedSender<Order>,
+    /// The target has said that all lanes are there.
+    pub(crate) gathered: Arc<Notify>,
+}
+
+impl Widening {
+    /// Spreads the session once that is worth it. The lanes end with this, which ends with the session.
+    pub(crate) async fn run(self) {
+        self.until_bound().await;
+        self.tell();
+        let lanes = match self.gather().await {
+            Ok(lanes) => lanes,
+            Err(failure) => return tracing::debug!("the session stays on one connection: {failure}"),
+        };
+        tracing::debug!("the session goes on over {} connections", 1 + lanes.len());
+        let _lanes = lanes;
+        loop {
+            sleep(TELL_EVERY).await;
+            self.tell();
+        }
+    }
+
+    /// Waits until the session has sent as much as the window lets, from look to look to look: what is sent
+    /// at first fills what lies between here and the line.
+    async fn until_bound(&self) {
+        let (mut before, mut bound) = (0, 0);
+        while bound < 2 {
+            let begin = Instant::now();
+            sleep(LOOK_EVERY).await;
+            let sent = self.progress.bytes_sent();
+            let is_bound = self.progress.round_trip().is_some_and(|trip| {
+                trip >= FAR && (sent - before) as f64 >= BOUND * most(begin.elapsed(), trip)
+            });
+            (before, bound) = (sent, if is_bound { bound + 1 } else { 0 });
+        }
+    }
+
+    /// Tells the agent that this session has use for more connections.
+    fn tell(&self) {
+        Reporter::new(&self.lanes.target, &self.lanes.report).tell(Report::Narrow);
+    }
+
+    /// Has a lane come to the session over each further connection; they are the outlet's then.
+    async fn gather(&self) -> Result<Vec<Child>> {
+        let connections = self.connections().await;
+        if connections.is_empty() {
+            return Err(Failure::later(anyhow!("there is no further connection")));
+        }
+        let mut key = Digest([0; 32]);
+        File::open("/dev/urandom")
+            .and_then(|mut random| random.read_exact(&mut key.0))
+            .later("cannot read /dev/urandom")?;
+        self.order(Order::Say(ToTarget::Gather { key, lanes: connections.len() as u8 }))?;
+        let (mut lanes, mut pipes): (Vec<Child>, Vec<OwnedFd>) = Default::default();
+        for (number, connection) in (1..).zip(connections) {
+            let command = format!("{} --join {}", self.lanes.command, Lane { key, number }.encode());
+            let mut lane = connection.start(&command).await?;
+            let stdin = lane.stdin().take().ok_or_else(|| Failure::later(anyhow!("ssh gave no channel")))?;
+            pipes.push(stdin.into_owned_fd().later("cannot use a lane")?);
+            lanes.push(lane);
+        }
+        timeout(GATHER_TIMEOUT, self.gathered.notified()).await.later("the lanes do not come together")?;
+        self.order(Order::Spread(pipes))?;
+        Ok(lanes)
+    }
+
+    /// The connections that are there in time.
+    async fn connections(&self) -> Vec<Connection> {
+        let (begin, mut found) = (Instant::now(), Vec::new());
+        for control in &self.lanes.controls {
+            while begin.elapsed() < CONNECT_TIMEOUT {
+                if let Some(connection) = Connection::attach(control).await {
+                    found.push(connection);
+                    break;
+                }
+                sleep(CONNECTED_EVERY).await;
+            }
+        }
+        found
+    }
+
+    fn order(&self, order: Order) -> Result<()> {
+        self.orders.send(order).map_err(|_| Failure::later(anyhow!("the session is over")))
+    }
+}
+
+/// The most bytes that go by one channel in `time`, where the way there and back takes so long.
+fn most(time: Duration, round_trip: Duration) -> f64 {
+    WINDOW * time.div_duration_f64(round_trip)
+}
