@@ -7,6 +7,7 @@ mod bucket;
 mod builds;
 mod confined;
 mod doctor;
+mod far;
 mod field;
 mod flood;
 mod itself;

@@ -1,0 +1,107 @@
+//! A line so long that the window of one connection cannot fill it: more are made for a session that sends much,
+//! and what they break costs little.
+
+use std::time::{Duration, Instant};
+
+use crate::builds::{Dice, put_build};
+use crate::field::{Field, SOURCE};
+use crate::machines::{Link, Rate, wait_until};
+
+/// One connection carries a third of it.
+const LINE: (Rate, Duration) = (Rate::mbit(500), Duration::from_millis(100));
+/// The most that it carries, in bytes a second: what sshd lets be under way in each round trip.
+const BY_ONE: f64 = (2 << 20) as f64 / 0.1;
+const SIZE: usize = 200_000_000;
+const SMALL: usize = 60_000_000;
+/// What a line that breaks may cost, in bytes sent twice.
+const TWICE_MAX: i64 = 8 << 20;
+/// How long anything here may take.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+#[test]
+fn what_one_connection_cannot_carry_goes_over_several() {
+    let field = Field::with_target("far");
+    let link = field.lab.link(&field.master, &field.site, LINE.0, LINE.1);
+    field.master.sh("systemctl restart 'blat@*.service'");
+    field.wait_connected("site1");
+    let noise = Dice::new().noise(SIZE);
+    let whole = wide(&field, &link, &noise);
+    broken(&field, &link, &noise, whole);
+    narrow(&field, &link, &noise[..SMALL]);
+    let ids = ["wide", "broken", "narrow"].map(|package| (package.to_owned(), "1.0".to_owned()));
+    field.assert_equal("site1", SOURCE, &ids);
+    field.assert_nothing_left("site1");
+    field.assert_no_failed_unit();
+}
+
+fn sent(link: &Link) -> u64 {
+    link.bytes().0
+}
+
+fn publish(field: &Field, package: &str, noise: &[u8]) {
+    put_build(&field.source().join(package).join("1.0"), 1, 3, noise);
+    field.tag("site1", package, "1.0");
+}
+
+/// How fast the line is used between a third and nine tenths of what goes.
+fn rate(link: &Link, before: u64, size: usize) -> f64 {
+    let reached = |part: f64| {
+        let due = before + (size as f64 * part) as u64;
+        wait_until("a part of it went", PATIENCE, || sent(link) > due);
+        (Instant::now(), sent(link))
+    };
+    let (begin, first) = reached(0.33);
+    let (end, last) = reached(0.9);
+    (last - first) as f64 / (end - begin).as_secs_f64()
+}
+
+/// Four connections carry more than one could; the bytes on the wire.
+fn wide(field: &Field, link: &Link, noise: &[u8]) -> u64 {
+    let before = sent(link);
+    publish(field, "wide", noise);
+    let rate = rate(link, before, noise.len());
+    let status = field.status_text("site1");
+    field.wait_for("site1", "wide", "1.0", PATIENCE);
+    field.wait_no_tags("site1", PATIENCE);
+    println!("{:.0} Mbit/s; by one connection at most {:.0}", rate * 8e-6, BY_ONE * 8e-6);
+    assert!(status.contains(", 4 connections; "), "{status}");
+    assert_eq!(field.count("blat@site1", "the line takes more than one connection carries"), 1);
+    assert!(rate > 1.3 * BY_ONE, "{rate} bytes a second");
+    sent(link) - before
+}
+
+/// One of the further connections is killed, then the first.
+fn broken(field: &Field, link: &Link, noise: &[u8], whole: u64) {
+    let before = sent(link);
+    publish(field, "broken", noise);
+    // Such patterns do not match what looks for them.
+    for (part, victim) in [(4, "ssh[.]3"), (6, "ss[h]")] {
+        let due = before + whole / 8 * part;
+        wait_until("a part of it went", PATIENCE, || sent(link) > due);
+        assert!(!field.has("site1", "broken", "1.0"), "it was quicker");
+        field.master.sh(&format!("pkill -KILL -f -- '-M -S /run/blat/site1/{victim} '"));
+    }
+    field.wait_for("site1", "broken", "1.0", PATIENCE);
+    field.wait_no_tags("site1", PATIENCE);
+    let twice = (sent(link) - before) as i64 - whole as i64;
+    let goes_on = field.count("blat@site1", "broken/1.0: the target has");
+    println!("two connections killed: {:+.2} MB, {goes_on} times gone on with", twice as f64 / 1e6);
+    assert!(goes_on >= 2, "{}", field.all_lines());
+    assert!(twice < 2 * TWICE_MAX, "{twice} bytes more");
+}
+
+/// Where a person wants one connection, there is one.
+fn narrow(field: &Field, link: &Link, noise: &[u8]) {
+    let text = field.master.sh("cat /etc/blat/targets/site1.toml");
+    let text = text.replace("[ssh]", "[ssh]\nconnections = 1");
+    field.master.write("/etc/blat/targets/site1.toml", text, 0o644);
+    wait_until("the others are closed", PATIENCE, || !field.status_text("site1").contains("connections"));
+    let before = sent(link);
+    publish(field, "narrow", noise);
+    let rate = rate(link, before, noise.len());
+    field.wait_for("site1", "narrow", "1.0", PATIENCE);
+    field.wait_no_tags("site1", PATIENCE);
+    println!("{:.0} Mbit/s by one connection", rate * 8e-6);
+    assert!(rate < 1.1 * BY_ONE, "{rate} bytes a second");
+    assert!(!field.status_text("site1").contains("connections"));
+}
