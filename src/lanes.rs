@@ -65,7 +65,7 @@ pub(crate) struct Widening {
 impl Widening {
     /// Spreads the session once that is worth it. The lanes end with this, which ends with the session.
     pub(crate) async fn run(self) {
-        self.until_bound().await;
+        until_bound(&self.progress).await;
         self.tell();
         let lanes = match self.gather().await {
             Ok(lanes) => lanes,
@@ -76,21 +76,6 @@ impl Widening {
         loop {
             sleep(TELL_EVERY).await;
             self.tell();
-        }
-    }
-
-    /// Waits until the session has sent as much as the window lets, from look to look to look: what is sent
-    /// at first fills what lies between here and the line.
-    async fn until_bound(&self) {
-        let (mut before, mut bound) = (0, 0);
-        while bound < 2 {
-            let begin = Instant::now();
-            sleep(LOOK_EVERY).await;
-            let sent = self.progress.bytes_sent();
-            let is_bound = self.progress.round_trip().is_some_and(|trip| {
-                trip >= FAR && (sent - before) as f64 >= BOUND * most(begin.elapsed(), trip)
-            });
-            (before, bound) = (sent, if is_bound { bound + 1 } else { 0 });
         }
     }
 
@@ -143,7 +128,60 @@ impl Widening {
     }
 }
 
-/// The most bytes that go by one channel in `time`, where the way there and back takes so long.
-fn most(time: Duration, round_trip: Duration) -> f64 {
-    WINDOW * time.div_duration_f64(round_trip)
+/// Waits until the window of its channel is what bounds a session.
+async fn until_bound(progress: &Progress) {
+    let (mut bound, mut looked) = (Bound::default(), Instant::now());
+    loop {
+        sleep(LOOK_EVERY).await;
+        let since = looked.elapsed();
+        looked = Instant::now();
+        if bound.look(progress.bytes_sent(), since, progress.round_trip()) {
+            return;
+        }
+    }
+}
+
+/// Looks again and again whether a session sends as much as the window lets.
+#[derive(Default)]
+struct Bound {
+    /// What had been sent at the last look.
+    sent: u64,
+    /// How many looks in a row have found that it does.
+    looks: u32,
+}
+
+impl Bound {
+    /// Whether it does from one look to the next and the one after that: what is sent at first fills what lies
+    /// between here and the line.
+    fn look(&mut self, sent: u64, since: Duration, round_trip: Option<Duration>) -> bool {
+        let went = (sent - self.sent) as f64;
+        let by_window = |trip: Duration| WINDOW * since.div_duration_f64(trip);
+        let is_bound = round_trip.is_some_and(|trip| trip >= FAR && went >= BOUND * by_window(trip));
+        (self.sent, self.looks) = (sent, if is_bound { self.looks + 1 } else { 0 });
+        self.looks >= 2
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Which looks find a session bound that sends so many MiB from one to the next, one second after the other.
+    fn found(round_trip: Option<u64>, sent: &[u64]) -> Vec<bool> {
+        let (mut bound, mut all) = (Bound::default(), 0);
+        let round_trip = round_trip.map(Duration::from_millis);
+        let looks = sent.iter().map(|some| {
+            all += some << 20;
+            bound.look(all, Duration::from_secs(1), round_trip)
+        });
+        looks.collect()
+    }
+
+    #[test]
+    fn a_session_is_bound_that_sends_a_window_in_each_round_trip() {
+        assert_eq!(found(Some(100), &[20, 19, 10, 18, 18]), [false, true, false, false, true]);
+        assert_eq!(found(Some(100), &[15, 15, 15]), [false; 3], "the line is slower, or the packing");
+        assert_eq!(found(Some(1), &[5000, 5000, 5000]), [false; 3], "it is near");
+        assert_eq!(found(None, &[20, 20, 20]), [false; 3], "nobody knows how far it is");
+    }
 }

@@ -343,6 +343,45 @@ mod tests {
     }
 
     #[test]
+    fn what_is_spread_goes_by_all_pipes_in_turn() {
+        let noise = noise(SPREAD_AFTER as usize + (1 << 20) + 7);
+        let (mut readers, mut ends) = (Vec::new(), Vec::new());
+        for _ in 0..3 {
+            let (mut reader, end) = io::pipe().unwrap();
+            ends.push(OwnedFd::from(end));
+            readers.push(std::thread::spawn(move || {
+                let mut all = Vec::new();
+                reader.read_to_end(&mut all).map(|_| all).unwrap()
+            }));
+        }
+        let further = ends.split_off(1);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let outlet = Outlet::over(ends.remove(0), Pace::new(0, None), Progress::start()).unwrap();
+            let ((give, take), (order, ordered)) = (mpsc::channel(2), mpsc::unbounded_channel());
+            order.send(Order::Spread(further)).unwrap();
+            let putting = tokio::spawn(outlet.run(take, ordered));
+            for piece in noise.chunks(100_000) {
+                give.send(Outgoing::Bytes(Bytes::Frames(piece.to_vec()))).await.unwrap();
+            }
+            drop(give);
+            putting.await.unwrap();
+        });
+        let mut came: Vec<_> = readers.into_iter().map(|reader| reader.join().unwrap()).collect();
+        let told = frame::message(&ToTarget::Spread { after: SPREAD_AFTER });
+        let mut all: Vec<u8> = came[0].drain(..told.len() + SPREAD_AFTER as usize).collect();
+        assert!(all[..told.len()] == told);
+        let mut turn = Turn::of(3);
+        while came.iter().any(|pipe| !pipe.is_empty()) {
+            let (lane, most) = turn.next(usize::MAX);
+            let most = most.min(came[lane].len());
+            all.extend(came[lane].drain(..most));
+            turn.went(most);
+        }
+        assert!(all[told.len()..] == noise);
+    }
+
+    #[test]
     fn a_full_pipe_is_left_alone_for_as_long_as_it_is_slow() {
         let mut pipe = Fullness::new(true);
         let mut after = |taken| {
