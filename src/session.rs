@@ -6,6 +6,7 @@
 //! not done, whatever exit code or end of file arrives.
 
 mod aging;
+mod ear;
 mod open;
 
 use std::collections::{HashMap, VecDeque};
@@ -13,16 +14,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use blat_target::frame::{self, Frame, HEADER_LEN, Header};
 use blat_target::listing::{Listing, chunk};
 use blat_target::message::{
     Digest, Listed, Outcome, PROTOCOL_OF_LANES, Refusal, Standing, TargetHello, ToHost, ToTarget,
 };
 use blat_target::package::PackageVersion;
 use openssh::{ChildStdin, ChildStdout};
-use tokio::io::{AsyncReadExt, BufReader};
+use tokio::io::BufReader;
 use tokio::sync::{Notify, mpsc};
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use crate::bases::Base;
@@ -39,6 +39,7 @@ use crate::press::frames_ahead;
 use crate::progress::Progress;
 use crate::ready::{Lent, Store};
 use crate::ssh::Child;
+use ear::Ear;
 pub use open::Refused;
 use open::words;
 
@@ -113,10 +114,8 @@ pub struct Session {
     sent: u64,
     /// What was packed for several targets, and is not answered yet.
     lent: Lent,
-    outlet: JoinHandle<()>,
-    reader: JoinHandle<()>,
-    /// Has more connections come to the session; they end with it.
-    widening: Option<JoinHandle<()>>,
+    /// What puts frames on the channel, hears the target, and has more channels come. They end with the session.
+    _tasks: JoinSet<()>,
     /// Held, for the channel ends with it.
     _child: Child,
 }
@@ -160,16 +159,16 @@ impl Session {
         let (answer, answers) = std::sync::mpsc::channel();
         let outlet = Outlet::new(stdin, means.pace.clone(), progress.clone());
         let (orders, ordered) = mpsc::unbounded_channel();
-        let outlet = tokio::spawn(outlet.later("cannot use the channel")?.run(to_send, ordered));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(outlet.later("cannot use the channel")?.run(to_send, ordered));
         let lent = means.ready.begin();
         let gathered = Arc::new(Notify::new());
-        let lanes = means.lanes.take().filter(|_| protocol >= PROTOCOL_OF_LANES);
-        let widening = lanes.map(|lanes| {
+        if let Some(lanes) = means.lanes.take_if(|_| protocol >= PROTOCOL_OF_LANES) {
             let (progress, gathered) = (progress.clone(), gathered.clone());
-            tokio::spawn(Widening { lanes, progress, orders, gathered }.run())
-        });
+            tasks.spawn(Widening { lanes, progress, orders, gathered }.run());
+        }
         packer::start(protocol, to_do, answers, means, frames, hear.clone(), progress.clone());
-        let reader = tokio::spawn(read(stdout, hear, answer, progress.clone(), gathered));
+        tasks.spawn(Ear { hear, answer, gathered, progress: progress.clone() }.listen(stdout));
         let told = HashMap::new();
         Ok(Self {
             hello,
@@ -181,9 +180,7 @@ impl Session {
             done: false,
             sent: 0,
             lent,
-            outlet,
-            reader,
-            widening,
+            _tasks: tasks,
             _child: child,
         })
     }
@@ -394,16 +391,6 @@ impl Session {
     }
 }
 
-impl Drop for Session {
-    fn drop(&mut self) {
-        self.outlet.abort();
-        self.reader.abort();
-        if let Some(widening) = &self.widening {
-            widening.abort();
-        }
-    }
-}
-
 fn over(_: Closed) -> Failure {
     Failure::later(anyhow::anyhow!("the session is over"))
 }
@@ -414,54 +401,4 @@ fn stalled() -> Failure {
 
 fn unexpected(heard: &Heard) -> Failure {
     Failure::later(anyhow::anyhow!("the target said something that was not asked for: {heard:?}"))
-}
-
-async fn next(stdout: &mut BufReader<ChildStdout>) -> Result<ToHost, frame::FrameError> {
-    let ended = |why: std::io::Error| match why.kind() {
-        std::io::ErrorKind::UnexpectedEof => frame::FrameError::Ended,
-        _ => frame::FrameError::Io(why),
-    };
-    let mut header = [0; HEADER_LEN];
-    stdout.read_exact(&mut header).await.map_err(ended)?;
-    let header = Header::parse(header)?;
-    let mut payload = vec![0; header.length];
-    stdout.read_exact(&mut payload).await.map_err(ended)?;
-    match header.frame(payload)? {
-        Frame::Message(message) => Ok(message),
-        Frame::Data(_) => Err(frame::FrameError::Io(std::io::Error::other("the target sent packed bytes"))),
-    }
-}
-
-/// Hears the target. What it keeps of packages is for the packer, which waits for it.
-async fn read(
-    mut stdout: BufReader<ChildStdout>,
-    hear: mpsc::Sender<Heard>,
-    answer: std::sync::mpsc::Sender<ToHost>,
-    progress: Progress,
-    gathered: Arc<Notify>,
-) {
-    loop {
-        let heard = match next(&mut stdout).await {
-            Ok(said @ (ToHost::Partial(_) | ToHost::Kept(_) | ToHost::KeptPart { .. })) => {
-                progress.moved();
-                // A packer that is gone has said why.
-                let _ = answer.send(said);
-                continue;
-            }
-            Ok(ToHost::Gathered) => {
-                gathered.notify_one();
-                continue;
-            }
-            Ok(said) => {
-                progress.answered();
-                Heard::Said(said)
-            }
-            Err(why) => Heard::Broken(Failure::later(why)),
-        };
-        progress.moved();
-        let last = matches!(heard, Heard::Broken(_) | Heard::Said(ToHost::Done { .. }));
-        if hear.send(heard).await.is_err() || last {
-            return;
-        }
-    }
 }

@@ -13,7 +13,8 @@ use openssh::{ChildStderr, ChildStdout};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::time::timeout;
 
-use super::{Means, Session, next, stalled};
+use super::ear::next;
+use super::{Means, Session, stalled};
 use crate::failure::{Failure, Result};
 use crate::packer;
 use crate::progress::Progress;

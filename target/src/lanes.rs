@@ -167,7 +167,11 @@ fn gather(key: Digest, count: u8) -> io::Result<Vec<Joined>> {
         if poll(&mut [PollFd::new(listener.as_fd(), PollFlags::POLLIN)], timeout)? == 0 {
             return Err(io::Error::other(format!("{} of {count} lanes came in time", lanes.len())));
         }
-        lanes.push(Joined::receive(listener.accept()?.0)?);
+        match Joined::receive(listener.accept()?.0) {
+            Ok(lane) => lanes.push(lane),
+            // Whoever it is, the lanes may still come.
+            Err(why) => eprintln!("blat-target: this is no lane: {why}"),
+        }
     }
     lanes.sort_by_key(|lane| lane.number);
     if lanes.iter().map(|lane| lane.number).eq(1..=count) {

@@ -3,11 +3,12 @@
 mod common;
 
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixListener};
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::process::Command;
 
 use blat_target::lanes::{LANES_MAX, Lane, SPREAD_AFTER};
 use blat_target::message::{Digest, HostHello, Outcome, ToHost, ToTarget};
+use blat_target::said;
 use common::delta::Told;
 use common::{Host, Site, host_hello};
 
@@ -24,6 +25,11 @@ fn noise(length: usize) -> Vec<u8> {
 fn key() -> Digest {
     let unique = tempfile::tempdir().unwrap();
     Digest(*blake3::hash(unique.path().as_os_str().as_encoded_bytes()).as_bytes())
+}
+
+/// The socket of the session that is known by a key.
+fn address(key: Digest) -> SocketAddr {
+    SocketAddr::from_abstract_name(format!("blat-{}", said::encode(&key.0))).unwrap()
 }
 
 fn lane(site: &Site, key: Digest, number: u8) -> Command {
@@ -122,6 +128,24 @@ fn lanes_of_another_number_leave_the_session_as_it_is() {
     assert!(ended.stderr.contains("stays on one channel"), "{}", ended.stderr);
 }
 
+/// Others of the machine see the name of the socket.
+#[test]
+fn whoever_else_comes_to_a_session_keeps_no_lane_away() {
+    let site = Site::new();
+    let (mut host, key) = (site.host(), key());
+    host.say(&ToTarget::Gather { key, lanes: 1 });
+    let stranger = loop {
+        // As soon as the session listens.
+        if let Ok(stranger) = UnixStream::connect_addr(&address(key)) {
+            break stranger;
+        }
+    };
+    drop(stranger);
+    host.join(lane(&site, key, 1));
+    assert_eq!(host.next(), Some(ToHost::Gathered));
+    assert_eq!(host.done().code, Some(0));
+}
+
 /// What the host may not say ends the session, and is named.
 #[test]
 fn a_host_that_spreads_what_it_may_not_is_refused() {
@@ -158,8 +182,7 @@ fn a_lane_does_not_give_its_input_to_another_user() {
         return;
     }
     let (site, key) = (Site::new(), key());
-    let name = format!("blat-{}", blat_target::said::encode(&key.0));
-    let listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(name).unwrap()).unwrap();
+    let listener = UnixListener::bind_addr(&address(key)).unwrap();
     let refused = lane(&site, key, 1).output().unwrap();
     drop(listener);
     assert_eq!(refused.status.code(), Some(75));
