@@ -12,7 +12,7 @@ use crate::config::{Settings, SshTarget, There};
 use crate::delta::Cache;
 use crate::failure::{Failure, Needs, Result};
 use crate::helper::Helper;
-use crate::lanes::Lanes;
+use crate::lanes;
 use crate::memory::Memory;
 use crate::pace::Pace;
 use crate::places::Places;
@@ -68,7 +68,7 @@ impl Channel {
         };
         let facts: Option<state::Facts> = state::read(&places.facts());
         let attached = Connection::attach(&places.control()).await;
-        let lanes = attached.is_some().then(|| Lanes {
+        let lanes = attached.is_some().then(|| lanes::Means {
             controls: places.controls_beside(ssh.connections.get()).collect(),
             target: settings.name.to_string(),
             report: places.report.clone(),

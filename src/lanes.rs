@@ -1,21 +1,21 @@
 //! Lanes: more connections for a session that sends much on a line which the window of one cannot fill.
 //!
-//! sshd lets 2 MiB be under way on a channel. A session that sends as much in a round trip as that, second
-//! after second, is bound by it, not by the line: then the agent is asked for more connections, a further
+//! sshd lets 2 MiB be under way on a channel. A session that sends as much in a round trip as that, look
+//! after look, is bound by it, not by the line: then the agent is asked for more connections, a further
 //! process of the helper is started over each, and the session is spread over all ([`blat_target::lanes`]).
 //! Most targets are near, or their lines slow: there, nobody notices any of this.
 
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::anyhow;
 use blat_target::lanes::Lane;
 use blat_target::message::{Digest, ToTarget};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::failure::{Failure, Needs, Result};
@@ -28,14 +28,16 @@ use crate::ssh::{Child, Connection};
 const WINDOW: f64 = (2 << 20) as f64;
 /// A session that sends so much of it in a round trip is bound by it: the rest is lost between its parts.
 const BOUND: f64 = 0.8;
-/// On a line with a shorter way there and back, one connection is enough for 2 Gbit/s.
-const FAR: Duration = Duration::from_millis(8);
+/// Who answers sooner is near: there, one connection is enough for a gigabit.
+const FAR: Duration = Duration::from_millis(20);
 /// How often it is looked at what was sent.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// For how long the agent may take to make more connections,
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
-/// and how often to look whether they are there.
+/// how often to look whether they are there,
 const CONNECTED_EVERY: Duration = Duration::from_millis(100);
+/// and when to try again where none came.
+const AGAIN_AFTER: Duration = Duration::from_secs(60);
 /// For how long a target may take to hear of all lanes.
 const GATHER_TIMEOUT: Duration = Duration::from_secs(30);
 /// The agent keeps the connections for as long as it hears so often that they are needed.
@@ -43,7 +45,7 @@ const TELL_EVERY: Duration = Duration::from_secs(60);
 
 /// What it takes to have more connections.
 #[derive(Clone, Debug)]
-pub struct Lanes {
+pub struct Means {
     /// The control sockets of the connections beside the first, as the agent makes them.
     pub controls: Vec<PathBuf>,
     /// Where the agent hears of it: the target's name, and the socket.
@@ -55,7 +57,7 @@ pub struct Lanes {
 
 /// A session that may be spread.
 pub(crate) struct Widening {
-    pub(crate) lanes: Lanes,
+    pub(crate) means: Means,
     pub(crate) progress: Progress,
     pub(crate) orders: mpsc::UnboundedSender<Order>,
     /// The target has said that all lanes are there.
@@ -65,66 +67,92 @@ pub(crate) struct Widening {
 impl Widening {
     /// Spreads the session once that is worth it. The lanes end with this, which ends with the session.
     pub(crate) async fn run(self) {
-        until_bound(&self.progress).await;
-        self.tell();
-        let lanes = match self.gather().await {
+        let connections = self.connections().await;
+        let count = 1 + connections.len();
+        let lanes = match self.gather(connections).await {
             Ok(lanes) => lanes,
-            Err(failure) => return tracing::debug!("the session stays on one connection: {failure}"),
+            Err(failure) => return self.tell_why(&failure),
         };
-        tracing::debug!("the session goes on over {} connections", 1 + lanes.len());
-        let _lanes = lanes;
+        tracing::debug!("the session goes on over {count} connections");
+        let _held = lanes;
         loop {
             sleep(TELL_EVERY).await;
-            self.tell();
+            self.tell(Report::WindowBound);
         }
     }
 
-    /// Tells the agent that this session has use for more connections.
-    fn tell(&self) {
-        Reporter::new(&self.lanes.target, &self.lanes.report).tell(Report::Narrow);
+    /// Waits until the session has use for more connections, and has some.
+    async fn connections(&self) -> Vec<Connection> {
+        let mut is_told = false;
+        loop {
+            until_bound(&self.progress).await;
+            self.tell(Report::WindowBound);
+            let found = attach(&self.means.controls).await;
+            if !found.is_empty() {
+                return found;
+            }
+            if !std::mem::replace(&mut is_told, true) {
+                self.tell_why(&Failure::later(anyhow!("no further connection to the target came up")));
+            }
+            sleep(AGAIN_AFTER).await;
+        }
     }
 
-    /// Has a lane come to the session over each further connection; they are the outlet's then.
-    async fn gather(&self) -> Result<Vec<Child>> {
-        let connections = self.connections().await;
-        if connections.is_empty() {
-            return Err(Failure::later(anyhow!("there is no further connection")));
-        }
+    /// Has a lane come to the session over each of these; they are the outlet's then.
+    async fn gather(&self, connections: Vec<Connection>) -> Result<Vec<Child>> {
         let mut key = Digest([0; 32]);
         File::open("/dev/urandom")
             .and_then(|mut random| random.read_exact(&mut key.0))
             .later("cannot read /dev/urandom")?;
-        self.order(Order::Say(ToTarget::Gather { key, lanes: connections.len() as u8 }))?;
+        let (said, is_said) = oneshot::channel();
+        self.order(Order::Say(ToTarget::Gather { key, lanes: connections.len() as u8 }, said))?;
+        is_said.await.later("the session is over")?;
         let (mut lanes, mut pipes): (Vec<Child>, Vec<OwnedFd>) = Default::default();
         for (number, connection) in (1..).zip(connections) {
-            let command = format!("{} --join {}", self.lanes.command, Lane { key, number }.encode());
+            let command = format!("{} --join {}", self.means.command, Lane { key, number }.encode());
             let mut lane = connection.start(&command).await?;
             let stdin = lane.stdin().take().ok_or_else(|| Failure::later(anyhow!("ssh gave no channel")))?;
-            pipes.push(stdin.into_owned_fd().later("cannot use a lane")?);
+            pipes.push(stdin.into_owned_fd().later("cannot use a channel")?);
             lanes.push(lane);
         }
-        timeout(GATHER_TIMEOUT, self.gathered.notified()).await.later("the lanes do not come together")?;
+        let gathered = timeout(GATHER_TIMEOUT, self.gathered.notified()).await;
+        gathered.later("the channels did not come together on the target")?;
         self.order(Order::Spread(pipes))?;
         Ok(lanes)
     }
 
-    /// The connections that are there in time.
-    async fn connections(&self) -> Vec<Connection> {
-        let (begin, mut found) = (Instant::now(), Vec::new());
-        for control in &self.lanes.controls {
-            while begin.elapsed() < CONNECT_TIMEOUT {
-                if let Some(connection) = Connection::attach(control).await {
-                    found.push(connection);
-                    break;
-                }
-                sleep(CONNECTED_EVERY).await;
-            }
-        }
-        found
-    }
-
     fn order(&self, order: Order) -> Result<()> {
         self.orders.send(order).map_err(|_| Failure::later(anyhow!("the session is over")))
+    }
+
+    fn tell(&self, report: Report) {
+        Reporter::new(&self.means.target, &self.means.report).tell(report);
+    }
+
+    fn tell_why(&self, failure: &Failure) {
+        let reason = format!("much is sent by one connection that several would carry sooner: {failure}");
+        self.tell(Report::Notice { reason });
+    }
+}
+
+/// Attaches to what answers on these sockets in time.
+async fn attach(controls: &[PathBuf]) -> Vec<Connection> {
+    let deadline = Instant::now() + CONNECT_TIMEOUT;
+    let mut found = Vec::new();
+    for control in controls {
+        found.extend(attach_until(deadline, control).await);
+    }
+    found
+}
+
+/// After the deadline it is looked once all the same: what was waited for before may have taken all of the time.
+async fn attach_until(deadline: Instant, control: &Path) -> Option<Connection> {
+    loop {
+        let connection = Connection::attach(control).await;
+        if connection.is_some() || Instant::now() >= deadline {
+            return connection;
+        }
+        sleep(CONNECTED_EVERY).await;
     }
 }
 

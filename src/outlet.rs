@@ -20,7 +20,7 @@ use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
 use nix::libc::off64_t;
 use openssh::ChildStdin;
 use tokio::net::unix::pipe;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
 
 use crate::pace::Pace;
@@ -62,8 +62,8 @@ pub(crate) struct Stretch {
 /// What the outlet does about the channel itself, between two frames.
 #[derive(Debug)]
 pub(crate) enum Order {
-    /// It says this.
-    Say(ToTarget),
+    /// It says this, and then that it has.
+    Say(ToTarget, oneshot::Sender<()>),
     /// It spreads what comes over these as well.
     Spread(Vec<OwnedFd>),
 }
@@ -127,7 +127,12 @@ impl Outlet {
 
     async fn obey(&mut self, order: Order) -> io::Result<()> {
         match order {
-            Order::Say(message) => self.put(&Bytes::Frames(frame::message(&message))).await,
+            Order::Say(message, said) => {
+                self.put(&Bytes::Frames(frame::message(&message))).await?;
+                // Who waits for it may have left.
+                let _ = said.send(());
+                Ok(())
+            }
             Order::Spread(ends) => {
                 let pipes = ends.into_iter().map(Pipe::new).collect::<io::Result<_>>()?;
                 self.put(&Bytes::Frames(frame::message(&ToTarget::Spread { after: SPREAD_AFTER }))).await?;
@@ -164,6 +169,7 @@ impl Outlet {
         if let Some((0, pipes)) = &mut self.coming {
             self.pipes.append(pipes);
             self.turn = Turn::of(self.pipes.len());
+            self.progress.spread(self.pipes.len() as u64);
             self.coming = None;
         }
         let most = match self.coming {

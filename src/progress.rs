@@ -26,13 +26,15 @@ struct Shared {
     asked: AtomicU64,
     /// and the shortest time after which it answered.
     round_trip: AtomicU64,
+    /// Over how many connections.
+    lanes: AtomicU64,
 }
 
 impl Progress {
     pub fn start() -> Self {
         let (moved, sent, told, asked) = Default::default();
-        let round_trip = AtomicU64::new(u64::MAX);
-        Self(Arc::new(Shared { start: Instant::now(), moved, sent, told, asked, round_trip }))
+        let (round_trip, lanes) = (AtomicU64::new(u64::MAX), AtomicU64::new(1));
+        Self(Arc::new(Shared { start: Instant::now(), moved, sent, told, asked, round_trip, lanes }))
     }
 
     /// Something moved now. Now and then this extends the unit's start timeout.
@@ -58,6 +60,16 @@ impl Progress {
     /// How many bytes that were.
     pub(crate) fn bytes_sent(&self) -> u64 {
         self.0.sent.load(Ordering::Relaxed)
+    }
+
+    /// What is sent goes over so many connections from now on.
+    pub(crate) fn spread(&self, lanes: u64) {
+        self.0.lanes.store(lanes, Ordering::Relaxed);
+    }
+
+    /// Over how many connections it goes.
+    pub(crate) fn lanes(&self) -> u64 {
+        self.0.lanes.load(Ordering::Relaxed)
     }
 
     /// The target is asked something.

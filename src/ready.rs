@@ -51,7 +51,7 @@ const AGE_MAX: Duration = Duration::from_secs(3600);
 const FREE_MIN: u64 = 1 << 30;
 /// For how long it is taken as known whether others are served: there may be many targets, and packages.
 const KNOWN_FOR: Duration = Duration::from_millis(100);
-/// A file is handed over in stretches of so many bytes.
+/// A file is handed over in stretches of so many bytes, and the frame that ends them.
 const STRETCH: u64 = 1 << 20;
 /// The longest end of a file, in bytes.
 const END_MAX: usize = 4 << 10;
@@ -87,6 +87,8 @@ pub(crate) struct Ready {
     file: Arc<File>,
     /// So many bytes of it are sent,
     length: u64,
+    /// in stretches that end here,
+    ends: Vec<u64>,
     /// and this is their digest.
     digest: Digest,
 }
@@ -321,28 +323,33 @@ fn read(path: &Path) -> Option<Ready> {
         return None;
     }
     let End { told, digest } = serde_json::from_slice(&bytes).ok()?;
-    are_frames(&file, begin).then_some(())?;
-    Some(Ready { told, path: path.to_owned(), file: Arc::new(file), length: begin, digest })
+    let ends = ends(&file, begin)?;
+    Some(Ready { told, path: path.to_owned(), file: Arc::new(file), length: begin, ends, digest })
 }
 
-/// Whether the first bytes of a file, so many, are whole frames: others could keep a target waiting for more.
-fn are_frames(file: &File, length: u64) -> bool {
-    let mut at = 0;
+/// Where the stretches end of the first bytes of a file, so many. None if these are no whole frames: others
+/// could keep a target waiting for more.
+fn ends(file: &File, length: u64) -> Option<Vec<u64>> {
+    let (mut at, mut begin, mut ends) = (0, 0, Vec::new());
     let mut header = [0; HEADER_LEN];
-    while at < length && file.read_exact_at(&mut header, at).is_ok() {
-        match Header::parse(header) {
-            Ok(header) if header.is_data() => at += (HEADER_LEN + header.length) as u64,
-            _ => return false,
+    while at < length {
+        file.read_exact_at(&mut header, at).ok()?;
+        let header = Header::parse(header).ok().filter(|header| header.is_data())?;
+        at += (HEADER_LEN + header.length) as u64;
+        if at - begin >= STRETCH || at == length {
+            ends.push(at);
+            begin = at;
         }
     }
-    at == length
+    (at == length).then_some(ends)
 }
 
 impl Ready {
-    /// The frames that are sent.
+    /// The frames that are sent, each whole in one of them.
     pub(crate) fn stretches(&self) -> impl Iterator<Item = Stretch> {
-        (0..self.length).step_by(STRETCH as usize).map(|at| {
-            let length = STRETCH.min(self.length - at) as usize;
+        let begins = std::iter::once(0).chain(self.ends.iter().copied());
+        begins.zip(&self.ends).map(|(at, end)| {
+            let length = (end - at) as usize;
             Stretch { file: self.file.clone(), at, length }
         })
     }
@@ -398,17 +405,17 @@ mod tests {
 
     /// What is sent, unpacked.
     fn sent(ready: &Ready) -> io::Result<Vec<u8>> {
-        let mut frames = Vec::new();
+        let mut packed = Vec::new();
         for Stretch { file, at, length } in ready.stretches() {
-            let begin = frames.len();
-            frames.resize(begin + length, 0);
-            file.read_exact_at(&mut frames[begin..], at)?;
-        }
-        let (mut frames, mut packed) = (&frames[..], Vec::new());
-        while !frames.is_empty() {
-            match frame::read::<ToTarget>(&mut frames).map_err(io::Error::other)? {
-                Frame::Data(piece) => packed.extend_from_slice(&piece),
-                Frame::Message(other) => panic!("{other:?}"),
+            let mut frames = vec![0; length];
+            file.read_exact_at(&mut frames, at)?;
+            // Whole ones: a message may be put out behind each stretch.
+            let mut frames = &frames[..];
+            while !frames.is_empty() {
+                match frame::read::<ToTarget>(&mut frames).map_err(io::Error::other)? {
+                    Frame::Data(piece) => packed.extend_from_slice(&piece),
+                    Frame::Message(other) => panic!("{other:?}"),
+                }
             }
         }
         zstd::decode_all(&packed[..])

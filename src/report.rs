@@ -113,9 +113,9 @@ pub enum Report {
     Helper { old: Option<String> },
     /// A run found no connection: the next attempt should not be waited for.
     Wanted,
-    /// A run sends as much as the window of one connection lets, and has use for more of them. Said again as
-    /// long as that is so.
-    Narrow,
+    /// The window of one connection is what bounds a run that sends much: it has use for more of them. Said
+    /// again, for as long as it has.
+    WindowBound,
 }
 
 /// What a target does by itself.

@@ -29,7 +29,7 @@ use crate::bases::Base;
 use crate::delta::{Cache, Made};
 use crate::failure::{Failure, Needs, Result};
 use crate::jobs::{Closed, Desk, jobs};
-use crate::lanes::{Lanes, Widening};
+use crate::lanes::{self, Widening};
 use crate::memory::Memory;
 use crate::outlet::Outlet;
 use crate::pace::Pace;
@@ -79,7 +79,7 @@ pub struct Means {
     /// on a channel before it has started what is to take it.
     pub by_command: bool,
     /// How there can be more connections, where there can.
-    pub lanes: Option<Lanes>,
+    pub lanes: Option<lanes::Means>,
 }
 
 impl Means {
@@ -163,9 +163,9 @@ impl Session {
         tasks.spawn(outlet.later("cannot use the channel")?.run(to_send, ordered));
         let lent = means.ready.begin();
         let gathered = Arc::new(Notify::new());
-        if let Some(lanes) = means.lanes.take_if(|_| protocol >= PROTOCOL_OF_LANES) {
+        if let Some(means) = means.lanes.take_if(|_| protocol >= PROTOCOL_OF_LANES) {
             let (progress, gathered) = (progress.clone(), gathered.clone());
-            tasks.spawn(Widening { lanes, progress, orders, gathered }.run());
+            tasks.spawn(Widening { means, progress, orders, gathered }.run());
         }
         packer::start(protocol, to_do, answers, means, frames, hear.clone(), progress.clone());
         tasks.spawn(Ear { hear, answer, gathered, progress: progress.clone() }.listen(stdout));

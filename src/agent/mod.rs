@@ -147,7 +147,7 @@ impl Agent {
                 },
                 () = tick.next() => {
                     self.look();
-                    self.way.look().await;
+                    self.way.look();
                     if self.way.needs_new_key(started) {
                         tracing::info!("the key file has changed: starting again, for systemd to load it");
                         break;
@@ -242,7 +242,7 @@ impl Agent {
             }
             Report::Committed { cause: Cause::Sync, .. } => self.syncs.moved(),
             Report::Wanted => self.way.hurry(),
-            Report::Narrow if !self.way.widen() => return,
+            Report::WindowBound if !self.way.widen() => return,
             Report::Helper { old } if *old == self.old_helper => return,
             Report::Helper { old } => self.old_helper.clone_from(old),
             _ => {}

@@ -15,13 +15,13 @@ use crate::told::time_of;
 
 #[derive(Debug)]
 pub(super) enum Way {
-    Lines(Box<Lines>),
+    Host(Box<Host>),
     Bucket { shown: String, synchronised: Option<SystemTime> },
 }
 
-/// The connections to a host.
+/// A host, and the connections to it.
 #[derive(Debug)]
-pub(super) struct Lines {
+pub(super) struct Host {
     shown: String,
     /// The one that is always kept up.
     first: Line,
@@ -32,7 +32,7 @@ pub(super) struct Lines {
 impl fmt::Display for Way {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Lines(lines) => f.write_str(&lines.shown),
+            Self::Host(host) => f.write_str(&host.shown),
             Self::Bucket { shown, .. } => f.write_str(shown),
         }
     }
@@ -44,7 +44,7 @@ impl Way {
         match &settings.destination {
             Destination::Ssh(target) => {
                 let (endpoint, key) = (Endpoint::of(&target.ssh), key(target));
-                Self::Lines(Box::new(Lines {
+                Self::Host(Box::new(Host {
                     shown: target.ssh.host.to_string(),
                     first: Line::new(endpoint.clone(), key.clone(), places.control(), span),
                     beside: Beside::new(endpoint, key, controls_beside(target, places)),
@@ -59,7 +59,7 @@ impl Way {
     /// Whether a run can be started now; to a bucket, always.
     pub(super) fn is_open(&self) -> bool {
         match self {
-            Self::Lines(lines) => lines.first.is_up(),
+            Self::Host(host) => host.first.is_up(),
             Self::Bucket { .. } => true,
         }
     }
@@ -67,10 +67,7 @@ impl Way {
     /// Waits for the next change. Can be dropped at any point and called again.
     pub(super) async fn change(&mut self) -> Change {
         match self {
-            Self::Lines(lines) => tokio::select! {
-                change = lines.first.change() => change,
-                change = lines.beside.run() => change,
-            },
+            Self::Host(host) => host.first.change().await,
             Self::Bucket { .. } => std::future::pending().await,
         }
     }
@@ -84,34 +81,34 @@ impl Way {
 
     /// Somebody needs the line: the next attempt is made soon.
     pub(super) fn hurry(&mut self) {
-        if let Self::Lines(lines) = self {
-            lines.first.hurry();
+        if let Self::Host(host) = self {
+            host.first.hurry();
         }
     }
 
     /// A run has use for more than one connection; whether that is news.
     pub(super) fn widen(&mut self) -> bool {
         match self {
-            Self::Lines(lines) => lines.beside.need(),
+            Self::Host(host) => host.beside.need(),
             Self::Bucket { .. } => false,
         }
     }
 
     /// Ends what nobody has needed for a while.
-    pub(super) async fn look(&mut self) {
-        if let Self::Lines(lines) = self {
-            lines.beside.look().await;
+    pub(super) fn look(&mut self) {
+        if let Self::Host(host) = self {
+            host.beside.look();
         }
     }
 
     /// Goes where these settings say from now on.
     pub(super) async fn redirect(&mut self, settings: &Settings, places: &Places) {
         match (&mut *self, &settings.destination) {
-            (Self::Lines(lines), Destination::Ssh(target)) => {
+            (Self::Host(host), Destination::Ssh(target)) => {
                 let (endpoint, key) = (Endpoint::of(&target.ssh), key(target));
-                lines.shown = target.ssh.host.to_string();
-                lines.first.redirect(endpoint.clone(), key.clone()).await;
-                lines.beside.redirect(endpoint, key, controls_beside(target, places)).await;
+                host.shown = target.ssh.host.to_string();
+                host.first.redirect(endpoint.clone(), key.clone()).await;
+                host.beside.redirect(endpoint, key, controls_beside(target, places));
             }
             _ => {
                 self.close().await;
@@ -121,16 +118,16 @@ impl Way {
     }
 
     pub(super) async fn close(&mut self) {
-        if let Self::Lines(lines) = self {
-            lines.beside.close().await;
-            lines.first.close().await;
+        if let Self::Host(host) = self {
+            host.beside.close();
+            host.first.close().await;
         }
     }
 
     /// Whether the key file was mended since the agent started. A run to a bucket gets its own.
     pub(super) fn needs_new_key(&self, started: SystemTime) -> bool {
         match self {
-            Self::Lines(lines) => lines.first.needs_new_key(started),
+            Self::Host(host) => host.first.needs_new_key(started),
             Self::Bucket { .. } => false,
         }
     }
@@ -138,7 +135,7 @@ impl Way {
     /// The state, for whoever reads the agent's file.
     pub(super) fn shown(&self) -> state::Line {
         match self {
-            Self::Lines(lines) => lines.first.shown(),
+            Self::Host(host) => host.first.shown(),
             Self::Bucket { .. } => state::Line {
                 state: state::LineState::NotKept,
                 since: None,
@@ -152,9 +149,11 @@ impl Way {
     /// The state in words, for `systemctl status`.
     pub(super) fn state(&self) -> String {
         match self {
-            Self::Lines(lines) => match lines.beside.count() {
-                0 => lines.first.state(),
-                more => format!("{}, {} connections", lines.first.state(), 1 + more),
+            Self::Host(host) => match host.beside.count() {
+                more @ 1.. if host.first.is_up() => {
+                    format!("{}, {} connections", host.first.state(), 1 + more)
+                }
+                _ => host.first.state(),
             },
             Self::Bucket { shown, synchronised: None } => shown.clone(),
             Self::Bucket { shown, synchronised: Some(at) } => {

@@ -32,7 +32,7 @@ const AHEAD_NEAR: usize = 8;
 /// How fast a line is, is judged by so many bytes at a time, more than what ssh and the kernel take in
 /// without having sent it,
 const STRETCH: u64 = 16 << 20;
-/// which is so much at most: the window of ssh, and the pipes to it.
+/// which is so much at most on each connection: the window of ssh, and the pipes to it.
 const TAKEN_IN: u64 = 3 << 20;
 /// A line is fast from so many bytes a second on: so judged, those of 120 Mbit/s.
 const FAST: f64 = 11e6;
@@ -74,7 +74,7 @@ impl Choice {
         let now = Instant::now();
         let mut levels = self.levels();
         let levels = levels.get_or_insert_with(|| Levels::new(self.progress.round_trip(), now));
-        levels.sent(self.progress.bytes_sent(), now);
+        levels.sent(self.progress.bytes_sent(), self.progress.lanes(), now);
         if let Some(full) = full {
             levels.choose(full, now);
         }
@@ -135,15 +135,15 @@ impl Levels {
         Packing { level: self.level, window_log, long_distance, checksum: false }
     }
 
-    /// So many bytes were sent since the session began.
-    pub(super) fn sent(&mut self, bytes: u64, now: Instant) {
+    /// So many bytes were sent since the session began, now over so many connections.
+    pub(super) fn sent(&mut self, bytes: u64, lanes: u64, now: Instant) {
         let (begin, before) = self.begin;
         let stretch = bytes.saturating_sub(before);
         if before == 0 {
             self.begin = (now, bytes);
-        } else if stretch >= STRETCH {
+        } else if stretch >= STRETCH * lanes {
             let seconds = (now - begin).as_secs_f64().max(1e-6);
-            self.line = self.line.max((stretch - TAKEN_IN) as f64 / seconds);
+            self.line = self.line.max((stretch - TAKEN_IN * lanes) as f64 / seconds);
             self.begin = (now, bytes);
         }
     }
@@ -189,14 +189,14 @@ mod tests {
     fn over(line: u64, round_trip: Option<Duration>, full: f64) -> Vec<i32> {
         let begin = Instant::now();
         let mut levels = Levels::new(round_trip, begin);
-        levels.sent(1, begin);
+        levels.sent(1, 1, begin);
         let seconds = 1..=20_u32;
         seconds
             .map(|second| {
                 for tenth in 1..=10 {
                     levels.choose(full, begin + SECOND * (second - 1) + SECOND * tenth / 10);
                 }
-                levels.sent(u64::from(second) * line, begin + SECOND * second);
+                levels.sent(u64::from(second) * line, 1, begin + SECOND * second);
                 levels.level
             })
             .collect()

@@ -62,7 +62,7 @@ impl Report {
                 blat_reason = reason,
                 "{reason}"
             ),
-            Self::Narrow => tracing::info!(
+            Self::WindowBound => tracing::info!(
                 blat_target = target,
                 "the line takes more than one connection carries: more are made for as long as much is sent"
             ),

@@ -134,19 +134,23 @@ impl Allowed {
     }
 
     /// Takes over what the host said on the command line that a forced command replaced: what it says
-    /// first, or which lane this is.
-    pub fn hear(&mut self, original: Option<&OsStr>) {
+    /// first, or which lane this is. Whether that is understood.
+    pub fn hear(&mut self, original: Option<&OsStr>) -> bool {
         if !self.is_restricted() {
-            return;
+            return true;
         }
         let mut words = original.unwrap_or_default().as_bytes().split(|byte| *byte == b' ');
         while let Some(word) = words.next() {
             match word {
                 b"--said" => self.said = words.next().and_then(said::decode).unwrap_or_default(),
-                b"--join" => self.lane = words.next().and_then(Lane::decode),
+                b"--join" => {
+                    self.lane = words.next().and_then(Lane::decode);
+                    return self.lane.is_some();
+                }
                 _ => {}
             }
         }
+        true
     }
 }
 
@@ -188,6 +192,7 @@ fn print(text: &str) -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message::Digest;
 
     fn parse(line: &str) -> Option<Command> {
         Command::parse(line.split_whitespace().map(OsString::from))
@@ -250,6 +255,23 @@ mod tests {
         assert_eq!(heard(&["--archive", "a"], Some(OsStr::new("bin/blat-target serve --said x"))), []);
         assert_eq!(heard(&["--archive", "a"], None), []);
         assert_eq!(heard(&["--said", "01"], Some(original)), [1], "no forced command");
+    }
+
+    #[test]
+    fn a_lane_is_the_one_that_is_named_or_none() {
+        let lane = Lane { key: Digest([0xa5; 32]), number: 3 };
+        let text = lane.encode();
+        assert_eq!((&text[..4], &text[60..]), ("a5a5", "a5a503"));
+        assert_eq!(allowed(&["--join", &text]).unwrap().lane, Some(lane));
+        let bad = [&text[2..], &format!("{text}00"), "", "x"];
+        for bad in bad {
+            assert_eq!(allowed(&["--join", bad]), None, "{bad}");
+            let mut tied = allowed(&["--archive", "a"]).unwrap();
+            assert!(!tied.hear(Some(OsStr::new(&format!("bin/blat-target serve --join {bad}")))), "{bad}");
+        }
+        let mut tied = allowed(&["--archive", "a"]).unwrap();
+        assert!(tied.hear(Some(OsStr::new(&format!("bin/blat-target serve --join {text}")))));
+        assert_eq!(tied.lane, Some(lane));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Frames: how messages and package bytes are cut on the one channel of a session.
+//! Frames: how messages and package bytes are cut on the channel of a session.
 //!
 //! Each side first sends [`MAGIC`] once, then frames. A frame is a header of five
 //! bytes, the payload's length (32 bits, little-endian) and its kind, and the

@@ -56,6 +56,8 @@ impl Intake {
                 ToTarget::Spread { after } => self.input.spread(after, self.lanes.take()?)?,
                 message => return Ok(Frame::Message(message)),
             }
+            // The host may be waited for again.
+            self.group.settle(&self.input)?;
         }
     }
 

@@ -74,7 +74,8 @@ impl Turn {
 /// One lane of a session, as it stands on a helper's command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lane {
-    /// What the host calls the session by, for its lanes: nobody guesses it.
+    /// What the host calls the session by, for its lanes. Others of the machine may see it: both sides look
+    /// who the other is.
     pub key: Digest,
     /// Which of its lanes: 1 is the first beside the session's own channel.
     pub number: u8,
@@ -150,7 +151,7 @@ impl Joined {
             ControlMessageOwned::ScmRights(handed) => handed.first().copied(),
             _ => None,
         });
-        let handed = handed.ok_or_else(|| io::Error::other("a lane came without its input"))?;
+        let handed = handed.ok_or_else(|| io::Error::other("it came without its input"))?;
         // SAFETY: the kernel made the descriptor for this message, and nobody else takes it.
         let input = unsafe { File::from_raw_fd(handed) };
         Ok(Self { number: number[0], input, process })
@@ -160,17 +161,23 @@ impl Joined {
 /// Waits until lanes 1 to `count` are there.
 fn gather(key: Digest, count: u8) -> io::Result<Vec<Joined>> {
     let listener = UnixListener::bind_addr(&address(key)?)?;
-    let (begin, mut lanes) = (Instant::now(), Vec::new());
+    let (begin, mut lanes, mut strangers) = (Instant::now(), Vec::new(), false);
     while lanes.len() < usize::from(count) {
         let left = PATIENCE.saturating_sub(begin.elapsed());
+        if left.is_zero() {
+            return Err(io::Error::other(format!("{} of {count} came in time", lanes.len())));
+        }
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
         if poll(&mut [PollFd::new(listener.as_fd(), PollFlags::POLLIN)], timeout)? == 0 {
-            return Err(io::Error::other(format!("{} of {count} lanes came in time", lanes.len())));
+            continue;
         }
         match Joined::receive(listener.accept()?.0) {
             Ok(lane) => lanes.push(lane),
-            // Whoever it is, the lanes may still come.
-            Err(why) => eprintln!("blat-target: this is no lane: {why}"),
+            // The lanes may still come. What others do here is worth one word.
+            Err(why) if !std::mem::replace(&mut strangers, true) => {
+                eprintln!("blat-target: this is no channel of the session: {why}");
+            }
+            Err(_) => {}
         }
     }
     lanes.sort_by_key(|lane| lane.number);
@@ -197,7 +204,7 @@ impl Lanes {
     /// Begins to wait for lanes, and tells the host once all are there.
     pub(crate) fn gather(&mut self, key: Digest, count: u8) -> Result<(), End> {
         if std::mem::replace(&mut self.asked, true) || !(1..LANES_MAX).contains(&count) {
-            return Err(End::broken(format!("the host asked for lanes again, or for {count} of them")));
+            return Err(End::broken(format!("the host asked for channels again, or for {count} of them")));
         }
         let (gathered, output) = (self.gathered.clone(), self.output.clone());
         std::thread::spawn(move || match gather(key, count) {
@@ -215,7 +222,7 @@ impl Lanes {
     pub(crate) fn take(&mut self) -> Result<Vec<File>, End> {
         let lanes = std::mem::take(&mut *self.gathered.lock().unwrap_or_else(PoisonError::into_inner));
         if lanes.is_empty() {
-            return Err(End::broken("the host spreads the session over lanes that it has not"));
+            return Err(End::broken("the host spreads the session over channels that it has not"));
         }
         let (inputs, processes): (Vec<_>, Vec<_>) =
             lanes.into_iter().map(|lane| (lane.input, lane.process)).unzip();

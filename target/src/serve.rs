@@ -64,8 +64,9 @@ pub fn serve(mut allowed: Allowed) -> ExitCode {
         eprintln!("blat-target: this key serves blat and nothing else; {what} is not for it");
         return ExitCode::from(EXIT_USAGE);
     }
-    if over_ssh {
-        allowed.hear(original.as_deref());
+    if over_ssh && !allowed.hear(original.as_deref()) {
+        eprintln!("blat-target: what follows --join is no channel of a session");
+        return ExitCode::from(EXIT_USAGE);
     }
     // Modes are the manifest's, whatever the login shell thinks.
     umask(Mode::empty());
@@ -94,7 +95,7 @@ fn joined(how: io::Result<()>) -> ExitCode {
     match how {
         Ok(()) => ExitCode::from(EXIT_DONE),
         Err(why) => {
-            eprintln!("blat-target: no session took this lane: {why}");
+            eprintln!("blat-target: no session took this channel: {why}");
             ExitCode::from(EXIT_LATER)
         }
     }

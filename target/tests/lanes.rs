@@ -2,18 +2,23 @@
 
 mod common;
 
+use std::io::IoSlice;
+use std::os::fd::AsRawFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
-use blat_target::lanes::{LANES_MAX, Lane, SPREAD_AFTER};
+use blat_target::lanes::Lane;
 use blat_target::message::{Digest, HostHello, Outcome, ToHost, ToTarget};
 use blat_target::said;
 use common::delta::Told;
 use common::{Host, Site, host_hello};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
 const NEW: Outcome = Outcome::Committed { replaced: false };
-const AFTER: usize = SPREAD_AFTER as usize;
+/// What protocol.md names.
+const AFTER: usize = 8_388_608;
 
 fn noise(length: usize) -> Vec<u8> {
     let mut noise = vec![0; length];
@@ -128,22 +133,39 @@ fn lanes_of_another_number_leave_the_session_as_it_is() {
     assert!(ended.stderr.contains("stays on one channel"), "{}", ended.stderr);
 }
 
-/// Others of the machine see the name of the socket.
+/// Others of the machine may come to the socket, and have something to hand over.
 #[test]
-fn whoever_else_comes_to_a_session_keeps_no_lane_away() {
+fn whoever_else_comes_to_a_session_is_none_of_its_lanes() {
+    if !common::is_root() {
+        eprintln!("not tested: only root can be another user than the helper's");
+        return;
+    }
     let site = Site::new();
     let (mut host, key) = (site.host(), key());
     host.say(&ToTarget::Gather { key, lanes: 1 });
+    // As soon as the session listens.
+    let begin = Instant::now();
     let stranger = loop {
-        // As soon as the session listens.
-        if let Ok(stranger) = UnixStream::connect_addr(&address(key)) {
-            break stranger;
+        match UnixStream::connect_addr(&address(key)) {
+            Ok(stranger) => break stranger,
+            Err(why) => assert!(begin.elapsed() < Duration::from_secs(60), "{why}"),
         }
     };
-    drop(stranger);
+    let (input, _held) = nix::unistd::pipe().unwrap();
+    let rights = [input.as_raw_fd()];
+    let rights = [ControlMessage::ScmRights(&rights)];
+    sendmsg::<()>(stranger.as_raw_fd(), &[IoSlice::new(&[1])], &rights, MsgFlags::empty(), None).unwrap();
     host.join(lane(&site, key, 1));
     assert_eq!(host.next(), Some(ToHost::Gathered));
-    assert_eq!(host.done().code, Some(0));
+    let told = Told::in_full("a/1").whole("x", &noise(AFTER + (1 << 20)));
+    host.begin_in_full(&told);
+    host.spread(AFTER);
+    host.bytes(&told.plain_in_full());
+    host.say(&ToTarget::PackageEnd);
+    assert_eq!(host.outcome(), NEW);
+    let ended = host.done();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(ended.stderr.contains("the user 0 is at the other end of its socket"), "{}", ended.stderr);
 }
 
 /// What the host may not say ends the session, and is named.
@@ -156,19 +178,19 @@ fn a_host_that_spreads_what_it_may_not_is_refused() {
     };
     let site = Site::new();
     let mut host = site.host();
-    host.say(&ToTarget::Spread { after: SPREAD_AFTER });
-    assert!(failed(host).contains("over lanes that it has not"));
+    host.say(&ToTarget::Spread { after: AFTER as u64 });
+    assert!(failed(host).contains("over channels that it has not"));
     let mut host = with_lanes(&site, 1);
-    host.say(&ToTarget::Spread { after: SPREAD_AFTER - 1 });
+    host.say(&ToTarget::Spread { after: AFTER as u64 - 1 });
     assert!(failed(host).contains("behind 8388607 bytes already"));
-    for lanes in [0, LANES_MAX] {
+    for lanes in [0, 16] {
         let mut host = site.host();
         host.say(&ToTarget::Gather { key: key(), lanes });
         assert!(failed(host).contains(&format!("or for {lanes} of them")));
     }
     let mut host = with_lanes(&site, 1);
     host.say(&ToTarget::Gather { key: key(), lanes: 1 });
-    assert!(failed(host).contains("asked for lanes again"));
+    assert!(failed(host).contains("asked for channels again"));
     let mut host = site.connect();
     host.hello(HostHello { protocol: 3, ..host_hello() });
     host.say(&ToTarget::Gather { key: key(), lanes: 1 });
@@ -178,7 +200,7 @@ fn a_host_that_spreads_what_it_may_not_is_refused() {
 #[test]
 fn a_lane_does_not_give_its_input_to_another_user() {
     if !common::is_root() {
-        // The helper runs as whoever tests: there is no other user here.
+        eprintln!("not tested: only root can be another user than the helper's");
         return;
     }
     let (site, key) = (Site::new(), key());

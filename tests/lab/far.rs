@@ -27,10 +27,14 @@ fn what_one_connection_cannot_carry_goes_over_several() {
     let noise = Dice::new().noise(SIZE);
     let whole = wide(&field, &link, &noise);
     broken(&field, &link, &noise, whole);
+    shared(&field, &noise);
     narrow(&field, &link, &noise[..SMALL]);
     let ids = ["wide", "broken", "narrow"].map(|package| (package.to_owned(), "1.0".to_owned()));
     field.assert_equal("site1", SOURCE, &ids);
-    field.assert_nothing_left("site1");
+    for target in ["site1", "site2"] {
+        field.assert_equal(target, SOURCE, &[("shared".into(), "1.0".into())]);
+        field.assert_nothing_left(target);
+    }
     field.assert_no_failed_unit();
 }
 
@@ -41,6 +45,22 @@ fn sent(link: &Link) -> u64 {
 fn publish(field: &Field, package: &str, noise: &[u8]) {
     put_build(&field.source().join(package).join("1.0"), 1, 3, noise);
     field.tag("site1", package, "1.0");
+}
+
+/// What is packed once for two targets goes to each over several connections.
+fn shared(field: &Field, noise: &[u8]) {
+    field.add_target("site2", SOURCE, "");
+    field.wait_connected("site2");
+    put_build(&field.source().join("shared").join("1.0"), 1, 3, noise);
+    let targets = ["site1", "site2"];
+    targets.iter().for_each(|target| field.tag(target, "shared", "1.0"));
+    for target in targets {
+        field.wait_for(target, "shared", "1.0", PATIENCE);
+        field.wait_no_tags(target, PATIENCE);
+    }
+    let several = "the line takes more than one connection carries";
+    assert_eq!(field.count("blat@site2", several), 1, "{}", field.all_lines());
+    assert_eq!(field.count("blat@site2", "shared/1.0"), 1, "{}", field.all_lines());
 }
 
 /// How fast the line is used between a third and nine tenths of what goes.
@@ -60,11 +80,11 @@ fn wide(field: &Field, link: &Link, noise: &[u8]) -> u64 {
     let before = sent(link);
     publish(field, "wide", noise);
     let rate = rate(link, before, noise.len());
-    let status = field.status_text("site1");
+    let is_told = || field.status_text("site1").contains(", 4 connections; ");
+    wait_until("the status tells of four connections", PATIENCE, is_told);
     field.wait_for("site1", "wide", "1.0", PATIENCE);
     field.wait_no_tags("site1", PATIENCE);
     println!("{:.0} Mbit/s; by one connection at most {:.0}", rate * 8e-6, BY_ONE * 8e-6);
-    assert!(status.contains(", 4 connections; "), "{status}");
     assert_eq!(field.count("blat@site1", "the line takes more than one connection carries"), 1);
     assert!(rate > 1.3 * BY_ONE, "{rate} bytes a second");
     sent(link) - before

@@ -17,7 +17,6 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use blat_target::frame::{self, Frame, MAGIC};
-use blat_target::lanes::Turn;
 use blat_target::message::*;
 use blat_target::package::PackageVersion;
 use tempfile::TempDir;
@@ -169,13 +168,13 @@ pub struct Host {
     lanes: Lanes,
 }
 
-/// Further channels of a session, and whose turn it is.
+/// Further channels of a session.
 #[derive(Default)]
 struct Lanes {
     beside: Vec<Child>,
-    /// How many bytes still go by the session's own channel alone, and whose turn it is then; none where it
+    /// How many bytes still go by the session's own channel alone, and how many went by all then; none where it
     /// is not spread.
-    spread: Option<(usize, Turn)>,
+    spread: Option<(usize, usize)>,
 }
 
 impl Lanes {
@@ -184,13 +183,15 @@ impl Lanes {
         self.beside.iter_mut().map(|lane| lane.wait().unwrap().code()).collect()
     }
 
-    /// By which lane the next bytes go (0: by the session's own channel), and how many of them.
+    /// By which lane the next bytes go (0: by the session's own channel), and how many of them; as
+    /// doc/protocol.md has it.
     fn next(&mut self, most: usize) -> (usize, usize) {
         match &mut self.spread {
             None => (0, most),
-            Some((0, turn)) => {
-                let (lane, most) = turn.next(most);
-                turn.went(most);
+            Some((0, went)) => {
+                let most = most.min(65_536 - *went % 65_536);
+                let lane = *went / 65_536 % (1 + self.beside.len());
+                *went += most;
                 (lane, most)
             }
             Some((after, _)) => {
@@ -288,7 +289,7 @@ impl Host {
     /// Says that the session is spread over its lanes behind so many bytes more.
     pub fn spread(&mut self, after: usize) {
         self.say(&ToTarget::Spread { after: after as u64 });
-        self.lanes.spread = Some((after, Turn::of(1 + self.lanes.beside.len())));
+        self.lanes.spread = Some((after, 0));
     }
 
     /// Waits until all lanes have ended by themselves.
