@@ -130,7 +130,10 @@ impl Widening {
     }
 
     fn tell_why(&self, failure: &Failure) {
-        let reason = format!("much is sent by one connection that several would carry sooner: {failure}");
+        let reason = format!(
+            "much is sent by one connection that several would carry sooner: {failure}; see whether the sshd \
+             there lets enough in (MaxStartups), or say ssh.connections = 1"
+        );
         self.tell(Report::Notice { reason });
     }
 }
