@@ -83,6 +83,7 @@ impl Channel {
             round_trip: facts.as_ref().and_then(|facts| facts.round_trip(&places.control())),
             by_command: facts.is_none_or(|facts| facts.protocol >= PROTOCOL_OF_SAID),
             lanes: lanes.filter(|lanes| !lanes.controls.is_empty()),
+            hard_links: target.hard_links,
         };
         let connection = match attached {
             Some(connection) => connection,

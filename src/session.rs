@@ -16,7 +16,8 @@ use std::time::Duration;
 
 use blat_target::listing::{Listing, chunk};
 use blat_target::message::{
-    Digest, Listed, Outcome, PROTOCOL_OF_LANES, Refusal, Standing, TargetHello, ToHost, ToTarget,
+    Digest, Listed, Outcome, PROTOCOL_OF_HARD_LINKS, PROTOCOL_OF_LANES, Refusal, Standing, TargetHello,
+    ToHost, ToTarget,
 };
 use blat_target::package::PackageVersion;
 use openssh::{ChildStdin, ChildStdout};
@@ -80,6 +81,8 @@ pub struct Means {
     pub by_command: bool,
     /// How there can be more connections, where there can.
     pub lanes: Option<lanes::Means>,
+    /// Whether files that are the same in two versions shall be hard links there.
+    pub hard_links: bool,
 }
 
 impl Means {
@@ -94,6 +97,7 @@ impl Means {
             round_trip: None,
             by_command: false,
             lanes: None,
+            hard_links: false,
         }
     }
 }
@@ -166,6 +170,9 @@ impl Session {
         if let Some(means) = means.lanes.take_if(|_| protocol >= PROTOCOL_OF_LANES) {
             let (progress, gathered) = (progress.clone(), gathered.clone());
             tasks.spawn(Widening { means, progress, orders, gathered }.run());
+        }
+        if means.hard_links && protocol >= PROTOCOL_OF_HARD_LINKS {
+            jobs.push(Job::Say(ToTarget::HardLinks)).map_err(over)?;
         }
         packer::start(protocol, to_do, answers, means, frames, hear.clone(), progress.clone());
         tasks.spawn(Ear { hear, answer, gathered, progress: progress.clone() }.listen(stdout));

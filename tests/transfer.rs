@@ -204,6 +204,30 @@ fn a_version_is_told_by_the_one_before() {
     assert_eq!(tree(&folder), tree(&world.archive().join("large/1.0100")));
 }
 
+#[test]
+fn what_is_the_same_with_its_time_is_a_hard_link_where_the_configuration_asks() {
+    let world = world();
+    let text = fs::read_to_string(settings(&world)).unwrap();
+    let mut before = None;
+    for (version, asked) in [("1.0", false), ("1.01", false), ("1.010", true)] {
+        let wanted = text.replace("[target]\n", &format!("[target]\nhard_links = {asked}\n"));
+        fs::write(settings(&world), wanted).unwrap();
+        let folder = publish_large(&world, version);
+        // As cp -p brings it.
+        let published = SystemTime::UNIX_EPOCH + Duration::from_nanos(1_600_000_000_123_456_789);
+        File::open(folder.join("same")).unwrap().set_modified(published).unwrap();
+        world.tag("large", version);
+        let output = world.transfer();
+        assert_done(&output);
+        let arrived = world.archive().join("large").join(version);
+        assert_eq!(tree(&folder), tree(&arrived));
+        let same = fs::metadata(arrived.join("same")).unwrap();
+        assert_eq!((same.nlink(), before == Some(same.ino())), (1 + u64::from(asked), asked));
+        before = Some(same.ino());
+        assert_eq!(fs::metadata(arrived.join("changed")).unwrap().nlink(), 1);
+    }
+}
+
 /// What is packed for several targets, and when it was.
 fn ready(world: &Loopback) -> Vec<(String, SystemTime)> {
     let all = fs::read_dir(world.root().join("var/cache/blat/ready")).into_iter().flatten().flatten();

@@ -73,6 +73,8 @@ pub struct There {
     pub purge_at: Calendar,
     /// The most memory that receiving packages takes there.
     pub memory: Size,
+    /// Whether files that are the same in two versions of a package are hard links there.
+    pub hard_links: bool,
 }
 
 /// A bucket.
@@ -226,6 +228,7 @@ impl There {
             index_at: or(&own.index_at, &general.index_at, || built_in("*-*-* 03:00:00")),
             purge_at: or(&own.purge_at, &general.purge_at, || built_in("Mon *-*-* 06:00:00")),
             memory: own.memory.or(general.memory).unwrap_or(Size::of_bytes(memory::THERE)),
+            hard_links: own.hard_links.or(general.hard_links).unwrap_or(false),
         }
     }
 }

@@ -17,7 +17,7 @@ const CALENDAR: &str = "give a time as systemd's OnCalendar= takes it, such as \
 const QUERY: &str = "give a query in the words of the database";
 
 /// Every key, in the order in which settings are shown.
-pub(super) const KEYS: [Key; 51] = [
+pub(super) const KEYS: [Key; 52] = [
     key("source", LOCAL_PATH),
     key("enabled", "give true or false"),
     key("verbosity", "give \"error\", \"warn\", \"info\", \"debug\" or \"trace\""),
@@ -38,6 +38,7 @@ pub(super) const KEYS: [Key; 51] = [
     key("target.index_at", CALENDAR),
     key("target.purge_at", CALENDAR),
     key("target.memory", "give a size such as \"256m\", 32m at least"),
+    key("target.hard_links", "give true or false"),
     key("s3.bucket", "give the bucket's name"),
     key("s3.prefix", "give \"\", or a text that ends in a slash, such as \"ci/\""),
     key("s3.endpoint", "give \"\", or an address such as \"https://s3.example.org:9000\""),

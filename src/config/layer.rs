@@ -66,6 +66,7 @@ pub(super) struct TargetLayer {
     pub(super) purge_at: Option<Calendar>,
     #[serde(deserialize_with = "memory_there")]
     pub(super) memory: Option<Size>,
+    pub(super) hard_links: Option<bool>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]

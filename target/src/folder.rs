@@ -7,7 +7,7 @@
 //! name ("name") must be plain: no slash.
 
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::Result;
 use nix::dir::Dir;
@@ -17,7 +17,7 @@ use nix::sys::stat::{
     FileStat, Mode, SFlag, UtimensatFlags, fchmod, fstat, fstatat, futimens, mkdirat, utimensat,
 };
 use nix::sys::time::TimeSpec;
-use nix::unistd::{UnlinkatFlags, fsync, symlinkat, unlinkat};
+use nix::unistd::{UnlinkatFlags, fsync, linkat, symlinkat, unlinkat};
 
 use crate::manifest::Time;
 
@@ -104,6 +104,13 @@ impl Folder {
 
     pub(crate) fn symlink(&self, name: &[u8], text: &[u8]) -> Result<()> {
         symlinkat(text, self, name)
+    }
+
+    /// Gives an open file `name`, under which nothing must stand, beside the names that it has.
+    pub(crate) fn hard_link(&self, file: &File, name: &[u8]) -> Result<()> {
+        // Who is not root may not link a descriptor; its name under /proc is no link to elsewhere.
+        let open = format!("/proc/self/fd/{}", file.as_raw_fd());
+        linkat(nix::fcntl::AT_FDCWD, open.as_str(), self, name, AtFlags::AT_SYMLINK_FOLLOW)
     }
 
     pub(crate) fn link_text(&self, name: &[u8]) -> Result<Vec<u8>> {

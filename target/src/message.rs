@@ -49,13 +49,15 @@ use crate::stamp::Stamp;
 
 /// The protocol that this build speaks; a session has the older one of its two sides. What is newer
 /// than 1 is said only to who speaks it.
-pub const PROTOCOL: u16 = if cfg!(feature = "oldest-protocol") { 1 } else { 4 };
+pub const PROTOCOL: u16 = if cfg!(feature = "oldest-protocol") { 1 } else { 5 };
 /// The oldest protocol that this build understands.
 pub const PROTOCOL_OLDEST: u16 = 1;
 /// From this protocol on, what the host says first may come by the helper's command line.
 pub const PROTOCOL_OF_SAID: u16 = 3;
 /// From this protocol on, a session may have several channels.
 pub const PROTOCOL_OF_LANES: u16 = 4;
+/// From this protocol on, files may be hard links to those of other versions.
+pub const PROTOCOL_OF_HARD_LINKS: u16 = 5;
 /// How many package-versions one [`ToTarget::Query`] may name.
 pub const QUERY_MAX: usize = 1000;
 /// The longest PackageList, in bytes.
@@ -182,6 +184,9 @@ pub enum ToTarget {
     Spread {
         after: u64,
     },
+    /// From here on, a file that is the same as one of a base, and has its mode and time, too, shall be a hard
+    /// link to that. Since protocol 5.
+    HardLinks,
 }
 
 impl ToTarget {
@@ -216,6 +221,7 @@ impl ToTarget {
             | Self::Rest(_) => 2,
             Self::Whole(_) => Self::PROTOCOL_OF_WHOLE,
             Self::Gather { .. } | Self::Spread { .. } => PROTOCOL_OF_LANES,
+            Self::HardLinks => PROTOCOL_OF_HARD_LINKS,
         }
     }
 }

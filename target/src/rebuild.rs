@@ -1,4 +1,5 @@
-//! Building a package, from a base where there is one: files are cloned, or made of old ones and their changes.
+//! Building a package, from a base where there is one: files are cloned, or linked where the host asks for that,
+//! or made of old ones and their changes.
 //!
 //! The base is advice. Nothing is taken from it but through held folders, and what was made of it
 //! counts only under a seal: a group of files whose seal is broken is told to the host file by
@@ -38,25 +39,34 @@ pub(crate) struct Told {
     recipe_length: Option<u32>,
     /// What is there of it already.
     rest: Option<(RestHead, Kept)>,
+    /// Whether its files may be hard links to the base's.
+    pub(crate) hard_links: bool,
 }
 
 impl From<DeltaHead> for Told {
     fn from(delta: DeltaHead) -> Self {
         let base = Some((delta.base, delta.base_stamp));
-        Self { head: delta.head, base, recipe_length: Some(delta.recipe_length), rest: None }
+        Self {
+            head: delta.head,
+            base,
+            recipe_length: Some(delta.recipe_length),
+            rest: None,
+            hard_links: false,
+        }
     }
 }
 
 impl Told {
     /// A package that comes in full.
     pub(crate) fn whole(head: PackageHead) -> Self {
-        Self { head, base: None, recipe_length: None, rest: None }
+        Self { head, base: None, recipe_length: None, rest: None, hard_links: false }
     }
 
     /// A package that goes on.
     pub(crate) fn rest(rest: RestHead, kept: Kept) -> Self {
         let (head, base) = (rest.head.clone(), rest.base.clone());
-        Self { head, base, recipe_length: Some(rest.recipe_length), rest: Some((rest, kept)) }
+        let recipe_length = Some(rest.recipe_length);
+        Self { head, base, recipe_length, rest: Some((rest, kept)), hard_links: false }
     }
 }
 
@@ -88,7 +98,7 @@ pub(crate) fn rebuild(
     session: &Arc<Session>,
     packed: &Packed,
 ) -> Result<Rebuilt, Stop> {
-    let Told { head, base, recipe_length, rest } = told;
+    let Told { head, base, recipe_length, rest, hard_links } = told;
     let (manifest, encoded) = manifest(&head, packed)?;
     check_stamp(&head, &manifest)?;
     let recipe = match recipe_length {
@@ -106,6 +116,7 @@ pub(crate) fn rebuild(
     let making = Making {
         staging: &staging,
         base: base.as_ref().map_or(Base(None), |base| Base::open(archive, &head, base)),
+        hard_links,
         packed,
         buffer: vec![0; PIECE],
     };
@@ -198,6 +209,7 @@ impl Base {
 struct Making<'a, 'p> {
     staging: &'a Staging,
     base: Base,
+    hard_links: bool,
     packed: &'a Packed<'p>,
     buffer: Vec<u8>,
 }
@@ -223,21 +235,39 @@ impl Making<'_, '_> {
         let done = digests.len();
         let mut made: Vec<_> = digests.into_iter().map(Some).collect();
         for ((entry, size, _), source) in manifest.files().zip(&recipe.files).skip(done) {
-            let Part { file, bytes: at, mut hasher } = match part.take() {
-                Some(part) => part,
-                None => Part { file: self.staging.create(entry)?, bytes: 0, hasher: blake3::Hasher::new() },
-            };
-            let old = source.origin(&entry.path).and_then(|path| self.base.file(path));
-            let from = (&file, at, &mut hasher);
-            let good = match source {
-                Source::Whole => self.whole(entry, size, from)?,
-                Source::Same(_) => self.same(entry, size, from, old)?,
-                Source::Changed(_) => self.changed(entry, size, from, old.map(|(old, _)| old))?,
-            };
-            self.staging.finish(entry, file, size)?;
-            made.push(good.then(|| Digest(*hasher.finalize().as_bytes())));
+            made.push(self.file(entry, size, source, part.take())?);
         }
         Ok(made)
+    }
+
+    /// Makes a file, of which a part may be there; returns its digest if it could be made.
+    fn file(
+        &mut self,
+        entry: &Entry,
+        size: u64,
+        source: &Source,
+        part: Option<Part>,
+    ) -> Result<Option<Digest>, Stop> {
+        let old = source.origin(&entry.path).and_then(|path| self.base.file(path));
+        if let (true, Source::Same(_), None, Some((old, _))) = (self.hard_links, source, &part, &old)
+            && self.staging.link(entry, size, old)
+        {
+            let mut hasher = blake3::Hasher::new();
+            let good = self.read(old, size, &mut hasher, |_| Ok(()))?;
+            return Ok(good.then(|| Digest(*hasher.finalize().as_bytes())));
+        }
+        let Part { file, bytes: at, mut hasher } = match part {
+            Some(part) => part,
+            None => Part { file: self.staging.create(entry)?, bytes: 0, hasher: blake3::Hasher::new() },
+        };
+        let from = (&file, at, &mut hasher);
+        let good = match source {
+            Source::Whole => self.whole(entry, size, from)?,
+            Source::Same(_) => self.same(entry, size, from, old)?,
+            Source::Changed(_) => self.changed(entry, size, from, old.map(|(old, _)| old))?,
+        };
+        self.staging.finish(entry, file, size)?;
+        Ok(good.then(|| Digest(*hasher.finalize().as_bytes())))
     }
 
     fn whole(
@@ -264,16 +294,27 @@ impl Making<'_, '_> {
             return Err(misplaced(entry));
         }
         let Some((old, _)) = old.filter(|(_, old_size)| *old_size == size) else { return Ok(false) };
-        let cloned = clone(&old, file);
-        let (mut from, mut left) = (&old, size);
+        let (cloned, staging) = (clone(&old, file), self.staging);
+        self.read(&old, size, hasher, |piece| {
+            let written = if cloned { Ok(()) } else { file.write_all(piece) };
+            written.map_err(|why| staging.refusal("write", entry, errno(&why)).into())
+        })
+    }
+
+    /// Reads and hashes the first `left` bytes of an old file, each piece of which `then` gets; whether there
+    /// are so many.
+    fn read(
+        &mut self,
+        mut old: &File,
+        mut left: u64,
+        hasher: &mut blake3::Hasher,
+        mut then: impl FnMut(&[u8]) -> Result<(), Stop>,
+    ) -> Result<bool, Stop> {
         while left > 0 {
             let most = self.buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-            let Ok(got @ 1..) = from.read(&mut self.buffer[..most]) else { return Ok(false) };
+            let Ok(got @ 1..) = old.read(&mut self.buffer[..most]) else { return Ok(false) };
             hasher.update(&self.buffer[..got]);
-            if !cloned {
-                let written = file.write_all(&self.buffer[..got]);
-                written.map_err(|why| self.staging.refusal("write", entry, errno(&why)))?;
-            }
+            then(&self.buffer[..got])?;
             left -= got as u64;
             self.packed.moved();
         }

@@ -3,7 +3,8 @@
 //! What is kept ([`crate::partial`]) is read and told to the host, file by file in the manifest's order
 //! up to the first that is missing, then as much of that as there is. The host says how much of it is
 //! as it should be, and sends the rest. A new staging takes over just that: what is in the old one
-//! beside it, or is not a regular file, goes with it. A crash between two of these steps leaves two
+//! beside it, or is not a regular file, goes with it; as does a hard link to a file of another version that
+//! is not like it any more, for nothing is written into that. A crash between two of these steps leaves two
 //! records of the package, and what it is in both of them counts.
 
 use std::fs::File;
@@ -18,7 +19,7 @@ use crate::message::{self, Digest, RestHead};
 use crate::partial::{self, Partial};
 use crate::refusal::Stop;
 use crate::remove::unlocked;
-use crate::stage::Staging;
+use crate::stage::{Staging, is_like};
 
 /// Files are read in pieces of so many bytes.
 const PIECE: usize = 128 << 10;
@@ -110,8 +111,10 @@ impl Kept {
     /// Where most of a file is, and how much; no more than it should have.
     fn longest(&self, entry: &Entry, size: u64) -> Option<(usize, u64)> {
         let length = |(_, tree): &(Partial, Folder)| {
-            let found = tree.read(&entry.path).ok()?.metadata().ok()?;
-            (found.is_file() && found.size() <= size).then_some(found.size())
+            let file = tree.read(&entry.path).ok()?;
+            let found = file.metadata().ok()?;
+            let own = found.nlink() == 1 || is_like(&file, entry, size);
+            (found.is_file() && found.size() <= size && own).then_some(found.size())
         };
         let found = self.held.iter().enumerate().filter_map(|(at, held)| Some((at, length(held)?)));
         found.max_by_key(|(_, length)| *length)

@@ -159,6 +159,7 @@ fn converse(mut input: Input, output: &Arc<Output>, pulse: Arc<Pulse>, allowed: 
         doubtful: BTreeMap::new(),
         next: 0,
         came: 0,
+        hard_links: false,
     };
     let done = talk.run();
     talk.leave();
@@ -239,6 +240,8 @@ struct Talk {
     next: u64,
     /// How many packages and links came.
     came: u64,
+    /// Whether files that are the same in another version may be hard links to these.
+    hard_links: bool,
 }
 
 impl Talk {
@@ -272,6 +275,7 @@ impl Talk {
                     let info = self.aging.hold(reason.as_deref()).map_err(End::Failed)?;
                     self.output.say(&info)?;
                 }
+                ToTarget::HardLinks => self.hard_links = true,
                 ToTarget::Done { sent } => return self.done(sent),
                 ToTarget::Gather { .. } | ToTarget::Spread { .. } => {
                     return Err(End::broken("the host spreads a session in the wrong place"));
@@ -378,7 +382,8 @@ impl Talk {
         }
     }
 
-    fn rebuild(&mut self, told: Told) -> Result<(), End> {
+    fn rebuild(&mut self, mut told: Told) -> Result<(), End> {
+        told.hard_links = self.hard_links;
         let head = told.head.clone();
         if self.stands_needed(&head)? {
             return self.unchanged(&head);

@@ -17,11 +17,12 @@ use std::sync::{Arc, Weak};
 use nix::errno::Errno;
 use nix::fcntl::RenameFlags;
 use nix::sys::resource::{Resource, getrlimit};
-use nix::unistd::ftruncate;
+use nix::sys::stat::{SFlag, fstat};
+use nix::unistd::{ftruncate, geteuid};
 
 use crate::archive::Archive;
 use crate::commit::Unsynced;
-use crate::folder::{Folder, has_mode, set_mode, set_time};
+use crate::folder::{Folder, has_mode, kind, set_mode, set_time};
 use crate::manifest::{Entry, Kind, Manifest, Time};
 use crate::message::{PackageHead, Refusal};
 use crate::package::{Name, PackageVersion};
@@ -223,6 +224,10 @@ impl Staging {
             // Who owns it may write it once its mode says so.
             set_mode(&to.read(name)?, entry.mode | 0o600)?;
             let file = to.file(name)?;
+            if fstat(&file)?.st_nlink > 1 {
+                // What is written there would be in other versions, too.
+                return Err(Errno::EMLINK);
+            }
             set_mode(&file, entry.mode)?;
             ftruncate(&file, bytes as i64)?;
             Ok(file)
@@ -264,6 +269,20 @@ impl Staging {
             Ok(file)
         };
         create().map_err(|why| self.refusal("make", entry, why))
+    }
+
+    /// Makes a regular file by a hard link to one that is like it already. Says whether it did; if not, nothing
+    /// was made.
+    pub(crate) fn link(&self, entry: &Entry, size: u64, to: &File) -> bool {
+        let (parent, name) = entry.split();
+        let Ok(held) = to.try_clone() else { return false };
+        let linked = is_like(to, entry, size)
+            && self.parent(parent).is_ok_and(|parent| parent.hard_link(to, name).is_ok());
+        if linked {
+            // Others than blat may have brought it, and not have synced it.
+            self.unsynced.borrow_mut().add(OwnedFd::from(held), 0);
+        }
+        linked
     }
 
     /// Takes back a file that was made.
@@ -335,6 +354,18 @@ impl Staging {
         }
         held.get(&b""[..]).ok_or(Errno::EBADF)?.below(path)
     }
+}
+
+/// Whether an open file has all that an entry tells, but for the content: kind, size, mode, time; and is ours.
+pub(crate) fn is_like(file: &File, entry: &Entry, size: u64) -> bool {
+    fstat(file).is_ok_and(|found| {
+        let modified = (entry.modified.seconds, i64::from(entry.modified.nanoseconds));
+        kind(&found) == SFlag::S_IFREG
+            && found.st_size as u64 == size
+            && found.st_mode & 0o7777 == entry.mode
+            && (found.st_mtime, found.st_mtime_nsec) == modified
+            && found.st_uid == geteuid().as_raw()
+    })
 }
 
 /// How many folders of a package may be held open.

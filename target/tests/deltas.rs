@@ -131,6 +131,63 @@ fn a_base_that_is_gone_or_another_build_costs_the_files_not_the_session() {
     }
 }
 
+fn inode(site: &Site, path: &str) -> u64 {
+    fs::metadata(site.archive().join(path)).unwrap().ino()
+}
+
+#[test]
+fn files_are_linked_only_where_the_host_asks_and_mode_and_time_are_the_same() {
+    for asked in [false, true] {
+        let site = site();
+        let base = site.archive().join("a/0");
+        // One whose mode differs, one whose time does.
+        for (name, mode, time) in [("xm", 0o600, None), ("xt", 0o644, Some(7))] {
+            fs::write(base.join(name), OLD).unwrap();
+            fs::set_permissions(base.join(name), fs::Permissions::from_mode(mode)).unwrap();
+            let like = fs::metadata(base.join("x")).unwrap().modified().unwrap();
+            let time = like + std::time::Duration::from_nanos(time.unwrap_or(0));
+            fs::File::open(base.join(name)).unwrap().set_modified(time).unwrap();
+            site.give(&base.join(name));
+        }
+        let mut host = site.host();
+        if asked {
+            host.say(&ToTarget::HardLinks);
+        }
+        host.tell(&told().same("xm", OLD).same("xt", OLD));
+        assert_eq!(host.outcome(), NEW);
+        assert_eq!(host.done().code, Some(0));
+        assert_arrived(&site);
+        let linked =
+            |new: &str, old: &str| inode(&site, &format!("a/1/{new}")) == inode(&site, &format!("a/0/{old}"));
+        assert_eq!((linked("descpkg", "descpkg"), linked("w", "y")), (asked, asked));
+        assert!(!linked("x", "x") && !linked("xm", "xm") && !linked("xt", "xt"));
+        assert_eq!(fs::metadata(base.join("xm")).unwrap().mode() & 0o777, 0o600, "the base is as it was");
+        assert!(site.leftovers().is_empty());
+        // Either goes without the other.
+        fs::remove_dir_all(&base).unwrap();
+        assert_arrived(&site);
+    }
+}
+
+#[test]
+fn a_damaged_file_that_was_linked_is_mended_in_one_place_only() {
+    let site = site();
+    let y = site.archive().join("a/0/y");
+    let time = fs::metadata(&y).unwrap().modified().unwrap();
+    fs::write(&y, b"moRe").unwrap();
+    fs::File::open(&y).unwrap().set_modified(time).unwrap();
+    let mut host = site.host();
+    host.say(&ToTarget::HardLinks);
+    let number = host.tell(&told());
+    assert_ne!(doubt(&mut host)[2], Some(told().digests[2]));
+    host.mend(number, &[(2, b"more")]);
+    assert_eq!(host.outcome(), NEW);
+    assert_eq!(host.done().code, Some(0));
+    assert_arrived(&site);
+    assert_eq!(content(&site, "a/0/y"), b"moRe");
+    assert_eq!(inode(&site, "a/1/descpkg"), inode(&site, "a/0/descpkg"));
+}
+
 #[test]
 fn nothing_is_taken_from_outside_of_the_base() {
     let site = site();

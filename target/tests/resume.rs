@@ -515,6 +515,70 @@ fn a_base_that_went_before_the_rest_came_is_told_of_and_mended_even_after_anothe
     assert_nothing_left(&site);
 }
 
+/// A package of two files that are those of a/0, and one that is new, is cut in the middle of that, once its
+/// files were linked; what `meanwhile` does to the base; what is complete of it then.
+fn linked_and_cut(meanwhile: impl Fn(&Path)) -> (Site, usize) {
+    let site = Site::new();
+    let old = Parts::described("a/0").file("x", &noise(FILE, 1)).file("y", &noise(FILE, 2));
+    assert_eq!(site.send(&[old.pack()]), [NEW]);
+    let mut large = Large { parts: Parts::new("a/1"), files: Vec::new() };
+    large = large.file("descpkg", b"about".to_vec()).file("x", noise(FILE, 1)).file("y", noise(FILE, 2));
+    large = large.file("z", noise(FILE, 3));
+    let same = Source::Same(blat_target::delta::Origin::SamePath);
+    let recipe = Recipe { files: vec![same.clone(), same.clone(), same, Source::Whole] };
+    let begin = [large.parts.manifest.encode(), recipe.encode()].concat();
+    let mut host = site.host();
+    host.say(&ToTarget::HardLinks);
+    host.begin_delta(&large, &recipe);
+    host.bytes(&[&begin[..], &large.files[3][..FILE / 2]].concat());
+    wait_until("half of it came", || site.leftovers().iter().any(|it| length(&it.join("z")) > FILE / 4));
+    host.end();
+    let base = site.archive().join("a/0");
+    meanwhile(&base);
+    let before = ["x", "y"].map(|name| fs::read(base.join(name)).unwrap());
+    let mut host = site.host();
+    host.say(&ToTarget::HardLinks);
+    assert_eq!(host.partial(), [large.what()]);
+    let start = large.start(&host.resume(large.what()));
+    let rest = large.files[start.0][start.1..].to_vec();
+    let content = [rest, large.files[start.0 + 1..].concat()].concat();
+    let recipe = Recipe { files: vec![Source::Whole; 4] };
+    host.begin_rest(&large, None, &recipe, start);
+    let begin = [large.parts.manifest.encode(), recipe.encode()].concat();
+    host.bytes(&[&begin[..], &content, &large.sealed()].concat());
+    host.say(&ToTarget::PackageEnd);
+    assert_eq!(host.outcome(), NEW);
+    assert_eq!(host.done().code, Some(0));
+    for (name, content) in ["descpkg", "x", "y", "z"].iter().zip(&large.files) {
+        assert!(fs::read(site.archive().join("a/1").join(name)).unwrap() == *content, "{name}");
+    }
+    assert!(["x", "y"].map(|name| fs::read(base.join(name)).unwrap()) == before, "the base is as it was");
+    assert_nothing_left(&site);
+    (site, start.0)
+}
+
+#[test]
+fn what_was_linked_is_gone_on_with_and_nothing_is_written_into_it() {
+    let inode = |site: &Site, path: &str| fs::metadata(site.archive().join(path)).unwrap().ino();
+    let (site, complete) = linked_and_cut(|_| ());
+    assert_eq!(complete, 3);
+    assert_eq!(inode(&site, "a/1/x"), inode(&site, "a/0/x"));
+    // Cut short in the base, and so here: it is no part to go on from.
+    let shorten = |base: &Path| {
+        File::options().write(true).open(base.join("x")).unwrap().set_len(FILE as u64 / 2).unwrap();
+    };
+    let (site, complete) = linked_and_cut(shorten);
+    assert_eq!(complete, 1);
+    assert_ne!(inode(&site, "a/1/x"), inode(&site, "a/0/x"));
+    // Another mode in the base is not taken back.
+    let (site, complete) = linked_and_cut(|base| {
+        fs::set_permissions(base.join("y"), fs::Permissions::from_mode(0o600)).unwrap();
+    });
+    assert_eq!(complete, 2);
+    let mode = |path: &str| fs::metadata(site.archive().join(path)).unwrap().mode() & 0o777;
+    assert_eq!((mode("a/0/y"), mode("a/1/y")), (0o600, 0o644));
+}
+
 #[test]
 fn a_session_that_hears_nothing_lets_another_go_on() {
     let (site, large) = (Site::new(), Large::new("a/1"));
