@@ -9,29 +9,27 @@
 //! is behind it ([`Lent`]): what is torn is deleted, and the run given up, for the next to pack the package
 //! anew. All of them may be deleted at any time; together they stay below [`ALL_MAX`].
 
+mod file;
+
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Read, Write};
-use std::os::unix::fs::FileExt;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::anyhow;
-use blat_target::frame::{self, HEADER_LEN, Header};
-use blat_target::message::Digest;
-use blat_target::package::{Name, PackageVersion};
-use blat_target::stamp::Stamp;
-use serde::{Deserialize, Serialize};
+use blat_target::package::PackageVersion;
 
-use crate::failure::{Failure, Needs, Result};
+use crate::failure::{Failure, Result};
 use crate::lock;
-use crate::outlet::Stretch;
 use crate::press::Packing;
 use crate::progress::Progress;
 use crate::tags::Tag;
+pub(crate) use file::{Ready, Told};
+use file::{read, write};
 
 /// Where the files lie, below the root.
 pub const READY: &str = "var/cache/blat/ready";
@@ -51,10 +49,6 @@ const AGE_MAX: Duration = Duration::from_secs(3600);
 const FREE_MIN: u64 = 1 << 30;
 /// For how long it is taken as known whether others are served: there may be many targets, and packages.
 const KNOWN_FOR: Duration = Duration::from_millis(100);
-/// A file is handed over in stretches of so many bytes, and the frame that ends them.
-const STRETCH: u64 = 1 << 20;
-/// The longest end of a file, in bytes.
-const END_MAX: usize = 4 << 10;
 /// How often to look whether another run has packed what this one needs.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
@@ -69,36 +63,6 @@ pub struct Store {
     /// The tag directories beside this target's.
     tags: Vec<PathBuf>,
     lent: Lent,
-}
-
-/// By what a package is told that is ready.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Told {
-    pub(crate) base: Name,
-    pub(crate) base_stamp: Stamp,
-    pub(crate) recipe_length: u32,
-}
-
-/// A package that is ready to be sent.
-#[derive(Debug)]
-pub(crate) struct Ready {
-    pub(crate) told: Option<Told>,
-    path: PathBuf,
-    file: Arc<File>,
-    /// So many bytes of it are sent,
-    length: u64,
-    /// in stretches that end here,
-    ends: Vec<u64>,
-    /// and this is their digest.
-    digest: Digest,
-}
-
-/// How a file ends, behind what is sent of it.
-#[derive(Serialize, Deserialize)]
-struct End {
-    told: Option<Told>,
-    /// Of what is sent.
-    digest: Digest,
 }
 
 impl Store {
@@ -251,116 +215,6 @@ fn beside(own: &Path) -> impl Iterator<Item = PathBuf> {
     all.map(|item| item.path()).filter(move |path| path != own)
 }
 
-/// Writes a file. None where the disk does not take it.
-fn write(
-    path: &Path,
-    packing: Packing,
-    make: impl FnOnce(&mut dyn Write) -> Result<Option<Told>>,
-) -> Result<Option<()>> {
-    let Ok(file) = File::create(path) else { return Ok(None) };
-    let file = BufWriter::with_capacity(1 << 18, file);
-    let mut kept = Keeping { file, hash: blake3::Hasher::new(), failed: false };
-    let mut stream = packing.stream(&mut kept).later("cannot start to pack")?;
-    let told = make(&mut stream);
-    let ended = stream.finish().map(drop);
-    let told = match told {
-        Err(_) if kept.failed => return Ok(None),
-        told => told?,
-    };
-    let end = ended.and_then(|()| kept.end(told));
-    Ok(end.ok())
-}
-
-/// What goes into a file, as frames, digested on the way.
-struct Keeping {
-    file: BufWriter<File>,
-    hash: blake3::Hasher,
-    /// Whether it was the file that did not take it.
-    failed: bool,
-}
-
-impl Keeping {
-    /// Writes the file's end: what it is, its length, and its digest.
-    fn end(mut self, told: Option<Told>) -> io::Result<()> {
-        let end = End { told, digest: Digest(self.hash.finalize().into()) };
-        let end = serde_json::to_vec(&end).map_err(io::Error::other)?;
-        let length = (end.len() as u64).to_le_bytes();
-        self.file.write_all(&end)?;
-        self.file.write_all(&length)?;
-        self.file.write_all(blake3::hash(&end).as_bytes())?;
-        self.file.flush()
-    }
-}
-
-impl Write for Keeping {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let taken = bytes.len().min(frame::PAYLOAD_MAX);
-        let frame = frame::data(&bytes[..taken]);
-        let written = self.file.write_all(&frame);
-        self.failed |= written.is_err();
-        written?;
-        self.hash.update(&frame);
-        Ok(taken)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
-    }
-}
-
-/// A file whose end is right.
-fn read(path: &Path) -> Option<Ready> {
-    const BEHIND: u64 = 8 + 32;
-    let file = File::open(path).ok()?;
-    let end = file.metadata().ok()?.len().checked_sub(BEHIND)?;
-    let mut behind = [0; BEHIND as usize];
-    file.read_exact_at(&mut behind, end).ok()?;
-    let (length, digest) = behind.split_at(8);
-    let begin = end.checked_sub(u64::from_le_bytes(length.try_into().ok()?))?;
-    let mut bytes = vec![0; usize::try_from(end - begin).ok().filter(|length| *length <= END_MAX)?];
-    file.read_exact_at(&mut bytes, begin).ok()?;
-    if blake3::hash(&bytes).as_bytes() != digest {
-        return None;
-    }
-    let End { told, digest } = serde_json::from_slice(&bytes).ok()?;
-    let ends = ends(&file, begin)?;
-    Some(Ready { told, path: path.to_owned(), file: Arc::new(file), length: begin, ends, digest })
-}
-
-/// Where the stretches end of the first bytes of a file, so many. None if these are no whole frames: others
-/// could keep a target waiting for more.
-fn ends(file: &File, length: u64) -> Option<Vec<u64>> {
-    let (mut at, mut begin, mut ends) = (0, 0, Vec::new());
-    let mut header = [0; HEADER_LEN];
-    while at < length {
-        file.read_exact_at(&mut header, at).ok()?;
-        let header = Header::parse(header).ok().filter(|header| header.is_data())?;
-        at += (HEADER_LEN + header.length) as u64;
-        if at - begin >= STRETCH || at == length {
-            ends.push(at);
-            begin = at;
-        }
-    }
-    (at == length).then_some(ends)
-}
-
-impl Ready {
-    /// The frames that are sent, each whole in one of them.
-    pub(crate) fn stretches(&self) -> impl Iterator<Item = Stretch> {
-        let begins = std::iter::once(0).chain(self.ends.iter().copied());
-        begins.zip(&self.ends).map(|(at, end)| {
-            let length = (end - at) as usize;
-            Stretch { file: self.file.clone(), at, length }
-        })
-    }
-
-    fn is_whole(&self) -> bool {
-        let mut hash = blake3::Hasher::new();
-        let read = hash.update_reader((&*self.file).take(self.length));
-        read.is_ok_and(|hash| hash.finalize().as_bytes() == &self.digest.0)
-    }
-}
-
 /// What a session sent of what is ready, as long as the target has not answered.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Lent(Arc<Mutex<HashMap<u64, PathBuf>>>);
@@ -396,9 +250,14 @@ impl Lent {
 
 #[cfg(test)]
 mod tests {
+    use super::file::STRETCH;
     use super::*;
-    use blat_target::frame::Frame;
+    use crate::failure::Needs;
+    use crate::outlet::Stretch;
+    use blat_target::frame::{self, Frame, HEADER_LEN};
     use blat_target::message::{Mend, ToTarget};
+    use blat_target::stamp::Stamp;
+    use std::os::unix::fs::FileExt;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     const PACKING: Packing = Packing { level: 3, window_log: 24, long_distance: true, checksum: true };
