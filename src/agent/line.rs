@@ -275,7 +275,8 @@ impl Line {
         };
         let reason = outage.map(|outage| outage.reason.clone());
         let person = outage.is_some_and(|outage| outage.person);
-        state::Line { state, since, reason, person, next }
+        let connections = usize::from(self.is_up());
+        state::Line { state, since, reason, person, next, connections }
     }
 
     /// The state in words, for `systemctl status`.

@@ -28,6 +28,13 @@ pub(super) struct Host {
     beside: Beside,
 }
 
+impl Host {
+    /// How many connections are up; none while the first one is not.
+    fn connections(&self) -> usize {
+        if self.first.is_up() { 1 + self.beside.count() } else { 0 }
+    }
+}
+
 /// The host, or the bucket.
 impl fmt::Display for Way {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -135,13 +142,14 @@ impl Way {
     /// The state, for whoever reads the agent's file.
     pub(super) fn shown(&self) -> state::Line {
         match self {
-            Self::Host(host) => host.first.shown(),
+            Self::Host(host) => state::Line { connections: host.connections(), ..host.first.shown() },
             Self::Bucket { .. } => state::Line {
                 state: state::LineState::NotKept,
                 since: None,
                 reason: None,
                 person: false,
                 next: None,
+                connections: 0,
             },
         }
     }
@@ -149,10 +157,8 @@ impl Way {
     /// The state in words, for `systemctl status`.
     pub(super) fn state(&self) -> String {
         match self {
-            Self::Host(host) => match host.beside.count() {
-                more @ 1.. if host.first.is_up() => {
-                    format!("{}, {} connections", host.first.state(), 1 + more)
-                }
+            Self::Host(host) => match host.connections() {
+                several @ 2.. => format!("{}, {several} connections", host.first.state()),
                 _ => host.first.state(),
             },
             Self::Bucket { shown, synchronised: None } => shown.clone(),

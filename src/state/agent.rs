@@ -31,6 +31,9 @@ pub struct Line {
     pub person: bool,
     /// When it is tried again.
     pub next: Option<Seconds>,
+    /// How many connections are up: more than one as long as the line takes more than one carries.
+    #[serde(default)]
+    pub connections: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

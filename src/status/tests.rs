@@ -67,8 +67,8 @@ impl World {
     fn agent(&mut self, state: LineState, reason: Option<&str>, person: bool) {
         let places = self.places();
         self.lock.get_or_insert_with(|| lock::take(&places.agent_lock(), "an agent").unwrap());
-        let line =
-            Line { state, since: Some(NOW - 600), reason: reason.map(str::to_owned), person, next: None };
+        let (since, reason) = (Some(NOW - 600), reason.map(str::to_owned));
+        let line = Line { state, since, reason, person, next: None, connections: 1 };
         let agent = Agent {
             since: NOW - 9 * HOUR,
             line,
@@ -282,6 +282,18 @@ fn a_bucket_has_no_connection_that_could_be_down() {
     let target = world.target();
     assert_eq!((target.level, target.connection()), (Level::Ok, "bucket"), "{:?}", target.remarks);
     assert!(target.host.contains("bucket packages at AWS"), "{}", target.host);
+}
+
+#[test]
+fn more_connections_than_one_are_told() {
+    let mut world = World::well();
+    world.agent(LineState::Up, None, false);
+    let told = |world: &World| world.fleet().text(true).lines().nth(1).unwrap().trim().to_owned();
+    assert_eq!(told(&world), "connection  up for 10m");
+    let mut agent: Agent = state::read(&world.places().agent()).unwrap();
+    agent.line.connections = 4;
+    state::keep(&world.places().agent(), &agent);
+    assert_eq!(told(&world), "connection  up for 10m, 4 connections");
 }
 
 #[test]

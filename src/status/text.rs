@@ -92,6 +92,14 @@ impl Target {
         }
     }
 
+    /// How many connections there are, where there is more than one.
+    pub fn several(&self) -> String {
+        match self.agent.as_ref().map_or(0, |agent| agent.line.connections) {
+            0 | 1 => String::new(),
+            several => format!(", {several} connections"),
+        }
+    }
+
     /// When the next synchronisation is, in words.
     pub fn next(&self, now: Seconds) -> String {
         match self.next_sync {
@@ -136,7 +144,7 @@ impl Target {
     fn connection_in_words(&self, now: Seconds) -> String {
         let since = self.agent.as_ref().and_then(|agent| agent.line.since);
         let since = since.map(|at| format!(" for {}", duration(now.saturating_sub(at)))).unwrap_or_default();
-        format!("{}{since}", self.connection())
+        format!("{}{since}{}", self.connection(), self.several())
     }
 
     fn lag_in_words(&self) -> String {

@@ -84,6 +84,8 @@ fn wide(field: &Field, link: &Link, noise: &[u8]) -> u64 {
     let rate = rate(link, before, noise.len());
     let is_told = || field.status_text("site1").contains(", 4 connections; ");
     wait_until("the status tells of four connections", PATIENCE, is_told);
+    let is_told = || field.master.sh("blat status site1").contains(", 4 connections");
+    wait_until("blat status tells of them, too", PATIENCE, is_told);
     field.wait_for("site1", "wide", "1.0", PATIENCE);
     field.wait_no_tags("site1", PATIENCE);
     println!("{:.0} Mbit/s; by one connection at most {:.0}", rate * 8e-6, BY_ONE * 8e-6);

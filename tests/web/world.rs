@@ -107,7 +107,8 @@ impl World {
         let places = self.places(name);
         self.locks.push(lock::take(&places.agent_lock(), "an agent").unwrap());
         let since = Some(self.now - 600);
-        let line = Line { state, since, reason: reason.map(str::to_owned), person, next: None };
+        let reason = reason.map(str::to_owned);
+        let line = Line { state, since, reason, person, next: None, connections: 1 };
         let agent = Agent {
             since: self.now - 90_000,
             line,

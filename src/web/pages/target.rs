@@ -38,7 +38,7 @@ fn figures(of: &Target, now: Seconds) -> Markup {
         dl {
             dt { "Host" } dd { (of.host) }
             dt { "Connection" }
-            dd { (of.connection()) @if let Some(since) = since { " for " (age(now, since)) } }
+            dd { (of.connection()) @if let Some(since) = since { " for " (age(now, since)) } (of.several()) }
             dt { "Lag" } dd { (of.lag.map_or_else(|| "none".into(), duration)) ", " (of.missing) " missing" }
             dt { "Last good sync" }
             dd { @match of.sync.good_at { Some(at) => { (time(at)) ", " (age(now, at)) " ago" } None => "never" } }
