@@ -381,6 +381,9 @@ fn kills_with_packages_in_doubt_and_in_the_making_leave_nothing_half_done() {
     let site = site();
     for round in 0..20u64 {
         let mut host = site.host();
+        if round % 2 == 0 {
+            host.say(&ToTarget::HardLinks);
+        }
         for nth in 0..10 {
             let told = told();
             // One in three is told by what is not there.
@@ -405,6 +408,10 @@ fn kills_with_packages_in_doubt_and_in_the_making_leave_nothing_half_done() {
     }
     assert_eq!(site.host().done().code, Some(0));
     assert!(site.leftovers().is_empty(), "{:?}", site.leftovers());
+    assert_eq!(
+        (content(&site, "a/0/descpkg"), content(&site, "a/0/y")),
+        (b"about".to_vec(), b"more".to_vec())
+    );
 }
 
 #[test]
