@@ -184,8 +184,8 @@ pub enum ToTarget {
     Spread {
         after: u64,
     },
-    /// From here on, a file that is the same as one of a base, and has its mode and time, too, shall be a hard
-    /// link to that. Since protocol 5.
+    /// From here on, a file that is the same as that of its path in a base, and has its mode and time, too, shall
+    /// be a hard link to that. Since protocol 5.
     HardLinks,
 }
 

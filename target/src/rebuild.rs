@@ -15,7 +15,7 @@ use nix::sys::stat::{SFlag, fstat};
 use crate::archive::Archive;
 use crate::clone::clone;
 use crate::commit::{Pending, Unsynced};
-use crate::delta::{CHUNK, GROUP, HEADER_LEN, Recipe, Source, Streams, seal};
+use crate::delta::{CHUNK, GROUP, HEADER_LEN, Origin, Recipe, Source, Streams, seal};
 use crate::folder::{Folder, kind};
 use crate::inflate::Packed;
 use crate::manifest::{Entry, MANIFEST_MAX, Manifest};
@@ -25,7 +25,7 @@ use crate::receive::{check_stamp, go_on, lied, manifest, write};
 use crate::refusal::{Stop, errno, shown};
 use crate::resume::{Kept, Part, Start};
 use crate::sessions::Session;
-use crate::stage::Staging;
+use crate::stage::{Staging, is_like};
 use crate::stamp::Stamp;
 
 /// Files are read and written in pieces of so many bytes.
@@ -249,11 +249,13 @@ impl Making<'_, '_> {
         part: Option<Part>,
     ) -> Result<Option<Digest>, Stop> {
         let old = source.origin(&entry.path).and_then(|path| self.base.file(path));
-        if let (true, Source::Same(_), None, Some((old, _))) = (self.hard_links, source, &part, &old)
+        // Of the same path only: two files of one version stay two.
+        let may_be_linked = self.hard_links && *source == Source::Same(Origin::SamePath) && part.is_none();
+        if let (true, Some((old, _))) = (may_be_linked, &old)
             && self.staging.link(entry, size, old)
         {
             let mut hasher = blake3::Hasher::new();
-            let good = self.read(old, size, &mut hasher, |_| Ok(()))?;
+            let good = self.read(old, size, &mut hasher, |_| Ok(()))? && is_like(old, entry, size);
             return Ok(good.then(|| Digest(*hasher.finalize().as_bytes())));
         }
         let Part { file, bytes: at, mut hasher } = match part {

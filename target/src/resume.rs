@@ -148,9 +148,9 @@ impl Kept {
         let gone = || Stop::later("what was kept of it is gone");
         let mut due = manifest.files();
         for (entry, size, _) in due.by_ref().take(files) {
-            let (at, found) = self.longest(entry, size).ok_or_else(gone)?;
-            let file = staging.take_over(entry, &self.held[at].1)?;
-            staging.finish(entry, file, found)?;
+            let longest = self.longest(entry, size).filter(|(_, found)| *found == size);
+            let (at, _) = longest.ok_or_else(gone)?;
+            staging.take_over(entry, size, &self.held[at].1)?;
         }
         let mut start = Start { digests: self.digests[..files].to_vec(), part: None };
         if rest.bytes > 0 {

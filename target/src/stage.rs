@@ -202,17 +202,27 @@ impl Staging {
         done
     }
 
-    /// Takes a regular file over from another staging of the same package, and opens it.
-    pub(crate) fn take_over(&self, entry: &Entry, from: &Folder) -> Result<File, Refusal> {
+    /// Takes a complete regular file over from another staging of the same package.
+    pub(crate) fn take_over(&self, entry: &Entry, size: u64, from: &Folder) -> Result<(), Refusal> {
         let (parent, name) = entry.split();
         let take = || {
             let to = self.parent(parent)?;
             from.place(parent)?.move_to(name, &to)?;
-            let file = to.read(name)?;
-            set_mode(&file, entry.mode)?;
-            Ok(file)
+            let (file, own) = opened(&to, name)?;
+            if own {
+                set_mode(&file, entry.mode)?;
+            } else if !is_like(&file, entry, size) {
+                return Err(CHANGED);
+            }
+            Ok((file, own))
         };
-        take().map_err(|why| self.refusal("go on with", entry, why))
+        let (file, own) = take().map_err(|why| self.refusal("go on with", entry, why))?;
+        if own {
+            return self.finish(entry, file, size);
+        }
+        // It has its mode and time, which are other versions', too.
+        self.unsynced.borrow_mut().add(OwnedFd::from(file), 0);
+        Ok(())
     }
 
     /// The same, to go on writing behind its first `bytes`.
@@ -221,13 +231,14 @@ impl Staging {
         let take = || {
             let to = self.parent(parent)?;
             from.place(parent)?.move_to(name, &to)?;
-            // Who owns it may write it once its mode says so.
-            set_mode(&to.read(name)?, entry.mode | 0o600)?;
-            let file = to.file(name)?;
-            if fstat(&file)?.st_nlink > 1 {
+            let (part, own) = opened(&to, name)?;
+            if !own {
                 // What is written there would be in other versions, too.
-                return Err(Errno::EMLINK);
+                return Err(CHANGED);
             }
+            // Who owns it may write it once its mode says so.
+            set_mode(&part, entry.mode | 0o600)?;
+            let file = to.file(name)?;
             set_mode(&file, entry.mode)?;
             ftruncate(&file, bytes as i64)?;
             Ok(file)
@@ -354,6 +365,16 @@ impl Staging {
         }
         held.get(&b""[..]).ok_or(Errno::EBADF)?.below(path)
     }
+}
+
+/// Why what is kept is not taken over: it is not what it was when it was read.
+const CHANGED: Errno = Errno::ESTALE;
+
+/// Opens a file to read; also whether it has no other name.
+fn opened(folder: &Folder, name: &[u8]) -> nix::Result<(File, bool)> {
+    let file = folder.read(name)?;
+    let own = fstat(&file)?.st_nlink == 1;
+    Ok((file, own))
 }
 
 /// Whether an open file has all that an entry tells, but for the content: kind, size, mode, time; and is ours.
