@@ -86,13 +86,10 @@ fn run(arguments: Arguments, started: SystemTime) -> Result<()> {
         Command::Explain { package, version, name, json } => {
             let asked =
                 explain::Asked { package: &package, version: version.as_deref(), target: name.as_ref() };
-            let explained = explain::explain(&root, &asked)?;
-            print!("{}", if json { explain::json(&explained) } else { explain::text(&explained) });
-            Ok(())
+            print_explained(&root, &asked, json)
         }
         Command::Notify { about } => {
-            log::start(Verbosity::Info);
-            Call::of(&root, &about, |name| std::env::var(name).ok()).log();
+            tell_a_person(&root, &about);
             Ok(())
         }
         Command::TakeTags => take_tags(&root),
@@ -118,6 +115,18 @@ fn run(arguments: Arguments, started: SystemTime) -> Result<()> {
             Ok(())
         }
     }
+}
+
+fn print_explained(root: &Path, asked: &explain::Asked<'_>, json: bool) -> Result<()> {
+    let explained = explain::explain(root, asked)?;
+    print!("{}", if json { explain::json(&explained) } else { explain::text(&explained) });
+    Ok(())
+}
+
+/// Makes the entry in the journal that says that `about` needs a person.
+fn tell_a_person(root: &Path, about: &str) {
+    log::start(Verbosity::Info);
+    Call::of(root, about, |name| std::env::var(name).ok()).log();
 }
 
 fn drop_tag(root: &Path, name: &TargetName, package: &str, version: &str) -> Result<()> {
