@@ -383,7 +383,7 @@ fn kills_with_packages_in_doubt_and_in_the_making_leave_nothing_half_done() {
     let site = site();
     let base = || tree::walk(&site.archive().join("a/0"));
     let (before, mut linked) = (base(), 0);
-    for round in 0..20u64 {
+    for round in 0..21u64 {
         let mut host = site.host();
         if round % 2 == 0 {
             host.say(&ToTarget::HardLinks);
@@ -395,7 +395,9 @@ fn kills_with_packages_in_doubt_and_in_the_making_leave_nothing_half_done() {
             let parts = Parts { id: common::id(&format!("a/{round}-{nth}")), ..told.parts.clone() };
             host.tell(&Told { base, parts, ..told });
         }
-        std::thread::sleep(std::time::Duration::from_micros(round * 1500));
+        // The last session has the time to commit some.
+        let more = if round == 20 { 2_000_000 } else { 0 };
+        std::thread::sleep(std::time::Duration::from_micros(round * 1500 + more));
         let ended = host.kill();
         for said in &ended.heard {
             let ToHost::Outcome { number, outcome } = said else { continue };
