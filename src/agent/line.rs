@@ -257,8 +257,8 @@ impl Line {
         self.outage.is_some() && self.key.credential.is_some() && self.key.changed_since(started)
     }
 
-    /// The state, for whoever reads the agent's file.
-    pub(super) fn shown(&self) -> state::Line {
+    /// The state, for whoever reads the agent's file; so many more connections are up beside it.
+    pub(super) fn shown(&self, beside: usize) -> state::Line {
         let outage = self.outage.as_ref();
         let next = match &self.state {
             // To five seconds, or the file would be another at each look.
@@ -275,7 +275,7 @@ impl Line {
         };
         let reason = outage.map(|outage| outage.reason.clone());
         let person = outage.is_some_and(|outage| outage.person);
-        let connections = usize::from(self.is_up());
+        let connections = if self.is_up() { 1 + beside } else { 0 };
         state::Line { state, since, reason, person, next, connections }
     }
 

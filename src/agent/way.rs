@@ -29,9 +29,8 @@ pub(super) struct Host {
 }
 
 impl Host {
-    /// How many connections are up; none while the first one is not.
-    fn connections(&self) -> usize {
-        if self.first.is_up() { 1 + self.beside.count() } else { 0 }
+    fn shown(&self) -> state::Line {
+        self.first.shown(self.beside.count())
     }
 }
 
@@ -142,7 +141,7 @@ impl Way {
     /// The state, for whoever reads the agent's file.
     pub(super) fn shown(&self) -> state::Line {
         match self {
-            Self::Host(host) => state::Line { connections: host.connections(), ..host.first.shown() },
+            Self::Host(host) => host.shown(),
             Self::Bucket { .. } => state::Line {
                 state: state::LineState::NotKept,
                 since: None,
@@ -157,10 +156,7 @@ impl Way {
     /// The state in words, for `systemctl status`.
     pub(super) fn state(&self) -> String {
         match self {
-            Self::Host(host) => match host.connections() {
-                several @ 2.. => format!("{}, {several} connections", host.first.state()),
-                _ => host.first.state(),
-            },
+            Self::Host(host) => host.first.state() + &host.shown().several(),
             Self::Bucket { shown, synchronised: None } => shown.clone(),
             Self::Bucket { shown, synchronised: Some(at) } => {
                 format!("{shown}; synchronised at {}", time_of(*at))

@@ -36,6 +36,13 @@ pub struct Line {
     pub connections: usize,
 }
 
+impl Line {
+    /// How many connections there are, where there is more than one, to read on from the connection's state.
+    pub fn several(&self) -> String {
+        if self.connections > 1 { format!(", {} connections", self.connections) } else { String::new() }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LineState {

@@ -94,10 +94,7 @@ impl Target {
 
     /// How many connections there are, where there is more than one.
     pub fn several(&self) -> String {
-        match self.agent.as_ref().map_or(0, |agent| agent.line.connections) {
-            0 | 1 => String::new(),
-            several => format!(", {several} connections"),
-        }
+        self.agent.as_ref().map(|agent| agent.line.several()).unwrap_or_default()
     }
 
     /// When the next synchronisation is, in words.

@@ -108,9 +108,8 @@ impl Folder {
 
     /// Gives an open file `name`, under which nothing must stand, beside the names that it has.
     pub(crate) fn hard_link(&self, file: &File, name: &[u8]) -> Result<()> {
-        // Who is not root may not link a descriptor; its name under /proc is no link to elsewhere.
-        let open = format!("/proc/self/fd/{}", file.as_raw_fd());
-        linkat(nix::fcntl::AT_FDCWD, open.as_str(), self, name, AtFlags::AT_SYMLINK_FOLLOW)
+        // Who is not root may not link a descriptor itself.
+        linkat(nix::fcntl::AT_FDCWD, by_descriptor(file).as_str(), self, name, AtFlags::AT_SYMLINK_FOLLOW)
     }
 
     pub(crate) fn link_text(&self, name: &[u8]) -> Result<Vec<u8>> {
@@ -188,6 +187,11 @@ impl From<Folder> for OwnedFd {
     fn from(folder: Folder) -> Self {
         folder.0
     }
+}
+
+/// The name under /proc of what is open, for calls that take no descriptor; it is no link to elsewhere.
+pub(crate) fn by_descriptor(open: &impl AsFd) -> String {
+    format!("/proc/self/fd/{}", open.as_fd().as_raw_fd())
 }
 
 /// Whether an open file or folder has this mode. To look costs a third of what it costs to set it.

@@ -39,34 +39,25 @@ pub(crate) struct Told {
     recipe_length: Option<u32>,
     /// What is there of it already.
     rest: Option<(RestHead, Kept)>,
-    /// Whether its files may be hard links to the base's.
-    pub(crate) hard_links: bool,
 }
 
 impl From<DeltaHead> for Told {
     fn from(delta: DeltaHead) -> Self {
         let base = Some((delta.base, delta.base_stamp));
-        Self {
-            head: delta.head,
-            base,
-            recipe_length: Some(delta.recipe_length),
-            rest: None,
-            hard_links: false,
-        }
+        Self { head: delta.head, base, recipe_length: Some(delta.recipe_length), rest: None }
     }
 }
 
 impl Told {
     /// A package that comes in full.
     pub(crate) fn whole(head: PackageHead) -> Self {
-        Self { head, base: None, recipe_length: None, rest: None, hard_links: false }
+        Self { head, base: None, recipe_length: None, rest: None }
     }
 
     /// A package that goes on.
     pub(crate) fn rest(rest: RestHead, kept: Kept) -> Self {
         let (head, base) = (rest.head.clone(), rest.base.clone());
-        let recipe_length = Some(rest.recipe_length);
-        Self { head, base, recipe_length, rest: Some((rest, kept)), hard_links: false }
+        Self { head, base, recipe_length: Some(rest.recipe_length), rest: Some((rest, kept)) }
     }
 }
 
@@ -91,14 +82,16 @@ pub(crate) struct Broken {
     due: Digest,
 }
 
-/// Receives and stages a package that comes without a tar, up to its end.
+/// Receives and stages a package that comes without a tar, up to its end. Its files may be hard links to the
+/// base's, or not.
 pub(crate) fn rebuild(
     told: Told,
+    hard_links: bool,
     archive: &Arc<Archive>,
     session: &Arc<Session>,
     packed: &Packed,
 ) -> Result<Rebuilt, Stop> {
-    let Told { head, base, recipe_length, rest, hard_links } = told;
+    let Told { head, base, recipe_length, rest } = told;
     let (manifest, encoded) = manifest(&head, packed)?;
     check_stamp(&head, &manifest)?;
     let recipe = match recipe_length {

@@ -9,9 +9,8 @@
 use nix::Result;
 use nix::errno::Errno;
 use nix::sys::stat::{FchmodatFlags, FileStat, Mode, SFlag, fchmodat, fstat};
-use std::os::fd::{AsFd, AsRawFd};
 
-use crate::folder::{Folder, kind};
+use crate::folder::{Folder, by_descriptor, kind};
 
 /// Removes whatever `name` is, with all that is in it. Nothing there is no error.
 pub(crate) fn remove(parent: &Folder, name: &[u8]) -> Result<()> {
@@ -67,8 +66,8 @@ pub(crate) fn unlocked(parent: &Folder, name: &[u8]) -> Result<Folder> {
     let place = parent.place(name)?;
     let mode = fstat(&place)?.st_mode & 0o7777;
     if mode & 0o700 != 0o700 {
-        // A mere place cannot be changed itself; its name under /proc can, and is no link to elsewhere.
-        let name = format!("/proc/self/fd/{}", place.as_fd().as_raw_fd());
+        // A mere place cannot be changed itself; its name can.
+        let name = by_descriptor(&place);
         let mode = Mode::from_bits_truncate(mode | 0o700);
         fchmodat(nix::fcntl::AT_FDCWD, name.as_str(), mode, FchmodatFlags::FollowSymlink)?;
     }

@@ -382,15 +382,14 @@ impl Talk {
         }
     }
 
-    fn rebuild(&mut self, mut told: Told) -> Result<(), End> {
-        told.hard_links = self.hard_links;
+    fn rebuild(&mut self, told: Told) -> Result<(), End> {
         let head = told.head.clone();
         if self.stands_needed(&head)? {
             return self.unchanged(&head);
         }
         let session = self.session()?;
         let packed = Packed::new(&mut self.inflate, &mut self.intake);
-        match rebuild(told, &self.archive, &session, &packed) {
+        match rebuild(told, self.hard_links, &self.archive, &session, &packed) {
             Ok(Rebuilt::Complete(built)) => {
                 drop(packed);
                 let (pending, unsynced) = *built;

@@ -540,13 +540,7 @@ fn linked_and_cut(meanwhile: impl Fn(&Path)) -> (Site, usize) {
     host.say(&ToTarget::HardLinks);
     assert_eq!(host.partial(), [large.what()]);
     let start = large.start(&host.resume(large.what()));
-    let rest = large.files[start.0][start.1..].to_vec();
-    let content = [rest, large.files[start.0 + 1..].concat()].concat();
-    let recipe = Recipe { files: vec![Source::Whole; 4] };
-    host.begin_rest(&large, None, &recipe, start);
-    let begin = [large.parts.manifest.encode(), recipe.encode()].concat();
-    host.bytes(&[&begin[..], &content, &large.sealed()].concat());
-    host.say(&ToTarget::PackageEnd);
+    host.send_rest(&large, start);
     assert_eq!(host.outcome(), NEW);
     assert_eq!(host.done().code, Some(0));
     for (name, content) in ["descpkg", "x", "y", "z"].iter().zip(&large.files) {
