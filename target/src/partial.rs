@@ -5,8 +5,8 @@
 //! which the kernel sees to whatever becomes of the process, and goes once the package is committed
 //! or refused. So a record whose lock can be had is of a session that ended in the middle, and what
 //! it names is kept from being cleared ([`crate::sessions`]) until somebody goes on with it
-//! ([`crate::resume`]), or it is not worth keeping: its package-version is committed, it is older than
-//! [`AGE_MAX`], there are more than [`COUNT_MAX`], or space is short.
+//! ([`crate::resume`]), or it is not worth keeping: its package-version is committed, in whatever build, it is
+//! older than [`AGE_MAX`], there are more than [`COUNT_MAX`], or space is short.
 //!
 //! Only the holder of its lock removes a record, and what it names goes before it. A crash or a power
 //! cut can leave a record that is torn, or that names what is not there: it is removed. Nothing is
@@ -179,7 +179,19 @@ impl Partial {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() as i64;
         let old = now.abs_diff(self.touched.0) > AGE_MAX.as_secs();
         let stands = archive.standing(&what.id) == Ok(Standing::Version(what.stamp));
-        old || stands || self.tree(archive).is_err_and(|why| why == Errno::ENOENT)
+        old || stands
+            || self.is_overtaken(archive)
+            || self.tree(archive).is_err_and(|why| why == Errno::ENOENT)
+    }
+
+    /// Whether something came to its version's place after it was put on record, by the time of the rename:
+    /// another build is wanted now. Who committed that may have been killed before it cleared this, or another
+    /// session held it.
+    fn is_overtaken(&self, archive: &Archive) -> bool {
+        let package = archive.root.place(self.package());
+        let version = self.head.what.id.version.as_str().as_bytes();
+        let found = package.and_then(|package| package.stat(version)).ok().flatten();
+        found.is_some_and(|found| (found.st_ctime, found.st_ctime_nsec) > self.touched)
     }
 }
 

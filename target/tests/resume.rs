@@ -226,6 +226,10 @@ fn half_sent(site: &Site, large: &Large, bytes: usize) -> Host {
     host
 }
 
+fn purge(site: &Site) {
+    assert!(site.command().arg("purge").status().unwrap().success());
+}
+
 fn number(below: usize) -> usize {
     let mut bytes = [0; 8];
     std::io::Read::read_exact(&mut File::open("/dev/urandom").unwrap(), &mut bytes).unwrap();
@@ -618,10 +622,6 @@ fn a_session_that_works_shares_nothing() {
 #[test]
 fn what_is_not_worth_keeping_goes() {
     let large = Large::new("a/1");
-    let purge = |site: &Site| {
-        let mut command = site.command();
-        assert!(command.arg("purge").status().unwrap().success());
-    };
     // A day old.
     let site = Site::new();
     half_sent(&site, &large, FILE).end();
@@ -670,6 +670,28 @@ fn what_is_not_worth_keeping_goes() {
     descpkg.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(STAMP as u64)).unwrap();
     purge(&site);
     assert_eq!(kept_records(&site).len(), 1);
+}
+
+#[test]
+fn what_another_build_overtook_goes_though_a_session_held_it_then() {
+    let (site, large) = (Site::new(), Large::new("a/1"));
+    let build = |stamp: i64| {
+        let mut parts = Parts::described("a/1");
+        parts.stamp = Stamp(stamp);
+        parts.manifest.entries[1].modified.seconds = stamp;
+        parts.pack()
+    };
+    // What stood there before overtakes nothing.
+    assert_eq!(site.send(&[build(STAMP - 1)]), [NEW]);
+    half_sent(&site, &large, FILE).end();
+    purge(&site);
+    assert_eq!(kept_records(&site).len(), 1);
+    let busy = half_sent(&site, &large, FILE);
+    assert_eq!(site.send(&[build(STAMP + 1)]), [Outcome::Committed { replaced: true }]);
+    busy.end();
+    assert_eq!(kept_records(&site).len(), 1, "it was another session's");
+    purge(&site);
+    assert_nothing_left(&site);
 }
 
 #[test]
