@@ -4,7 +4,7 @@
 //! look through the new ones follows what the two have in common, byte for byte, until that ends,
 //! and moves on to another place of the old where an anchor promises clearly more. Between two
 //! such places each side is stretched as long as more bytes agree than differ (after Percival's
-//! bsdiff, whose suffix array takes ten times as long and many times the memory).
+//! bsdiff, whose suffix array takes many times as long, and as much memory).
 
 use blat_target::delta::{Streams, put, step};
 
@@ -16,6 +16,18 @@ const STEP: usize = 4;
 const WAYS: usize = 4;
 /// The largest index has so many rows, as a power of two: 32 MiB.
 const ROWS_LOG_MAX: u32 = 21;
+/// A place is remembered in so many bits, as the number of its step,
+const PLACE_BITS: u32 = 24;
+/// so that what lies further on in the old is not found,
+const INDEXED_MAX: usize = STEP << PLACE_BITS;
+/// below as many bits of the hash as are left, other than those which choose its row: a place with other ones
+/// need not be looked at, which would wait for memory more often than not.
+const TAG_BITS: u32 = u32::BITS - PLACE_BITS;
+/// No place.
+const NOTHING: u32 = u32::MAX;
+/// Where more bytes than this go on as before, no other place is sought within them: a better one is found behind
+/// them as well, and takes over what it has in common with them.
+const GOES_ON: usize = 8;
 /// By how many bytes another place must be better for the move there to be worth its operation.
 const MARGIN: usize = 8;
 
@@ -25,7 +37,7 @@ pub(super) struct Old {
     /// Where in the file the part starts.
     start: u64,
     rows: Vec<[u32; WAYS]>,
-    shift: u32,
+    rows_log: u32,
 }
 
 /// Copy `copied` bytes from `old`, then take `new` ones.
@@ -36,34 +48,44 @@ struct Operation {
 }
 
 impl Old {
-    /// Indexes a part of an old file, less than 4 GiB, that starts at `start` in it.
+    /// Indexes a part of an old file that starts at `start` in it: its first 64 MiB.
     pub(super) fn new(bytes: Vec<u8>, start: u64) -> Self {
         let rows_log = (bytes.len() / STEP / WAYS).max(1).ilog2().clamp(6, ROWS_LOG_MAX);
-        let (rows, shift) = (vec![[u32::MAX; WAYS]; 1 << rows_log], u64::BITS - rows_log);
-        let mut old = Self { bytes, start, rows, shift };
+        let mut old = Self { bytes, start, rows: vec![[NOTHING; WAYS]; 1 << rows_log], rows_log };
         old.index();
         old
     }
 
     fn index(&mut self) {
-        let last = self.bytes.len().saturating_sub(ANCHOR);
+        let last = self.bytes.len().saturating_sub(ANCHOR).min(INDEXED_MAX - STEP);
         let mut before = None;
         for at in (0..last).step_by(STEP) {
-            let row = row(&self.bytes[at..], self.shift);
+            let (row, tag) = self.row(&self.bytes[at..]);
             // A long run of one byte would push all else out.
             if before != Some(row) {
                 let ways = &mut self.rows[row];
                 ways.copy_within(..WAYS - 1, 1);
-                ways[0] = at as u32;
+                ways[0] = tag << PLACE_BITS | (at / STEP) as u32;
             }
             before = Some(row);
         }
     }
 
+    /// The row for what starts with an anchor, and its tag there.
+    fn row(&self, bytes: &[u8]) -> (usize, u32) {
+        let hash = hash(bytes);
+        let row = hash >> (u64::BITS - self.rows_log);
+        let tag = hash >> (u64::BITS - self.rows_log - TAG_BITS) & ((1 << TAG_BITS) - 1);
+        (row as usize, tag as u32)
+    }
+
     /// The place of the longest match with the start of `new`, and its length.
     fn longest(&self, new: &[u8]) -> (usize, usize) {
-        let places = self.rows[row(new, self.shift)].iter().take_while(|place| **place != u32::MAX);
-        let matches = places.map(|place| (*place as usize, same(new, &self.bytes[*place as usize..])));
+        let (row, tag) = self.row(new);
+        let all = self.rows[row].iter().take_while(|kept| **kept != NOTHING);
+        let alike = all.filter(|kept| *kept >> PLACE_BITS == tag);
+        let places = alike.map(|kept| (kept & ((1 << PLACE_BITS) - 1)) as usize * STEP);
+        let matches = places.map(|place| (place, same(new, &self.bytes[place..])));
         matches.max_by_key(|(_, length)| *length).unwrap_or((0, 0))
     }
 
@@ -89,7 +111,7 @@ impl Old {
             let (place, length) = self.longest(&new[at..]);
             let agreeing = new[at..at + length].iter().zip(rest).filter(|(a, b)| a == b).count();
             if length < ANCHOR || length <= agreeing + MARGIN {
-                at += 1;
+                at += 1 + if followed > GOES_ON { followed } else { 0 };
                 continue;
             }
             let (forward, backward) = self.border(&new[from..at], beside, place);
@@ -196,11 +218,12 @@ fn same(a: &[u8], b: &[u8]) -> usize {
     words + a[words..].iter().zip(&b[words..]).take_while(|(a, b)| a == b).count()
 }
 
-fn row(bytes: &[u8], shift: u32) -> usize {
+/// Of an anchor.
+fn hash(bytes: &[u8]) -> u64 {
     let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
     let (low, high) =
         (word(0).wrapping_mul(0x9E37_79B9_7F4A_7C15), word(8).wrapping_mul(0xC2B2_AE3D_27D4_EB4F));
-    ((low ^ high.rotate_left(29)).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> shift) as usize
+    (low ^ high.rotate_left(29)).wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }
 
 #[cfg(test)]
