@@ -23,7 +23,7 @@ const BESIDE: u64 = 64 * MIB;
 /// and what a thread needs beside its own,
 const BESIDE_EACH: u64 = 16 * MIB;
 /// and a part of an old file is never larger than this.
-const PART_MAX: u64 = 64 * MIB;
+pub(crate) const PART_MAX: u64 = 64 * MIB;
 /// With smaller parts, fewer threads do better.
 const PART_MIN: u64 = 16 * MIB;
 /// What a second thread takes that packs: zstd's window and tables, what is read for both, and what is packed

@@ -8,6 +8,8 @@
 
 use blat_target::delta::{Streams, put, step};
 
+use crate::memory::PART_MAX;
+
 /// How many bytes have to be the same for a place to be found.
 const ANCHOR: usize = 16;
 /// Every so many bytes of the old a place is indexed.
@@ -16,10 +18,9 @@ const STEP: usize = 4;
 const WAYS: usize = 4;
 /// The largest index has so many rows, as a power of two: 32 MiB.
 const ROWS_LOG_MAX: u32 = 21;
-/// A place is remembered in so many bits, as the number of its step,
+/// A place is remembered in so many bits, as the number of its step: enough for any part of an old file,
 const PLACE_BITS: u32 = 24;
-/// so that what lies further on in the old is not found,
-const INDEXED_MAX: usize = STEP << PLACE_BITS;
+const _: () = assert!(PART_MAX <= (STEP as u64) << PLACE_BITS);
 /// below as many bits of the hash as are left, other than those which choose its row: a place with other ones
 /// need not be looked at, which would wait for memory more often than not.
 const TAG_BITS: u32 = u32::BITS - PLACE_BITS;
@@ -48,7 +49,7 @@ struct Operation {
 }
 
 impl Old {
-    /// Indexes a part of an old file that starts at `start` in it: its first 64 MiB.
+    /// Indexes a part of an old file, of [`PART_MAX`] bytes at most, that starts at `start` in it.
     pub(super) fn new(bytes: Vec<u8>, start: u64) -> Self {
         let rows_log = (bytes.len() / STEP / WAYS).max(1).ilog2().clamp(6, ROWS_LOG_MAX);
         let mut old = Self { bytes, start, rows: vec![[NOTHING; WAYS]; 1 << rows_log], rows_log };
@@ -57,7 +58,7 @@ impl Old {
     }
 
     fn index(&mut self) {
-        let last = self.bytes.len().saturating_sub(ANCHOR).min(INDEXED_MAX - STEP);
+        let last = self.bytes.len().saturating_sub(ANCHOR);
         let mut before = None;
         for at in (0..last).step_by(STEP) {
             let (row, tag) = self.row(&self.bytes[at..]);
@@ -75,7 +76,7 @@ impl Old {
     fn row(&self, bytes: &[u8]) -> (usize, u32) {
         let hash = hash(bytes);
         let row = hash >> (u64::BITS - self.rows_log);
-        let tag = hash >> (u64::BITS - self.rows_log - TAG_BITS) & ((1 << TAG_BITS) - 1);
+        let tag = hash << self.rows_log >> (u64::BITS - TAG_BITS);
         (row as usize, tag as u32)
     }
 

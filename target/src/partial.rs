@@ -5,8 +5,9 @@
 //! which the kernel sees to whatever becomes of the process, and goes once the package is committed
 //! or refused. So a record whose lock can be had is of a session that ended in the middle, and what
 //! it names is kept from being cleared ([`crate::sessions`]) until somebody goes on with it
-//! ([`crate::resume`]), or it is not worth keeping: its package-version is committed, in whatever build, it is
-//! older than [`AGE_MAX`], there are more than [`COUNT_MAX`], or space is short.
+//! ([`crate::resume`]), or it is not worth keeping: its package-version is committed, another build
+//! of it came to its place since, it is older than [`AGE_MAX`], there are more than [`COUNT_MAX`], or space is
+//! short.
 //!
 //! Only the holder of its lock removes a record, and what it names goes before it. A crash or a power
 //! cut can leave a record that is torn, or that names what is not there: it is removed. Nothing is
