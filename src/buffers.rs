@@ -29,6 +29,8 @@ impl Drop for Buffer {
 
 /// Memory for a number of buffers.
 pub(crate) struct Pool {
+    most: usize,
+    /// How many were not needed yet.
     left: usize,
     give: Sender<Vec<u8>>,
     back: Receiver<Vec<u8>>,
@@ -38,7 +40,12 @@ impl Pool {
     /// For at most `most` of them at a time.
     pub(crate) fn new(most: usize) -> Self {
         let (give, back) = channel();
-        Self { left: most, give, back }
+        Self { most, left: most, give, back }
+    }
+
+    /// How many of them were under way at once, at most.
+    pub(crate) fn peak(&self) -> usize {
+        self.most - self.left
     }
 
     /// Some memory to be filled, empty; waits until there is any.
@@ -89,5 +96,18 @@ mod tests {
         });
         drop(second);
         (4..100).for_each(|byte| assert_eq!(&*fill(byte), [byte]));
+    }
+
+    #[test]
+    fn it_knows_how_many_were_under_way_at_once() {
+        let mut pool = Pool::new(3);
+        for _ in 0..5 {
+            let memory = pool.memory();
+            drop(pool.buffer(memory));
+        }
+        assert_eq!(pool.peak(), 1);
+        let both = [pool.memory(), pool.memory()];
+        both.into_iter().for_each(|memory| drop(pool.buffer(memory)));
+        assert_eq!(pool.peak(), 2);
     }
 }

@@ -20,7 +20,7 @@ use blat_target::message::ToTarget;
 use blat_target::package::Name;
 use tokio::sync::mpsc;
 
-use self::batches::Batches;
+use self::batches::{Batches, FIRST};
 pub(crate) use self::level::frames_ahead;
 use self::level::{Choice, is_near};
 use self::line::Way;
@@ -119,7 +119,8 @@ impl Press {
         let plain = self.pool.buffer(std::mem::take(&mut self.plain));
         let is_new = self.is_new;
         self.is_new &= plain.is_empty();
-        self.batches.pack(plain, is_new)?;
+        let is_much = self.pool.peak() * PLAIN >= FIRST;
+        self.batches.pack(plain, is_new, is_much)?;
         self.plain = self.pool.memory();
         self.plain.reserve(PLAIN);
         Ok(())
@@ -261,7 +262,7 @@ mod tests {
         let ends = |batches: &mut Batches, is_new, bytes, full| {
             batches.common.choice.packing(25, Some(full));
             batches.bytes = bytes;
-            batches.is_to_end(is_new)
+            batches.is_to_end(is_new, false)
         };
         assert!(ends(&mut batches, true, SMALL.at_name, 0.0));
         assert!(!ends(&mut batches, true, SMALL.at_name - 1, 0.0));
@@ -278,6 +279,24 @@ mod tests {
         while !ends(&mut batches, false, usize::MAX, 0.0) {
             assert!(begin.elapsed() < Duration::from_secs(10), "none waits any more");
         }
+    }
+
+    #[test]
+    fn the_first_batches_are_short_where_much_comes() {
+        let (frames, _outgoing) = mpsc::channel(frames_ahead(None));
+        let (hear, _heard) = mpsc::channel(1000);
+        let mut batches = Press::start(25, 2, frames, hear, Progress::start()).batches;
+        let mut ends = |bytes, is_much| {
+            batches.bytes = bytes;
+            let ends = batches.is_to_end(false, is_much);
+            if ends {
+                batches.begin().unwrap();
+            }
+            ends
+        };
+        assert_eq!([ends(FIRST, false), ends(FIRST - 1, true), ends(FIRST, true)], [false, false, true]);
+        assert_eq!([ends(FIRST, true), ends(3 * FIRST, true)], [false, true]);
+        assert_eq!([ends(3 * FIRST, true), ends(9 * FIRST, true)], [false, true]);
     }
 
     #[test]

@@ -159,9 +159,11 @@ impl Levels {
         }
         (self.looked, self.full) = (now, full);
         let lasted = |since: Instant| now - since.max(self.since);
+        // What was full for a while may soon be at its end: it was for at least as long as it was not.
+        let was_not_full = self.not_full.max(self.since) - self.since;
         let level = if self.line >= FAST {
             QUICKEST
-        } else if lasted(self.not_full) >= FULL_LASTS {
+        } else if lasted(self.not_full) >= FULL_LASTS.max(was_not_full) {
             LEVELS.into_iter().find(|level| *level > self.level).unwrap_or(self.level)
         } else if lasted(self.not_empty) >= EMPTY_LASTS {
             LEVELS.into_iter().rfind(|level| *level < self.level).unwrap_or(self.level)
@@ -245,6 +247,17 @@ mod tests {
         assert!(!changes(&mut levels, 1.0, begin + FULL_LASTS / 2));
         assert!(changes(&mut levels, 1.0, begin + FULL_LASTS));
         assert!(!changes(&mut levels, 1.0, begin + FULL_LASTS * 3 / 2), "the new one has to last as well");
+    }
+
+    #[test]
+    fn a_line_that_became_slow_is_so_for_as_long_as_it_was_not_before_that_counts() {
+        let begin = Instant::now();
+        let mut levels = Levels::new(FAR, begin);
+        for second in 1..=3 {
+            assert!(!changes(&mut levels, 0.5, begin + SECOND * second));
+        }
+        assert!(!changes(&mut levels, 1.0, begin + SECOND * 5));
+        assert!(changes(&mut levels, 1.0, begin + SECOND * 6));
     }
 
     #[test]
