@@ -45,7 +45,8 @@ const PIECES_AHEAD_OF_TWO: usize = 128;
 
 /// What a thread of the press does next.
 enum Step {
-    Pack(Buffer),
+    /// These bytes, and whether a package begins with them that is of another name than what was before.
+    Pack(Buffer, bool),
     /// All that was packed so far shall go out.
     Flush,
     /// What was packed before. It waits in the place of a piece, for it holds a file open.

@@ -81,7 +81,7 @@ impl Batches {
             self.begin()?;
         }
         self.bytes += plain.len();
-        self.step(Step::Pack(plain))
+        self.step(Step::Pack(plain, is_new))
     }
 
     /// Whether the current batch should end here: where it has enough, the line would take more than is packed,

@@ -5,10 +5,11 @@
 //! fast line gets the lowest: a queue for it is full where the target is slow, and then a smaller stream
 //! would save nothing but cost this machine.
 //!
-//! Another level means a new stream, which knows nothing of what was sent. So the first one should be
-//! right: how long the target takes to answer tells a line across the house from one across the country.
-//! For one across the house, nothing is sought far back either, as long as the line takes all that comes:
-//! that would take half as much time again, for a seventh of the bytes.
+//! Another level means a new stream, which knows nothing of what was sent. So it waits for packages of another
+//! name, which have less in common with those before, and the first one should be right: how long the target
+//! takes to answer tells a line across the house from one across the country. For one across the house,
+//! nothing is sought far back either, as long as the line takes all that comes: that would take half as much
+//! time again, for a seventh of the bytes.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -84,6 +85,12 @@ impl Choice {
     /// Whether the line would take more than what is packed.
     pub(super) fn packs_too_little(&self) -> bool {
         self.levels().as_ref().is_none_or(|levels| levels.full < FULL)
+    }
+
+    #[cfg(test)]
+    pub(super) fn set_level(&self, level: i32) {
+        let now = Instant::now();
+        *self.levels() = Some(Levels { level, ..Levels::new(None, now) });
     }
 
     fn levels(&self) -> MutexGuard<'_, Option<Levels>> {

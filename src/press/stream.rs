@@ -34,6 +34,11 @@ impl<W: Write> Stream<W> {
         Ok(Self { encoder, packed, out, frame_max, left: frame_max, is_open: true })
     }
 
+    /// Whether a frame is open, of which what comes next becomes a part.
+    pub(super) fn is_open(&self) -> bool {
+        self.is_open
+    }
+
     /// Ends the stream.
     pub(crate) fn finish(mut self) -> io::Result<W> {
         self.end_frame()?;
