@@ -166,7 +166,7 @@ impl Levels {
         }
         (self.looked, self.full) = (now, full);
         let lasted = |since: Instant| now - since.max(self.since);
-        // What was full for a while may soon be at its end: it was for at least as long as it was not.
+        // A new stream has to last to be worth it: what was full for as long as it was not before may go on so.
         let was_not_full = self.not_full.max(self.since) - self.since;
         let level = if self.line >= FAST {
             QUICKEST
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_became_slow_is_so_for_as_long_as_it_was_not_before_that_counts() {
+    fn a_queue_has_to_be_full_for_as_long_as_it_was_not_before() {
         let begin = Instant::now();
         let mut levels = Levels::new(FAR, begin);
         for second in 1..=3 {
