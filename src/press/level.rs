@@ -89,8 +89,7 @@ impl Choice {
 
     #[cfg(test)]
     pub(super) fn set_level(&self, level: i32) {
-        let now = Instant::now();
-        *self.levels() = Some(Levels { level, ..Levels::new(None, now) });
+        *self.levels() = Some(Levels { level, ..Levels::new(None, Instant::now()) });
     }
 
     fn levels(&self) -> MutexGuard<'_, Option<Levels>> {
@@ -167,7 +166,7 @@ impl Levels {
         (self.looked, self.full) = (now, full);
         let lasted = |since: Instant| now - since.max(self.since);
         // A new stream has to last to be worth it: what was full for as long as it was not before may go on so.
-        let was_not_full = self.not_full.max(self.since) - self.since;
+        let was_not_full = self.not_full.saturating_duration_since(self.since);
         let level = if self.line >= FAST {
             QUICKEST
         } else if lasted(self.not_full) >= FULL_LASTS.max(was_not_full) {
