@@ -127,14 +127,15 @@ lab-possible:
 shipped: ; $(MAKE) -j1 build deb rpm
 
 ifeq ($(LAB),0)
-test: setup check unit databases buckets browser ## all of the above; LAB=0 leaves the machines out
+test: setup ## all of the above; LAB=0 leaves the machines out
+	$(MAKE) -j1 check unit databases buckets browser
 	@echo
 	@echo "Passed: check, unit, databases, buckets, browser. THE LAB DID NOT RUN (LAB=0): nothing was tried on real machines."
 else
 test: setup lab-possible
 	$(MAKE) -j2 --output-sync=line check shipped
-	$(MAKE) unit databases buckets browser
-	$(MAKE) lab
+	$(MAKE) -j1 unit databases buckets browser
+	$(MAKE) -j1 lab
 	@echo
 	@echo "Passed: check, unit, databases, buckets, browser, lab."
 endif
@@ -160,7 +161,7 @@ bench: lab-possible build build/s3/done build/plots/done ## measures, on the lab
 	build/plots/bin/python tests/measures/plots.py build/bench || failed="$$failed plots"; \
 	[ -z "$$failed" ] || { echo "bench: these parts failed, as told above:$$failed" >&2; exit 1; }
 
-soak: lab-possible build build/s3/done ## runs all tests with many times the rounds (BLAT_SOAK=1)
+soak: lab-possible build build/s3/done oldest-helper ## runs all tests with many times the rounds (BLAT_SOAK=1)
 	BLAT_SOAK=1 $(TESTS) --workspace
 	BLAT_SOAK=1 $(TESTS) --test databases -- --test-threads=$(LAB_THREADS)
 	BLAT_SOAK=1 $(TESTS) --test buckets -- --test-threads=$(LAB_THREADS)
