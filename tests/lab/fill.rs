@@ -13,6 +13,7 @@ use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
 use crate::builds::Dice;
 use crate::field::{Field, REAL_SOURCE, SOURCE, real_packages, seal};
+use crate::latency::Spread;
 use crate::line;
 use crate::machines::{KNOWN_HOSTS, Link, Rate, TRANSFER_USER, key_path};
 use crate::usage::Watch;
@@ -129,8 +130,7 @@ fn fills(field: &Field, targets: &[String], link: &Link, name: &str, promised: f
         sides(&ours, &peer);
         ratios.push(ours.seconds / peer.seconds);
     }
-    ratios.sort_by(f64::total_cmp);
-    line(&format!("  the median of their ratios ({promised})"), ratios[ratios.len() / 2], promised);
+    line(&format!("  the median of their ratios ({promised})"), Spread::of(ratios).median, promised);
 }
 
 /// The target has everything: what it costs to find that out.

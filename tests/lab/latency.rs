@@ -71,13 +71,14 @@ fn rsync(field: &Field, package: &str, version: &str) -> f64 {
     begin.elapsed().as_secs_f64() * 1e3
 }
 
-struct Spread {
-    median: f64,
+/// Of values of which the largest is the worst.
+pub(crate) struct Spread {
+    pub(crate) median: f64,
     worst: f64,
 }
 
 impl Spread {
-    fn of(mut values: Vec<f64>) -> Self {
+    pub(crate) fn of(mut values: Vec<f64>) -> Self {
         values.sort_by(f64::total_cmp);
         Self { median: values[values.len() / 2], worst: values[values.len() - 1] }
     }
