@@ -152,6 +152,7 @@ mod tests {
     use blat_target::frame::{self, Frame};
 
     use super::batches::{BATCHES, Enough};
+    use super::line::Queue;
     use super::*;
     use crate::outlet::Bytes;
     use crate::packer::Resumed;
@@ -261,7 +262,7 @@ mod tests {
         let (press, outgoing, _heard) = press(2, Progress::start());
         let mut batches = press.batches;
         let ends = |batches: &mut Batches, is_new, bytes, full| {
-            batches.common.choice.packing(25, Some(full));
+            batches.common.choice.packing(25, Some(Queue { full, waited: Duration::ZERO }));
             batches.bytes = bytes;
             batches.is_to_end(is_new, false)
         };

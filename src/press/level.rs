@@ -14,12 +14,16 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::line::Queue;
 use super::packing::Packing;
 use crate::progress::Progress;
 
-/// From the one for a fast line to the one that makes least for a slow one.
-const LEVELS: [i32; 5] = [1, 3, FOR_FAR, 9, 12];
-const QUICKEST: i32 = LEVELS[0];
+/// From the one for a fast line to the one that makes least for a slow one, and how many times as long each
+/// takes as the one before it: source, in one stream.
+const LEVELS: [(i32, f64); 5] = [(1, 1.0), (3, 1.7), (FOR_FAR, 2.2), (9, 1.25), (12, 1.9)];
+const QUICKEST: i32 = LEVELS[0].0;
+/// For so much of the time a thread may pack at a higher level: the line is to find some whenever it wants it.
+const BUSY: f64 = 0.8;
 /// The first of a session with a target that is not near.
 pub(super) const FOR_FAR: i32 = 6;
 /// Who answers so soon is near.
@@ -70,14 +74,14 @@ impl Choice {
         Self { levels: Arc::default(), progress }
     }
 
-    /// How it is packed from here on, by what is seen of the line's queue: how full it is (0 to 1).
-    pub(super) fn packing(&self, window_log: u32, full: Option<f64>) -> Packing {
+    /// How it is packed from here on, by what is seen of the line's queue.
+    pub(super) fn packing(&self, window_log: u32, queue: Option<Queue>) -> Packing {
         let now = Instant::now();
         let mut levels = self.levels();
         let levels = levels.get_or_insert_with(|| Levels::new(self.progress.round_trip(), now));
         levels.sent(self.progress.bytes_sent(), self.progress.lanes(), now);
-        if let Some(full) = full {
-            levels.choose(full, now);
+        if let Some(queue) = queue {
+            levels.choose(queue, now);
         }
         levels.packing(window_log)
     }
@@ -106,6 +110,8 @@ pub(super) struct Levels {
     /// When the queue was last not full, and not empty.
     not_full: Instant,
     not_empty: Instant,
+    /// For how long there was no room in it, since it was last not full.
+    waited: Duration,
     /// When it was last looked at.
     looked: Instant,
     /// How full it was then.
@@ -128,6 +134,7 @@ impl Levels {
             since: now,
             not_full: now,
             not_empty: now,
+            waited: Duration::ZERO,
             looked: now,
             full: 0.0,
             line: 0.0,
@@ -154,10 +161,12 @@ impl Levels {
         }
     }
 
-    /// Chooses, with a queue that is so full (0 to 1), which level comes next.
-    fn choose(&mut self, full: f64, now: Instant) {
+    /// Chooses which level comes next.
+    fn choose(&mut self, queue: Queue, now: Instant) {
+        let Queue { full, waited } = queue;
+        self.waited += waited;
         if full < FULL {
-            self.not_full = now;
+            (self.not_full, self.waited) = (now, Duration::ZERO);
         }
         // Where there was nothing to pack, it is empty for that.
         if full > EMPTY || now - self.looked >= UNSEEN {
@@ -167,21 +176,26 @@ impl Levels {
         let lasted = |since: Instant| now - since.max(self.since);
         // A new stream has to last to be worth it: what was full for as long as it was not before may go on so.
         let was_not_full = self.not_full.saturating_duration_since(self.since);
+        let full_for = lasted(self.not_full);
+        let busy = 1.0 - self.waited.div_duration_f64(full_for.max(Duration::from_millis(1)));
+        let mut levels = LEVELS.into_iter();
         let level = if self.line >= FAST {
-            QUICKEST
-        } else if lasted(self.not_full) >= FULL_LASTS.max(was_not_full) {
-            LEVELS.into_iter().find(|level| *level > self.level).unwrap_or(self.level)
+            Some(QUICKEST)
+        } else if full_for >= FULL_LASTS.max(was_not_full) {
+            let next = levels.find(|(level, _)| *level > self.level);
+            next.filter(|(_, times)| busy * times <= BUSY).map(|(level, _)| level)
         } else if lasted(self.not_empty) >= EMPTY_LASTS {
-            LEVELS.into_iter().rfind(|level| *level < self.level).unwrap_or(self.level)
+            levels.rfind(|(level, _)| *level < self.level).map(|(level, _)| level)
         } else {
-            self.level
+            None
         };
+        let level = level.unwrap_or(self.level);
         if level != self.level {
             let line = self.line as u64;
             tracing::debug!(
                 "packs at level {level}: the queue for the line is full to {full:.2}, which took {line} B/s at best"
             );
-            (self.level, self.since) = (level, now);
+            (self.level, self.since, self.waited) = (level, now, Duration::ZERO);
         }
     }
 }
@@ -193,6 +207,15 @@ mod tests {
     const FAR: Option<Duration> = Some(Duration::from_millis(50));
     const SECOND: Duration = Duration::from_secs(1);
 
+    /// For so much of the time whoever packs waits for room in a queue that is full.
+    const WAITS: f64 = 0.9;
+
+    fn look(levels: &mut Levels, full: f64, waits: f64, now: Instant) {
+        let waits = if full == 1.0 { waits } else { 0.0 };
+        let waited = (now - levels.looked).mul_f64(waits);
+        levels.choose(Queue { full, waited }, now);
+    }
+
     /// What is chosen second by second, over a line of so many bytes a second, with a queue that is so full.
     fn over(line: u64, round_trip: Option<Duration>, full: f64) -> Vec<i32> {
         let begin = Instant::now();
@@ -202,7 +225,8 @@ mod tests {
         seconds
             .map(|second| {
                 for tenth in 1..=10 {
-                    levels.choose(full, begin + SECOND * (second - 1) + SECOND * tenth / 10);
+                    let now = begin + SECOND * (second - 1) + SECOND * tenth / 10;
+                    look(&mut levels, full, WAITS, now);
                 }
                 levels.sent(u64::from(second) * line, 1, begin + SECOND * second);
                 levels.level
@@ -213,7 +237,7 @@ mod tests {
     /// Whether another level comes next.
     fn changes(levels: &mut Levels, full: f64, now: Instant) -> bool {
         let before = levels.level;
-        levels.choose(full, now);
+        look(levels, full, WAITS, now);
         levels.level != before
     }
 
@@ -242,8 +266,19 @@ mod tests {
         assert_eq!(first(None).packing(25), is(FOR_FAR, true));
         let fast = Levels { level: QUICKEST, ..first(far) };
         assert_eq!(fast.packing(25), is(QUICKEST, true), "a line that is far, and fast");
-        let slow = Levels { level: LEVELS[1], ..first(near) };
-        assert_eq!(slow.packing(25), is(LEVELS[1], true), "one that is near, and slow");
+        let slow = Levels { level: LEVELS[1].0, ..first(near) };
+        assert_eq!(slow.packing(25), is(LEVELS[1].0, true), "one that is near, and slow");
+    }
+
+    #[test]
+    fn a_level_that_would_not_keep_the_line_busy_is_not_tried() {
+        let last = |waits| {
+            let begin = Instant::now();
+            let mut levels = Levels::new(FAR, begin);
+            (1..200).for_each(|tenth| look(&mut levels, 1.0, waits, begin + SECOND * tenth / 10));
+            levels.level
+        };
+        assert_eq!([0.3, 0.4, 0.6].map(last), [FOR_FAR, 9, 12]);
     }
 
     #[test]

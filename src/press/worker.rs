@@ -96,7 +96,7 @@ impl Worker {
 
     /// Packs some bytes; where a package begins that is of another name than what was before, says `is_new`.
     fn pack(&mut self, plain: &[u8], is_new: bool) -> Result<()> {
-        let packing = self.common.choice.packing(self.common.window_log, self.line.full());
+        let packing = self.common.choice.packing(self.common.window_log, self.line.queue());
         let stream = self.stream.as_ref().filter(|(before, _)| *before != packing);
         self.otherwise = stream.map_or(0, |_| self.otherwise + plain.len());
         let is_to_change =
