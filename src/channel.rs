@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use anyhow::anyhow;
-use blat_target::message::{Digest, HostHello, PROTOCOL, PROTOCOL_OF_SAID, ToTarget};
+use blat_target::message::{HostHello, PROTOCOL, PROTOCOL_OF_SAID};
 
 use crate::config::{Settings, SshTarget, There};
 use crate::delta::Cache;
@@ -18,7 +18,7 @@ use crate::pace::Pace;
 use crate::places::Places;
 use crate::ready::Store;
 use crate::report::{Report, Reporter};
-use crate::session::{Means, Session};
+use crate::session::{Early, Means, Session};
 use crate::ssh::{Connection, Endpoint, Proof};
 use crate::state;
 use crate::sync::upkeep::skew;
@@ -26,9 +26,8 @@ use crate::sync::upkeep::skew;
 /// What a session is for.
 #[derive(Clone, Copy, Debug)]
 pub enum Purpose {
-    /// A synchronisation. It sends nothing while tags are transferred, and asks first what the target has,
-    /// of which the listing of this digest is known.
-    Sync { known: Digest },
+    /// A synchronisation. It sends nothing while tags are transferred.
+    Sync,
     /// Tags, and whatever else cannot wait.
     Tags,
 }
@@ -44,27 +43,23 @@ pub struct Channel {
 
 impl Channel {
     /// Attaches to the agent's connection, or makes one where there is none and the key can be read,
-    /// and opens a session for `purpose`. `helper` is the program that is put on the target where it is
-    /// missing.
+    /// and opens a session for `purpose`, whose first questions must be `early`. `helper` is the program
+    /// that is put on the target where it is missing.
     pub async fn open(
         settings: &Settings,
         places: &Places,
         helper: &Path,
         reporter: &mut Reporter,
         purpose: Purpose,
+        early: Early,
     ) -> Result<Self> {
         let SshTarget { ssh, there: target } = over_ssh(settings)?;
         let helper = Helper::read(helper)?;
         let limit = ssh.bandwidth.as_bytes();
         // Synchronisations share what they pack with each other, and transfers likewise.
-        let (lock, tags, way_for, early) = match purpose {
-            Purpose::Sync { known } => {
-                let early = vec![ToTarget::List { known: Some(known) }, ToTarget::Marks];
-                (places.sync_lock(), None, Some(places.transfer_lock()), early)
-            }
-            Purpose::Tags => {
-                (places.transfer_lock(), Some(settings.tags.directory.as_path()), None, Vec::new())
-            }
+        let (lock, tags, way_for) = match purpose {
+            Purpose::Sync => (places.sync_lock(), None, Some(places.transfer_lock())),
+            Purpose::Tags => (places.transfer_lock(), Some(settings.tags.directory.as_path()), None),
         };
         let facts: Option<state::Facts> = state::read(&places.facts());
         let attached = Connection::attach(&places.control()).await;

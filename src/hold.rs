@@ -14,6 +14,7 @@ use crate::config::Settings;
 use crate::failure::{Failure, Needs, Result};
 use crate::places::{Places, replace};
 use crate::report::{Report, Reporter};
+use crate::session::Early;
 
 /// Holds deletion back, for this reason.
 ///
@@ -75,7 +76,8 @@ fn say(settings: &Settings, places: &Places, reason: Option<String>) {
 
 async fn tell(settings: &Settings, places: &Places, helper: &Path, reason: Option<String>) -> Result<Info> {
     let mut reporter = Reporter::to_the_log(settings.name.as_str());
-    let mut channel = Channel::open(settings, places, helper, &mut reporter, Purpose::Tags).await?;
+    let mut channel =
+        Channel::open(settings, places, helper, &mut reporter, Purpose::Tags, Early::Nothing).await?;
     if !channel.session.ages() {
         channel.drop_session().await;
         return Err(Failure::person(anyhow::anyhow!("the helper there is too old to know of it")));

@@ -7,6 +7,7 @@
 
 mod aging;
 mod ear;
+mod early;
 mod open;
 
 use std::collections::{HashMap, VecDeque};
@@ -41,6 +42,7 @@ use crate::progress::Progress;
 use crate::ready::{Lent, Store};
 use crate::ssh::Child;
 use ear::Ear;
+pub use early::Early;
 pub use open::Refused;
 use open::words;
 
@@ -71,9 +73,8 @@ pub struct Means {
     pub memory: Memory,
     pub ready: Store,
     pub pace: Pace,
-    /// What is asked along with the hello, which saves a round trip: a [`ToTarget::List`], and
-    /// [`ToTarget::Marks`] where the session's protocol has them. Its first questions must be these.
-    pub early: Vec<ToTarget>,
+    /// What is asked along with the hello. Its first questions must be these.
+    pub early: Early,
     /// In which time the target answered before, over the same connection, if that is known.
     pub round_trip: Option<Duration>,
     /// Whether all that goes by the helper's command line as well, which saves another: sshd takes nothing
@@ -93,7 +94,7 @@ impl Means {
             memory: Memory::default(),
             ready: Store::none(),
             pace: Pace::new(0, None),
-            early: Vec::new(),
+            early: Early::Nothing,
             round_trip: None,
             by_command: false,
             lanes: None,
@@ -205,16 +206,12 @@ impl Session {
         }
     }
 
-    /// Whether the target takes packages that are told by others.
-    pub fn takes_deltas(&self) -> bool {
-        self.hello.protocol >= PROTOCOL_OF_DELTAS
-    }
-
     /// Hands a package over to be sent, told by one of `bases` if that pays; its number, by which
     /// events speak of it.
     pub fn send_package(&mut self, id: PackageVersion, folder: PathBuf, bases: Vec<Base>) -> Result<u64> {
         let number = self.next_number();
-        let bases = if self.takes_deltas() { bases } else { Vec::new() };
+        let takes_bases = self.hello.protocol >= PROTOCOL_OF_DELTAS;
+        let bases = if takes_bases { bases } else { Vec::new() };
         if !bases.is_empty() {
             let told = Told { id: id.clone(), folder: folder.clone(), made: Vec::new() };
             self.told.insert(number, told);
@@ -341,26 +338,6 @@ impl Session {
             Heard::Said(ToHost::Done { .. }) => Ok(()),
             other => Err(unexpected(&other)),
         }
-    }
-
-    /// Asks, unless just that was asked along with the hello.
-    fn ask(&mut self, question: ToTarget) -> Result<()> {
-        match self.early.pop_front() {
-            Some(early) if early == question => Ok(()),
-            Some(early) => Err(Failure::later(anyhow::anyhow!("{early:?} was asked before {question:?}"))),
-            None => self.push(Job::Say(question)),
-        }
-    }
-
-    /// Hears what was asked along with the hello, for a session that is for something else.
-    pub async fn drop_early(&mut self) -> Result<()> {
-        while let Some(question) = self.early.front() {
-            match question {
-                ToTarget::List { known } => self.list(*known).await.map(drop)?,
-                _ => self.marks().await.map(drop)?,
-            }
-        }
-        Ok(())
     }
 
     fn next_number(&mut self) -> u64 {

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::{Duration, SystemTime};
 
+use blat_target::said;
 use loopback::Loopback;
 
 fn world() -> Loopback {
@@ -78,6 +79,55 @@ fn what_stands_already_costs_no_transfer() {
     assert_done(&output);
     assert!(words(&output).contains("stands on the target already"), "{}", words(&output));
     assert!(!words(&output).contains("committed"), "{}", words(&output));
+}
+
+/// A file that gets, from now on, what the helper is started with, a line for each start.
+fn command_lines(world: &Loopback) -> PathBuf {
+    let bin = world.root().join("target/bin");
+    let (helper, moved, lines) = (bin.join("blat-target"), bin.join("moved"), world.root().join("lines"));
+    fs::rename(&helper, &moved).unwrap();
+    let script = format!("#!/bin/sh\necho \"$@\" >> {}\nexec {} \"$@\"\n", lines.display(), moved.display());
+    fs::write(&helper, script).unwrap();
+    set_mode(&helper, 0o755);
+    lines
+}
+
+#[test]
+fn what_stands_there_is_asked_as_the_helper_is_started() {
+    let world = world();
+    for version in ["1.0", "1.1"] {
+        world.publish("core", version);
+    }
+    world.tag("core", "1.0");
+    assert_done(&world.transfer());
+    let lines = command_lines(&world);
+    world.tag("core", "1.1");
+    assert_done(&world.transfer());
+    assert!(world.archive().join("core/1.1").is_dir());
+    let lines = fs::read_to_string(lines).unwrap();
+    let said = lines.strip_prefix("serve --said ").expect("one line").trim_end();
+    let said = said::decode(said.as_bytes()).expect("hexadecimal");
+    let names = |version: &str| said.windows(3).any(|bytes| bytes == version.as_bytes());
+    assert!(names("1.1"), "what is to be sent");
+    assert!(names("1.0"), "what it may be told by");
+}
+
+#[test]
+fn what_is_too_long_for_a_command_line_is_asked_all_the_same() {
+    const PACKAGES: u32 = 200;
+    let world = world();
+    world.publish("core", "1.0");
+    world.tag("core", "1.0");
+    assert_done(&world.transfer());
+    let lines = command_lines(&world);
+    let name = |number| format!("one-of-many-packages-whose-names-are-long-{number}");
+    for number in 0..PACKAGES {
+        world.publish(&name(number), "1.0");
+        world.tag(&name(number), "1.0");
+    }
+    assert_done(&world.transfer());
+    assert!((0..PACKAGES).all(|number| world.archive().join(name(number)).join("1.0").is_dir()));
+    assert_eq!(fs::read_to_string(lines).unwrap(), "serve\n");
 }
 
 #[test]

@@ -13,6 +13,15 @@ use crate::packer::Job;
 /// The first protocol with marks.
 const PROTOCOL_WITH_MARKS: u16 = 2;
 
+/// What is asked in a session of this protocol to say that `ids` are needed, and to hear what stands there and
+/// in the places of `others`.
+pub(super) fn need(protocol: u16, ids: &[PackageVersion], others: &[PackageVersion]) -> Vec<ToTarget> {
+    let needed = if protocol >= PROTOCOL_WITH_MARKS { ToTarget::Unmark } else { ToTarget::Query };
+    let needed = ids.chunks(QUERY_MAX).map(|part| needed(part.to_vec()));
+    let others = others.chunks(QUERY_MAX).map(|part| ToTarget::Query(part.to_vec()));
+    needed.chain(others).collect()
+}
+
 impl Session {
     /// Whether the target knows of marks.
     pub fn ages(&self) -> bool {
@@ -26,12 +35,8 @@ impl Session {
         ids: &[PackageVersion],
         others: &[PackageVersion],
     ) -> Result<HashMap<PackageVersion, Standing>> {
-        let needed = if self.ages() { ToTarget::Unmark } else { ToTarget::Query };
-        for part in ids.chunks(QUERY_MAX) {
-            self.push(Job::Say(needed(part.to_vec())))?;
-        }
-        for part in others.chunks(QUERY_MAX) {
-            self.push(Job::Say(ToTarget::Query(part.to_vec())))?;
+        for question in need(self.hello.protocol, ids, others) {
+            self.ask(question)?;
         }
         // Of those that are both, what stood there once they were needed counts.
         let mut found = HashMap::new();

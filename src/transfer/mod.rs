@@ -6,38 +6,36 @@
 //! is cut short is found again by the next run.
 
 mod bucket;
+mod near;
 mod record;
 mod resolve;
 mod round;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use blat_target::message::{Mend, Outcome, Refusal, Standing};
-use blat_target::package::PackageVersion;
+use blat_target::message::{Mend, Outcome, Refusal};
 
 use crate::archive::Archive;
-use crate::bases::{self, Base};
 use crate::channel::{Channel, Purpose};
 use crate::config::{Destination, Settings};
 use crate::failure::{Failure, Needs, Result};
 use crate::lock;
 use crate::places::Places;
 use crate::report::{Cause, Parts, Report, Reporter};
-use crate::session::Event;
+use crate::session::{Early, Event};
 use crate::tags::{Claim, Queue};
 use crate::trigger;
+use near::Near;
 use record::Record;
 use resolve::{Patience, Verdict, Want, resolve};
 use round::{Failed, Round, Settled};
 
 /// The longest time between two tries of what the target refused.
 const TARGET_RETRY: Duration = Duration::from_secs(900);
-/// In larger rounds, nobody looks which other versions the target has.
-const NEAR_MAX: usize = 100;
 /// For how long a run that failed holds back the next where tags could not be claimed.
 const PAUSE: Duration = Duration::from_secs(5);
 
@@ -171,13 +169,17 @@ impl Run<'_> {
         if let Destination::S3(target) = &self.settings.destination {
             return self.put(&target.s3, round).await;
         }
+        let archive = Archive::open(&self.settings.source).later("cannot read the source archive")?;
+        let near = Near::of(&archive, &round);
         let mut channel = match self.channel.take() {
             Some(channel) => channel,
             None => {
-                Channel::open(self.settings, self.places, self.helper, self.reporter, Purpose::Tags).await?
+                let early = Early::Need { ids: round.ids(), others: near.all() };
+                Channel::open(self.settings, self.places, self.helper, self.reporter, Purpose::Tags, early)
+                    .await?
             }
         };
-        let ended = self.send_over(&mut channel, &mut round).await;
+        let ended = self.send_over(&mut channel, &mut round, &archive, &near).await;
         if ended.is_ok() {
             self.channel = Some(channel);
         } else {
@@ -186,11 +188,14 @@ impl Run<'_> {
         ended
     }
 
-    async fn send_over(&mut self, channel: &mut Channel, round: &mut Round) -> Result<()> {
-        let archive = Archive::open(&self.settings.source).later("cannot read the source archive")?;
-        let near = near(&archive, channel.session.takes_deltas(), round);
-        let more: BTreeSet<_> = near.values().flatten().cloned().collect();
-        let standing = channel.session.need(&round.ids(), &Vec::from_iter(more)).await?;
+    async fn send_over(
+        &mut self,
+        channel: &mut Channel,
+        round: &mut Round,
+        archive: &Archive,
+        near: &Near,
+    ) -> Result<()> {
+        let standing = channel.session.need(&round.ids(), &near.all()).await?;
         let mut sent = HashMap::new();
         for (at, step) in round.steps.clone().into_iter().enumerate() {
             if standing.get(&step.id).is_some_and(|found| step.is_met_by(found)) {
@@ -201,7 +206,7 @@ impl Run<'_> {
             }
             let number = match step.want {
                 Want::Version(_) => {
-                    let bases = there(&archive, &step.id, near.get(&step.id), &standing);
+                    let bases = near.there(archive, &step.id, &standing);
                     channel.session.send_package(step.id.clone(), archive.path(&step.id), bases)?
                 }
                 Want::Link(text) => {
@@ -377,32 +382,6 @@ impl Run<'_> {
         self.reporter.tell(Report::Queue { waiting });
         Ok(())
     }
-}
-
-/// Other versions of packages to be sent, that the target may have.
-type Near = HashMap<PackageVersion, Vec<PackageVersion>>;
-
-/// What the target is asked about besides a round's own places, where the round is small.
-fn near(archive: &Archive, deltas: bool, round: &Round) -> Near {
-    if !deltas || round.steps.len() > NEAR_MAX {
-        return Near::new();
-    }
-    let versions = round.steps.iter().filter(|step| matches!(step.want, Want::Version(_)));
-    versions.map(|step| (step.id.clone(), bases::near_here(archive, &step.id))).collect()
-}
-
-/// The bases that the target has for `id`.
-fn there(
-    archive: &Archive,
-    id: &PackageVersion,
-    near: Option<&Vec<PackageVersion>>,
-    standing: &HashMap<PackageVersion, Standing>,
-) -> Vec<Base> {
-    let versions = near.into_iter().flatten().filter_map(|base| match standing.get(base) {
-        Some(Standing::Version(stamp)) => Some((base.version.clone(), *stamp)),
-        _ => None,
-    });
-    bases::usable(archive, id, versions.collect())
 }
 
 /// What is known of a step that was sent.

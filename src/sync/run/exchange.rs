@@ -13,6 +13,7 @@ use crate::channel::{Channel, Purpose, clock};
 use crate::config::AgingMode;
 use crate::failure::{Failure, Needs, Result};
 use crate::report::Report;
+use crate::session::Early;
 use crate::sync::age::{self, Done};
 use crate::sync::aging;
 use crate::sync::carry::{Carried, Carry};
@@ -51,9 +52,10 @@ impl Run<'_> {
         record: &mut Record<'_>,
     ) -> Result<Option<(Plan, Carried, Done)>> {
         tell("asking the target what it has");
-        let purpose = Purpose::Sync { known: Digest(self.known.digest()) };
+        let early = Early::List { known: Digest(self.known.digest()) };
         let mut channel =
-            Channel::open(self.settings, self.places, self.helper, self.reporter, purpose).await?;
+            Channel::open(self.settings, self.places, self.helper, self.reporter, Purpose::Sync, early)
+                .await?;
         let ended = self.over(&mut channel, aim, record).await;
         match ended {
             Ok(_) => channel.close().await,
