@@ -164,7 +164,8 @@ impl Levels {
     /// Chooses which level comes next.
     fn choose(&mut self, queue: Queue, now: Instant) {
         let Queue { full, waited } = queue;
-        self.waited += waited;
+        // A batch whose turn it is now may have waited for that before.
+        self.waited += waited.min(now - self.looked);
         if full < FULL {
             (self.not_full, self.waited) = (now, Duration::ZERO);
         }
@@ -279,6 +280,16 @@ mod tests {
             levels.level
         };
         assert_eq!([0.3, 0.4, 0.6].map(last), [FOR_FAR, 9, 12]);
+    }
+
+    #[test]
+    fn what_was_waited_for_a_turn_says_nothing_of_the_line() {
+        let begin = Instant::now();
+        let mut levels = Levels::new(FAR, begin);
+        look(&mut levels, 0.8, 0.0, begin + SECOND / 2);
+        levels.choose(Queue { full: 1.0, waited: SECOND * 9 }, begin + SECOND * 6 / 10);
+        look(&mut levels, 1.0, 0.2, begin + SECOND * 2);
+        assert_eq!(levels.level, FOR_FAR);
     }
 
     #[test]
