@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use blat_target::frame;
 use blat_target::message::{Digest, ToTarget};
 use blat_target::package::PackageVersion;
 
@@ -9,6 +10,11 @@ use super::Session;
 use super::aging::need;
 use crate::failure::{Failure, Result};
 use crate::packer::Job;
+
+/// Questions of so many bytes at most are asked along with the hello: they are said before anything is heard,
+/// and on the helper's command line, of which a shell takes 128 KiB, and some less. Where there are more, what
+/// a round trip takes is little beside the rest.
+const EARLY_MAX: usize = 8 << 10;
 
 /// What the first questions of a session will be.
 #[derive(Clone, Debug)]
@@ -26,14 +32,17 @@ pub enum Early {
 }
 
 impl Early {
-    /// The questions, in a session of this protocol.
+    /// The questions, in a session of this protocol; none where they are too long.
     pub(super) fn questions(&self, protocol: u16) -> VecDeque<ToTarget> {
         let questions = match self {
             Self::Nothing => Vec::new(),
             Self::List { known } => vec![ToTarget::List { known: Some(*known) }, ToTarget::Marks],
             Self::Need { ids, others } => need(protocol, ids, others),
         };
-        questions.into_iter().filter(|question| question.since() <= protocol).collect()
+        let questions: VecDeque<_> =
+            questions.into_iter().filter(|question| question.since() <= protocol).collect();
+        let bytes: usize = questions.iter().map(|question| frame::message(question).len()).sum();
+        if bytes <= EARLY_MAX { questions } else { VecDeque::new() }
     }
 }
 
@@ -85,5 +94,7 @@ mod tests {
         assert_eq!(need.questions(1), [ToTarget::Query(vec![id("2")]), other.clone()]);
         assert_eq!(need.questions(2), [ToTarget::Unmark(vec![id("2")]), other]);
         assert!(Early::Nothing.questions(2).is_empty());
+        let many = Early::Need { ids: vec![id("2"); EARLY_MAX / 4], others: Vec::new() };
+        assert!(many.questions(2).is_empty());
     }
 }

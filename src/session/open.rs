@@ -22,8 +22,6 @@ use crate::ssh::{Child, Connection};
 
 /// What a login shell may print before the helper speaks, in bytes.
 const NOISE_MAX: usize = 64 << 10;
-/// What is longer, in bytes, is not said on the helper's command line: a shell takes 128 KiB, and some less.
-const SAID_MAX: usize = 8 << 10;
 /// How much of what the helper says on its error channel is kept, in bytes.
 const WORDS_MAX: usize = 4096;
 
@@ -55,10 +53,9 @@ impl Session {
     ) -> Result<Self, Refused> {
         let early = means.early.questions(hello.protocol);
         let messages = early.iter().flat_map(frame::message);
-        let has_said = hello.protocol >= PROTOCOL_OF_SAID;
+        let by_command = means.by_command && hello.protocol >= PROTOCOL_OF_SAID;
         let greeting: Vec<u8> =
             MAGIC.iter().copied().chain(frame::message(&ToTarget::Hello(hello))).chain(messages).collect();
-        let by_command = means.by_command && has_said && greeting.len() <= SAID_MAX;
         if by_command {
             let command = format!("{command} --said {}", said::encode(&greeting));
             match Self::start(connection, &command, &greeting, early.clone(), means).await {
