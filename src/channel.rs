@@ -24,7 +24,7 @@ use crate::state;
 use crate::sync::upkeep::skew;
 
 /// What a session is for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     /// A synchronisation. It sends nothing while tags are transferred.
     Sync,
@@ -43,7 +43,7 @@ pub struct Channel {
 
 impl Channel {
     /// Attaches to the agent's connection, or makes one where there is none and the key can be read,
-    /// and opens a session for `purpose`, whose first questions must be `early`. `helper` is the program
+    /// and opens a session for `purpose`, whose first questions will be `early`. `helper` is the program
     /// that is put on the target where it is missing.
     pub async fn open(
         settings: &Settings,
@@ -62,6 +62,10 @@ impl Channel {
             Purpose::Tags => (places.transfer_lock(), Some(settings.tags.directory.as_path()), None),
         };
         let facts: Option<state::Facts> = state::read(&places.facts());
+        let round_trip = facts.as_ref().and_then(|facts| facts.round_trip(&places.control()));
+        // The first over a connection asks by itself: nothing else tells as well how far the target is, and
+        // how to pack for it.
+        let early = if purpose == Purpose::Tags && round_trip.is_none() { Early::Nothing } else { early };
         let attached = Connection::attach(&places.control()).await;
         let lanes = attached.is_some().then(|| lanes::Means {
             controls: places.controls_beside(ssh.connections.get()).collect(),
@@ -75,7 +79,7 @@ impl Channel {
             ready: Store::new(places.ready.clone(), &lock, tags),
             pace: Pace::new(limit, way_for),
             early,
-            round_trip: facts.as_ref().and_then(|facts| facts.round_trip(&places.control())),
+            round_trip,
             by_command: facts.is_none_or(|facts| facts.protocol >= PROTOCOL_OF_SAID),
             lanes: lanes.filter(|lanes| !lanes.controls.is_empty()),
             hard_links: target.hard_links,

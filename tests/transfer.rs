@@ -94,7 +94,8 @@ fn command_lines(world: &Loopback) -> PathBuf {
 
 #[test]
 fn what_stands_there_is_asked_as_the_helper_is_started() {
-    let world = world();
+    let mut world = world();
+    world.start_agent();
     for version in ["1.0", "1.1"] {
         world.publish("core", version);
     }
@@ -115,7 +116,8 @@ fn what_stands_there_is_asked_as_the_helper_is_started() {
 #[test]
 fn what_is_too_long_for_a_command_line_is_asked_later() {
     const PACKAGES: u32 = 200;
-    let world = world();
+    let mut world = world();
+    world.start_agent();
     world.publish("core", "1.0");
     world.tag("core", "1.0");
     assert_done(&world.transfer());
