@@ -92,6 +92,13 @@ fn command_lines(world: &Loopback) -> PathBuf {
     lines
 }
 
+/// What was said on the only command line.
+fn said_on(lines: &Path) -> Vec<u8> {
+    let lines = fs::read_to_string(lines).unwrap();
+    let said = lines.strip_prefix("serve --said ").expect("something is said").trim_end();
+    said::decode(said.as_bytes()).expect("one line, in hexadecimal")
+}
+
 #[test]
 fn what_stands_there_is_asked_as_the_helper_is_started() {
     let mut world = world();
@@ -105,9 +112,7 @@ fn what_stands_there_is_asked_as_the_helper_is_started() {
     world.tag("core", "1.1");
     assert_done(&world.transfer());
     assert!(world.archive().join("core/1.1").is_dir());
-    let lines = fs::read_to_string(lines).unwrap();
-    let said = lines.strip_prefix("serve --said ").expect("one line").trim_end();
-    let said = said::decode(said.as_bytes()).expect("hexadecimal");
+    let said = said_on(&lines);
     let names = |version: &str| said.windows(3).any(|bytes| bytes == version.as_bytes());
     assert!(names("1.1"), "what is to be sent");
     assert!(names("1.0"), "what it may be told by");
@@ -129,9 +134,7 @@ fn what_is_too_long_for_a_command_line_is_asked_later() {
     }
     assert_done(&world.transfer());
     assert!((0..PACKAGES).all(|number| world.archive().join(name(number)).join("1.0").is_dir()));
-    let lines = fs::read_to_string(lines).unwrap();
-    let said = said::decode(lines.strip_prefix("serve --said ").expect("one line").trim_end().as_bytes());
-    assert!(said.expect("hexadecimal").len() < 1000, "the hello alone");
+    assert!(said_on(&lines).len() < 1000, "the hello alone");
 }
 
 #[test]
