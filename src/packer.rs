@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use blat_target::manifest::{ENTRIES_MAX, MANIFEST_MAX};
 use blat_target::message::{
-    DeltaHead, Digest, PackageHead, Partial, RestHead, Standing, ToHost, ToTarget, window_log_max,
+    DeltaHead, Digest, PROTOCOL_OF_RELOCATIONS, PackageHead, Partial, RestHead, Standing, ToHost, ToTarget,
+    window_log_max,
 };
 use blat_target::package::{Name, PackageVersion};
 use tokio::sync::mpsc;
@@ -271,7 +272,8 @@ impl Packer {
         let first = Packing::first(self.progress.round_trip(), self.window_log());
         let packing = Packing { checksum: true, ..first };
         let mut key = blake3::Hasher::new();
-        key.update(id.to_string().as_bytes()).update(&[0, self.by_tar().into()]);
+        let relocates = self.protocol >= PROTOCOL_OF_RELOCATIONS;
+        key.update(id.to_string().as_bytes()).update(&[0, self.by_tar().into(), relocates.into()]);
         key.update(&packing.level.to_le_bytes()).update(&[packing.long_distance.into()]).update(manifest);
         for base in bases {
             key.update(base.version.as_str().as_bytes()).update(&[0]).update(&base.stamp.0.to_le_bytes());
@@ -308,7 +310,7 @@ impl Packer {
 
     /// How a package is told by another. What keeps it from that is no obstacle to sending it whole.
     fn delta_of<'a>(&self, id: &PackageVersion, scan: &'a Scan, bases: &[Base]) -> Option<Delta<'a>> {
-        let delta = Delta::of(id, scan, bases, &self.cache, &self.progress);
+        let delta = Delta::of(self.protocol, id, scan, bases, &self.cache, &self.progress);
         delta.inspect_err(|why| tracing::debug!("{id}: {why}")).ok().flatten()
     }
 

@@ -6,8 +6,9 @@
 //! such places each side is stretched as long as more bytes agree than differ (after Percival's
 //! bsdiff, whose suffix array takes many times as long, and as much memory).
 
-use blat_target::delta::{Streams, put, step};
+use blat_target::delta::{Relocation, Streams, put, step};
 
+use super::program::Copied;
 use crate::memory::PART_MAX;
 
 /// How many bytes have to be the same for a place to be found.
@@ -41,11 +42,23 @@ pub(super) struct Old {
     rows_log: u32,
 }
 
-/// Copy `copied` bytes from `old`, then take `new` ones.
-struct Operation {
-    copied: usize,
-    new: usize,
-    old: usize,
+/// Copy `copied` bytes from `old`, then take `new` ones: of a chunk, and within a part.
+pub(super) struct Operation {
+    copied: u32,
+    new: u32,
+    old: u32,
+}
+
+impl Operation {
+    fn new(copied: usize, new: usize, old: usize) -> Self {
+        // Chunks and parts are far smaller.
+        Self { copied: copied as u32, new: new as u32, old: old as u32 }
+    }
+
+    /// How many bytes it makes.
+    fn makes(&self) -> u64 {
+        u64::from(self.copied) + u64::from(self.new)
+    }
 }
 
 impl Old {
@@ -91,12 +104,8 @@ impl Old {
     }
 
     /// What makes `new`, which stands at `at` in its file, out of the old.
-    pub(super) fn changes(&self, new: &[u8], at: u64) -> Streams {
+    pub(super) fn operations(&self, new: &[u8], at: u64) -> Vec<Operation> {
         let guess = at.saturating_sub(self.start).min(self.bytes.len() as u64) as usize;
-        self.streams(&self.operations(new, guess), new, at)
-    }
-
-    fn operations(&self, new: &[u8], guess: usize) -> Vec<Operation> {
         let old = &self.bytes;
         let mut operations = Vec::new();
         // From `from` on, `new` is followed beside `old` from `beside` on.
@@ -116,13 +125,13 @@ impl Old {
                 continue;
             }
             let (forward, backward) = self.border(&new[from..at], beside, place);
-            operations.push(Operation { copied: forward, new: at - from - forward - backward, old: beside });
+            operations.push(Operation::new(forward, at - from - forward - backward, beside));
             (from, beside) = (at - backward, place - backward);
             at += length;
         }
         let last = &new[from..];
         let forward = stretch(last.iter().zip(old.get(beside..).unwrap_or_default()));
-        operations.push(Operation { copied: forward, new: last.len() - forward, old: beside });
+        operations.push(Operation::new(forward, last.len() - forward, beside));
         operations
     }
 
@@ -149,19 +158,48 @@ impl Old {
         (start + cut, backward - cut)
     }
 
-    fn streams(&self, operations: &[Operation], new: &[u8], at: u64) -> Streams {
+    /// What the operations copy of the old file, that make what stands at `at` in the new one.
+    pub(super) fn copied<'a>(
+        &self,
+        operations: &'a [Operation],
+        mut at: u64,
+    ) -> impl Iterator<Item = Copied> + use<'a> {
+        let start = self.start;
+        operations.iter().map(move |operation| {
+            let from = start + u64::from(operation.old);
+            let copied = Copied { from, to: at, length: operation.copied.into() };
+            at += operation.makes();
+            copied
+        })
+    }
+
+    /// The operations, and all else that makes `new`, which stands at `at` in its file, out of the old, of which
+    /// `relocation` works out what it can.
+    pub(super) fn streams(
+        &self,
+        operations: &[Operation],
+        new: &[u8],
+        at: u64,
+        relocation: &Relocation,
+    ) -> Streams {
         let mut streams = Streams::default();
-        let (mut done, mut place, mut runs) = (0, at, Runs::default());
-        for operation in operations.iter().filter(|it| it.copied + it.new > 0) {
-            let old = self.start + operation.old as u64;
-            let numbers = [operation.copied as u64, operation.new as u64, step(place, old)];
+        let (mut rest, mut place, mut runs, mut old) = (new, at, Runs::default(), Vec::new());
+        for (operation, copied) in operations.iter().zip(self.copied(operations, at)) {
+            if operation.makes() == 0 {
+                continue;
+            }
+            let numbers = [copied.length, operation.new.into(), step(place, copied.from)];
             numbers.iter().for_each(|number| put(&mut streams.operations, *number));
-            let copied = &new[done..done + operation.copied];
-            runs.add(copied, &self.bytes[operation.old..], &mut streams);
-            done += operation.copied;
-            streams.new.extend_from_slice(&new[done..done + operation.new]);
-            done += operation.new;
-            place = old + operation.copied as u64;
+            place = copied.from + copied.length;
+            let (made, behind) = rest.split_at(operation.copied as usize);
+            let from = operation.old as usize;
+            old.clear();
+            old.extend_from_slice(&self.bytes[from..from + made.len()]);
+            relocation.apply(copied.from, copied.to, &mut old);
+            runs.add(made, &old, &mut streams);
+            let (came, behind) = behind.split_at(operation.new as usize);
+            streams.new.extend_from_slice(came);
+            rest = behind;
         }
         runs.end(&mut streams);
         streams
@@ -234,11 +272,13 @@ mod tests {
     use proptest::prelude::*;
 
     fn made(old: &[u8], start: usize, new: &[u8], at: u64) -> (Vec<u8>, usize) {
-        let streams = Old::new(old[start..].to_vec(), start as u64).changes(new, at);
+        let indexed = Old::new(old[start..].to_vec(), start as u64);
+        let none = Relocation::default();
+        let streams = indexed.streams(&indexed.operations(new, at), new, at, &none);
         let read = |place: u64, buffer: &mut [u8]| {
             buffer.copy_from_slice(&old[place as usize..place as usize + buffer.len()]);
         };
-        (streams.make(at, new.len(), read).unwrap(), streams.length())
+        (streams.make(at, new.len(), &none, read).unwrap(), streams.length())
     }
 
     fn noise(length: usize, mut seed: u64) -> Vec<u8> {

@@ -11,12 +11,13 @@ mod digests;
 mod in_order;
 mod mend;
 mod origins;
+mod program;
 mod segment;
 
 use std::io::Write;
 
 use blat_target::delta::{CHUNK, Recipe, Source, Streams};
-use blat_target::message::Digest;
+use blat_target::message::{Digest, PROTOCOL_OF_RELOCATIONS};
 use blat_target::package::{Name, PackageVersion};
 use blat_target::stamp::Stamp;
 
@@ -31,7 +32,7 @@ use crate::pack::{Reader, Scan, write_seals};
 use crate::progress::Progress;
 use crate::resume::{Kept, Start};
 use in_order::in_order;
-use segment::{Chunk, chunks};
+use segment::{Changes, Chunk, Telling, chunks};
 
 /// Packages with fewer bytes are not worth the thought.
 const BYTES_MIN: u64 = 32 << 10;
@@ -49,11 +50,15 @@ pub(crate) struct Delta<'a> {
     pub(crate) base: Option<(Name, Stamp)>,
     recipe: Recipe,
     digests: Vec<Digest>,
+    /// Whether it is said where the parts of programs moved.
+    relocates: bool,
 }
 
 impl<'a> Delta<'a> {
-    /// Works out how `new` is told by the best of `bases`; none if it has little in common with any.
+    /// Works out how `new` is told by the best of `bases`, in a session of this protocol; none if it has little in
+    /// common with any.
     pub(crate) fn of(
+        protocol: u16,
         id: &PackageVersion,
         new: &'a Scan,
         bases: &[Base],
@@ -71,7 +76,8 @@ impl<'a> Delta<'a> {
             return Ok(None);
         }
         let (recipe, base) = (Recipe { files }, Some((base.version.clone(), base.stamp)));
-        Ok(Some(Self { new, old: Some(old), base, recipe, digests }))
+        let relocates = protocol >= PROTOCOL_OF_RELOCATIONS;
+        Ok(Some(Self { new, old: Some(old), base, recipe, digests, relocates }))
     }
 
     /// `new` in full.
@@ -83,7 +89,7 @@ impl<'a> Delta<'a> {
     ) -> Result<Self> {
         let digests = cache.digests(id, new, progress)?;
         let recipe = Recipe::whole(digests.len());
-        Ok(Self { new, old: None, base: None, recipe, digests })
+        Ok(Self { new, old: None, base: None, recipe, digests, relocates: false })
     }
 
     /// From where on it has to be sent to a target that keeps a part of it.
@@ -117,8 +123,8 @@ impl<'a> Delta<'a> {
         out: &mut impl Write,
     ) -> Result<()> {
         out.write_all(manifest).and_then(|()| out.write_all(recipe)).later("cannot send")?;
-        let means = memory.means();
-        let chunks = chunks(self.new, self.old.as_ref(), &self.recipe, start, means);
+        let telling = Telling { means: memory.means(), relocates: self.relocates };
+        let chunks = chunks(self.new, self.old.as_ref(), &self.recipe, start, telling);
         let work = |number: usize| {
             progress.moved();
             match &chunks[number] {
@@ -127,11 +133,11 @@ impl<'a> Delta<'a> {
             }
         };
         let (mut number, mut reader) = (0, Reader::of(self.new));
-        in_order(means.threads, chunks.len(), work, |made: Result<Option<Streams>>| {
+        in_order(telling.means.threads, chunks.len(), work, |made: Result<Option<Changes>>| {
             let chunk = &chunks[number];
             number += 1;
             match (made?, chunk) {
-                (Some(streams), _) => write_streams(&streams, out),
+                (Some(changes), _) => write_changes(&changes, self.relocates, out),
                 (None, Chunk::Whole(entry, at)) => reader.copy_from(entry, *at, out).map(drop),
                 (None, Chunk::Changed(_)) => unreachable!("changes were made of it"),
             }
@@ -141,9 +147,14 @@ impl<'a> Delta<'a> {
     }
 }
 
-fn write_streams(streams: &Streams, out: &mut impl Write) -> Result<()> {
-    out.write_all(&streams.header()).later("cannot send")?;
-    streams.parts().iter().try_for_each(|part| out.write_all(part)).later("cannot send")
+fn write_changes(changes: &Changes, relocates: bool, out: &mut impl Write) -> Result<()> {
+    let Changes { relocation, streams } = changes;
+    let relocation = relocation.as_deref().unwrap_or_default();
+    let length = (relocation.len() as u32).to_le_bytes();
+    let before = if relocates { [&length[..], relocation] } else { [&[][..]; 2] };
+    let header = streams.header();
+    let all = before.into_iter().chain([&header[..]]).chain(streams.parts());
+    all.into_iter().try_for_each(|part| out.write_all(part)).later("cannot send")
 }
 
 /// The smaller of a chunk's changes and the chunk as it is, packed.

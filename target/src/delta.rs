@@ -12,10 +12,18 @@
 //! order; numbers in them have seven bits a byte, the lowest first. A chunk that has nothing in
 //! common with the old file is one operation and all of its bytes.
 //!
+//! From [`PROTOCOL_OF_RELOCATIONS`](crate::message::PROTOCOL_OF_RELOCATIONS) on, a chunk has a
+//! [`Relocation`] before it: the length of its encoding (32 bits, little-endian) and the encoding, which
+//! is in force from this chunk of the file on; or 0, where what came before stays in force.
+//!
 //! Nothing that is made so is trusted: each [`GROUP`] of files has a seal, and a file that is not
 //! what it should be comes again, in full.
 
+mod relocation;
+
 use serde::{Deserialize, Serialize};
+
+pub use relocation::{Holds, MOVES_MAX, REGIONS_MAX, RELOCATION_MAX, Region, Relocation};
 
 use crate::manifest::PATH_MAX;
 use crate::message::Digest;
@@ -68,6 +76,8 @@ pub enum DeltaError {
     Long,
     #[error("a chunk of changes does not make what it should")]
     Chunk,
+    #[error("what is said of where a program's parts moved cannot be read, or is too much")]
+    Relocation,
 }
 
 impl Recipe {
@@ -176,11 +186,12 @@ impl Streams {
     }
 
     /// Makes `makes` bytes that stand at `at` in the new file; `old` fills a buffer from a place in
-    /// the old file.
+    /// the old file, and `relocation` works out what it can of that.
     pub fn make(
         &self,
         at: u64,
         makes: usize,
+        relocation: &Relocation,
         mut old: impl FnMut(u64, &mut [u8]),
     ) -> Result<Vec<u8>, DeltaError> {
         let mut made = Vec::with_capacity(makes);
@@ -198,6 +209,7 @@ impl Streams {
             let start = made.len();
             made.resize(start + copied as usize, 0);
             old(place, &mut made[start..]);
+            relocation.apply(place, at.wrapping_add(start as u64), &mut made[start..]);
             changes.apply(&mut made[start..])?;
             place = place.checked_add(copied).ok_or(DeltaError::Chunk)?;
             let (came, rest) = new.split_at(taken as usize);
@@ -319,7 +331,7 @@ mod tests {
         #[test]
         fn noise_makes_what_was_asked_or_an_error(streams in streams(), makes in 0usize..100, at in 0u64..50) {
             let old = |_: u64, buffer: &mut [u8]| assert!(buffer.len() <= makes);
-            if let Ok(made) = streams.make(at, makes, old) {
+            if let Ok(made) = streams.make(at, makes, &Relocation::default(), old) {
                 prop_assert_eq!(made.len(), makes);
             }
             let _ = Recipe::decode(&streams.operations, makes);
@@ -329,7 +341,7 @@ mod tests {
         fn a_whole_chunk_comes_back(chunk in vec(any::<u8>(), 1..300)) {
             let streams = Streams::whole(&chunk);
             prop_assert_eq!(Streams::lengths(streams.header(), chunk.len()), Ok(streams.parts().map(<[u8]>::len)));
-            prop_assert_eq!(streams.make(7, chunk.len(), |_, _| ()), Ok(chunk));
+            prop_assert_eq!(streams.make(7, chunk.len(), &Relocation::default(), |_, _| ()), Ok(chunk));
         }
     }
 }

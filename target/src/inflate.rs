@@ -175,6 +175,11 @@ impl<'a> Packed<'a> {
         }
     }
 
+    /// The session's.
+    pub(crate) fn protocol(&self) -> u16 {
+        self.stream.borrow().1.protocol
+    }
+
     /// Another session may want this, which is in the middle of the package.
     pub(crate) fn holds(&self, partial: Weak<Partial>) {
         self.stream.borrow().1.pulse.holds(partial);

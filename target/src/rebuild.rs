@@ -15,11 +15,13 @@ use nix::sys::stat::{SFlag, fstat};
 use crate::archive::Archive;
 use crate::clone::clone;
 use crate::commit::{Pending, Unsynced};
-use crate::delta::{CHUNK, GROUP, HEADER_LEN, Origin, Recipe, Source, Streams, seal};
+use crate::delta::{
+    CHUNK, DeltaError, GROUP, HEADER_LEN, Origin, RELOCATION_MAX, Recipe, Relocation, Source, Streams, seal,
+};
 use crate::folder::{Folder, kind};
 use crate::inflate::Packed;
 use crate::manifest::{Entry, MANIFEST_MAX, Manifest};
-use crate::message::{DeltaHead, Digest, PackageHead, RestHead, Standing};
+use crate::message::{DeltaHead, Digest, PROTOCOL_OF_RELOCATIONS, PackageHead, RestHead, Standing};
 use crate::package::Name;
 use crate::receive::{check_stamp, go_on, lied, manifest, write};
 use crate::refusal::{Stop, errno, shown};
@@ -327,14 +329,18 @@ impl Making<'_, '_> {
         if !at.is_multiple_of(CHUNK as u64) {
             return Err(misplaced(entry));
         }
-        let mut good = old.is_some();
+        let (mut good, mut relocation) = (old.is_some(), Relocation::default());
         while at < size {
             let makes = usize::try_from(size - at).unwrap_or(usize::MAX).min(CHUNK);
+            if let Some(another) = self.relocation()? {
+                relocation = another;
+            }
             let streams = self.streams(makes)?;
             let read = |place: u64, buffer: &mut [u8]| {
                 good = good && old.as_ref().is_some_and(|old| old.read_exact_at(buffer, place).is_ok());
             };
-            let made = streams.make(at, makes, read).map_err(|why| Stop::person(why.to_string()))?;
+            let made = streams.make(at, makes, &relocation, read);
+            let made = made.map_err(|why| Stop::person(why.to_string()))?;
             if good {
                 hasher.update(&made);
                 let written = file.write_all(&made);
@@ -343,6 +349,27 @@ impl Making<'_, '_> {
             at += makes as u64;
         }
         Ok(good)
+    }
+
+    /// Where the program's parts moved, if that is said with the next chunk.
+    fn relocation(&self) -> Result<Option<Relocation>, Stop> {
+        if self.packed.protocol() < PROTOCOL_OF_RELOCATIONS {
+            return Ok(None);
+        }
+        let mut length = [0; 4];
+        self.packed.exactly(&mut length, "its changes")?;
+        let length = u32::from_le_bytes(length) as usize;
+        if length == 0 {
+            return Ok(None);
+        }
+        let decoded = if length > RELOCATION_MAX {
+            Err(DeltaError::Relocation)
+        } else {
+            let mut bytes = vec![0; length];
+            self.packed.exactly(&mut bytes, "its changes")?;
+            Relocation::decode(&bytes)
+        };
+        decoded.map(Some).map_err(|why| Stop::person(why.to_string()))
     }
 
     fn streams(&self, makes: usize) -> Result<Streams, Stop> {

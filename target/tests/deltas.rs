@@ -6,12 +6,14 @@ mod common;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
-use blat_target::delta::{Origin, Recipe, Source, Streams};
-use blat_target::message::{Digest, Mend, Outcome, Refusal, ToHost, ToTarget};
+use blat_target::delta::{Holds, Origin, RELOCATION_MAX, Recipe, Region, Relocation, Source, Streams};
+use blat_target::message::{
+    Digest, HostHello, Mend, Outcome, PROTOCOL_OF_RELOCATIONS, Refusal, ToHost, ToTarget,
+};
 use blat_target::stamp::Stamp;
-use common::delta::Told;
+use common::delta::{Told, chunk};
 use common::pack::{Parts, STAMP};
-use common::{Ended, Host, Site, tree};
+use common::{Ended, Host, Site, host_hello, tree};
 
 const NEW: Outcome = Outcome::Committed { replaced: false };
 const OLD: &[u8] = b"an old file, of some length";
@@ -268,6 +270,74 @@ fn changes_that_do_not_fit_are_refused() {
     says(&bent(&|it| it.runs = vec![3, 0]), wrong);
     says(&bent(&|it| it.differences = vec![1, 2]), wrong);
     says(&bent(&|it| it.new = b" new".to_vec()), wrong);
+}
+
+/// An old program and what is copied of it, with a call whose aim has moved.
+fn relinked() -> (Site, Vec<u8>, Relocation, Streams) {
+    let site = Site::new();
+    let (mut old, mut new) = ([0x90; 5000].to_vec(), [0x90; 5000].to_vec());
+    old[..5].copy_from_slice(&[0xe8, 0, 0x10, 0, 0]);
+    new[..5].copy_from_slice(&[0xe8, 0x40, 0x10, 0, 0]);
+    assert_eq!(site.send(&[Parts::described("a/0").file("x", &old).pack()]), [NEW]);
+    let all = Region { offset: 0, length: 5000, address: 0x1000, memory: 5000, holds: Holds::Code };
+    let relocation = Relocation::new(vec![all], vec![all], vec![(0, 0), (0x2000, 0x40)]);
+    let mut operations = Vec::new();
+    [5000, 0, 0].iter().for_each(|number| blat_target::delta::put(&mut operations, *number));
+    (site, new, relocation, Streams { operations, ..Streams::default() })
+}
+
+fn told_with(content: &[u8], sent: &[u8]) -> Told {
+    Told::described("a/1", "0").file("x", content, Source::Changed(Origin::SamePath), sent)
+}
+
+#[test]
+fn where_an_address_leads_is_worked_out() {
+    let (site, new, relocation, changes) = relinked();
+    let mut host = site.host();
+    host.tell(&told_with(&new, &chunk(&relocation.encode(), &changes)));
+    assert_eq!(host.outcome(), NEW);
+    assert_eq!(host.done().code, Some(0));
+    assert!(content(&site, "a/1/x") == new);
+}
+
+#[test]
+fn what_is_worked_out_wrong_comes_in_full() {
+    let (site, new, _, changes) = relinked();
+    let mut host = site.host();
+    let number = host.tell(&told_with(&new, &chunk(&[], &changes)));
+    assert_ne!(doubt(&mut host)[1], Some(Digest(*blake3::hash(&new).as_bytes())));
+    host.mend(number, &[(1, &new)]);
+    assert_eq!(host.outcome(), NEW);
+    assert_eq!(host.done().code, Some(0));
+    assert!(content(&site, "a/1/x") == new);
+}
+
+#[test]
+fn where_nothing_can_have_moved_to_is_refused() {
+    let (_, new, relocation, changes) = relinked();
+    let honest = relocation.encode();
+    let torn = &honest[..honest.len() - 1];
+    let mut long = chunk(&honest, &changes);
+    long[..4].copy_from_slice(&(RELOCATION_MAX as u32 + 1).to_le_bytes());
+    for sent in [chunk(torn, &changes), long] {
+        says(
+            &refused(&told_with(&new, &sent)),
+            "what is said of where a program's parts moved cannot be read",
+        );
+    }
+}
+
+#[test]
+fn a_host_that_is_older_says_nothing_of_moves() {
+    let site = site();
+    let mut host = site.connect();
+    host.hello(HostHello { protocol: PROTOCOL_OF_RELOCATIONS - 1, ..host_hello() });
+    assert!(matches!(host.next(), Some(ToHost::Hello(_))));
+    let (content, changes) = changes();
+    let sent = &chunk(&[], &changes)[4..];
+    host.tell(&Told::described("a/1", "0").file("x", &content, Source::Changed(Origin::SamePath), sent));
+    assert_eq!(host.outcome(), NEW);
+    assert_eq!(host.done().code, Some(0));
 }
 
 #[test]

@@ -423,8 +423,7 @@ fn a_package_told_by_another_goes_on_at_a_chunk() {
     large = large.file("descpkg", b"about".to_vec()).file("x", new.clone());
     let chunk = |at: usize| {
         // As it is: what it is made of does not matter here.
-        let streams = Streams::whole(&new[at..at + CHUNK]);
-        [&streams.header()[..], &streams.parts().concat()].concat()
+        common::delta::chunk(&[], &Streams::whole(&new[at..at + CHUNK]))
     };
     let recipe = Recipe {
         files: vec![
@@ -485,7 +484,7 @@ fn told(site: &Site) -> (Large, Recipe, Vec<u8>, Vec<Vec<u8>>) {
     let mut operations = Vec::new();
     [CHUNK as u64, 0, 0].iter().for_each(|number| blat_target::delta::put(&mut operations, *number));
     let streams = Streams { operations, ..Streams::default() };
-    let chunk = [&streams.header()[..], &streams.parts().concat()].concat();
+    let chunk = common::delta::chunk(&[], &streams);
     (large, recipe, begin, vec![chunk; 3])
 }
 

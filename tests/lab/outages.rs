@@ -136,7 +136,7 @@ fn packets_vanish() {
 /// A field with a transfer that is half way, and stays so for seconds.
 fn under_way(name: &str) -> Field {
     let field = Field::new(name);
-    field.master.write("/etc/blat/blat.toml", "[ssh]\nbandwidth = \"40m\"\n", 0o644);
+    field.master.write("/etc/blat/blat.toml", "[ssh]\nbandwidth = \"20m\"\n", 0o644);
     field.add_target("site1", SOURCE, "");
     field.wait_connected("site1");
     field.count_starts();

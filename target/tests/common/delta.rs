@@ -63,8 +63,7 @@ impl Told {
 
     /// A file that is made of the base's by one chunk of changes.
     pub fn changed(self, path: &str, content: &[u8], changes: &Streams) -> Self {
-        let sent = [&changes.header()[..], &changes.parts().concat()].concat();
-        self.file(path, content, Source::Changed(Origin::SamePath), &sent)
+        self.file(path, content, Source::Changed(Origin::SamePath), &chunk(&[], changes))
     }
 
     pub fn file(mut self, path: &str, content: &[u8], source: Source, sent: &[u8]) -> Self {
@@ -96,6 +95,12 @@ impl Told {
         let manifest_length = self.parts.manifest.encode().len() as u32;
         PackageHead { number, id: self.parts.id.clone(), stamp: self.parts.stamp, manifest_length }
     }
+}
+
+/// A chunk of changes, and before it where a program's parts moved, if that is to be said.
+pub fn chunk(relocation: &[u8], changes: &Streams) -> Vec<u8> {
+    let length = (relocation.len() as u32).to_le_bytes();
+    [&length[..], relocation, &changes.header(), &changes.parts().concat()].concat()
 }
 
 impl Host {
