@@ -6,6 +6,8 @@
 //! such places each side is stretched as long as more bytes agree than differ (after Percival's
 //! bsdiff, whose suffix array takes many times as long, and as much memory).
 
+use std::hint::black_box;
+
 use blat_target::delta::{Relocation, Streams, put, step};
 
 use super::program::Copied;
@@ -30,6 +32,16 @@ const NOTHING: u32 = u32::MAX;
 /// Where more bytes than this go on as before, no other place is sought within them: a better one is found behind
 /// them as well, and takes over what it has in common with them.
 const GOES_ON: usize = 8;
+/// Of the old, so many places are indexed at a time.
+const AT_ONCE: usize = 32;
+/// Where no more bytes than this differ before it goes on as before, no other place is sought either.
+const DIFFER: usize = 8;
+/// Nor where of so many bytes nearly all are the same.
+const SOME: usize = 32;
+/// By how many bytes to move on where nothing is found: at first, and where it has not been for so many looks. What
+/// is found is stretched back over what was passed by. None has a divisor in common with [`STEP`]:
+/// so each place of the old is met sooner or later.
+const PACES: [(usize, usize); 3] = [(0, 1), (200, 3), (1000, 5)];
 /// By how many bytes another place must be better for the move there to be worth its operation.
 const MARGIN: usize = 8;
 
@@ -72,16 +84,25 @@ impl Old {
 
     fn index(&mut self) {
         let last = self.bytes.len().saturating_sub(ANCHOR);
-        let mut before = None;
-        for at in (0..last).step_by(STEP) {
-            let (row, tag) = self.row(&self.bytes[at..]);
-            // A long run of one byte would push all else out.
-            if before != Some(row) {
-                let ways = &mut self.rows[row];
-                ways.copy_within(..WAYS - 1, 1);
-                ways[0] = tag << PLACE_BITS | (at / STEP) as u32;
+        let (mut at, mut before) = (0, None);
+        while at < last {
+            let mut some = [(0, 0); AT_ONCE];
+            let count = (last - at).div_ceil(STEP).min(AT_ONCE);
+            for (nth, it) in some[..count].iter_mut().enumerate() {
+                *it = self.row(&self.bytes[at + nth * STEP..]);
             }
-            before = Some(row);
+            // One after the other, each would wait for memory; so they wait for it together.
+            black_box(some[..count].iter().fold(0, |all, (row, _)| all ^ self.rows[*row][0]));
+            for (nth, (row, tag)) in some[..count].iter().enumerate() {
+                // A long run of one byte would push all else out.
+                if before != Some(*row) {
+                    let ways = &mut self.rows[*row];
+                    ways.copy_within(..WAYS - 1, 1);
+                    ways[0] = tag << PLACE_BITS | (at / STEP + nth) as u32;
+                }
+                before = Some(*row);
+            }
+            at += count * STEP;
         }
     }
 
@@ -110,24 +131,39 @@ impl Old {
         let mut operations = Vec::new();
         // From `from` on, `new` is followed beside `old` from `beside` on.
         let (mut from, mut beside, mut at) = (0, guess, 0);
+        let (mut follows, mut looks) = (true, 0);
         while at + ANCHOR <= new.len() {
             let here = beside + (at - from);
             let rest = old.get(here..).unwrap_or_default();
             let followed = same(&new[at..], rest);
             if followed >= ANCHOR {
                 at += followed;
+                (follows, looks) = (true, 0);
+                continue;
+            }
+            if std::mem::take(&mut follows)
+                && let Some(differing) = goes_on(&new[at + followed..], &rest[followed..])
+            {
+                at += followed + differing;
+                continue;
+            }
+            if is_alike(&new[at..], rest) {
+                at += DIFFER;
                 continue;
             }
             let (place, length) = self.longest(&new[at..]);
             let agreeing = new[at..at + length].iter().zip(rest).filter(|(a, b)| a == b).count();
             if length < ANCHOR || length <= agreeing + MARGIN {
-                at += 1 + if followed > GOES_ON { followed } else { 0 };
+                looks += 1;
+                let pace = PACES.iter().rev().find(|(after, _)| looks > *after).map_or(1, |(_, pace)| *pace);
+                at += if followed > GOES_ON { followed + 1 } else { pace };
                 continue;
             }
             let (forward, backward) = self.border(&new[from..at], beside, place);
             operations.push(Operation::new(forward, at - from - forward - backward, beside));
             (from, beside) = (at - backward, place - backward);
             at += length;
+            (follows, looks) = (true, 0);
         }
         let last = &new[from..];
         let forward = stretch(last.iter().zip(old.get(beside..).unwrap_or_default()));
@@ -249,6 +285,21 @@ fn stretch<'a>(pairs: impl Iterator<Item = (&'a u8, &'a u8)>) -> usize {
         }
     }
     length
+}
+
+/// Whether nearly all of what comes next is the same.
+fn is_alike(new: &[u8], old: &[u8]) -> bool {
+    let (Some(new), Some(old)) = (new.first_chunk::<SOME>(), old.first_chunk::<SOME>()) else { return false };
+    new.iter().zip(old).filter(|(new, old)| new == old).count() >= SOME - MARGIN
+}
+
+/// Behind how few bytes that differ the two are the same again for a while.
+fn goes_on(new: &[u8], old: &[u8]) -> Option<usize> {
+    let alike = |at: &usize| match (new.get(*at..at + ANCHOR), old.get(*at..at + ANCHOR)) {
+        (Some(new), Some(old)) => new == old,
+        _ => false,
+    };
+    (1..=DIFFER).find(alike)
 }
 
 /// How many bytes are the same from the start.
