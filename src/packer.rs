@@ -257,6 +257,11 @@ impl Packer {
         self.protocol < ToTarget::PROTOCOL_OF_WHOLE
     }
 
+    /// Whether a delta says where the parts of programs moved.
+    fn relocates(&self) -> bool {
+        self.protocol >= PROTOCOL_OF_RELOCATIONS
+    }
+
     fn in_full(&self, head: PackageHead) -> ToTarget {
         if self.by_tar() { ToTarget::Package(head) } else { ToTarget::Whole(head) }
     }
@@ -272,8 +277,7 @@ impl Packer {
         let first = Packing::first(self.progress.round_trip(), self.window_log());
         let packing = Packing { checksum: true, ..first };
         let mut key = blake3::Hasher::new();
-        let relocates = self.protocol >= PROTOCOL_OF_RELOCATIONS;
-        key.update(id.to_string().as_bytes()).update(&[0, self.by_tar().into(), relocates.into()]);
+        key.update(id.to_string().as_bytes()).update(&[0, self.by_tar().into(), self.relocates().into()]);
         key.update(&packing.level.to_le_bytes()).update(&[packing.long_distance.into()]).update(manifest);
         for base in bases {
             key.update(base.version.as_str().as_bytes()).update(&[0]).update(&base.stamp.0.to_le_bytes());
@@ -310,7 +314,7 @@ impl Packer {
 
     /// How a package is told by another. What keeps it from that is no obstacle to sending it whole.
     fn delta_of<'a>(&self, id: &PackageVersion, scan: &'a Scan, bases: &[Base]) -> Option<Delta<'a>> {
-        let delta = Delta::of(self.protocol, id, scan, bases, &self.cache, &self.progress);
+        let delta = Delta::of(self.relocates(), id, scan, bases, &self.cache, &self.progress);
         delta.inspect_err(|why| tracing::debug!("{id}: {why}")).ok().flatten()
     }
 

@@ -38,10 +38,6 @@ const AT_ONCE: usize = 32;
 const DIFFER: usize = 8;
 /// Nor where of so many bytes nearly all are the same.
 const SOME: usize = 32;
-/// By how many bytes to move on where nothing is found: at first, and where it has not been for so many looks. What
-/// is found is stretched back over what was passed by. None has a divisor in common with [`STEP`]:
-/// so each place of the old is met sooner or later.
-const PACES: [(usize, usize); 3] = [(0, 1), (200, 3), (1000, 5)];
 /// By how many bytes another place must be better for the move there to be worth its operation.
 const MARGIN: usize = 8;
 
@@ -155,8 +151,7 @@ impl Old {
             let agreeing = new[at..at + length].iter().zip(rest).filter(|(a, b)| a == b).count();
             if length < ANCHOR || length <= agreeing + MARGIN {
                 looks += 1;
-                let pace = PACES.iter().rev().find(|(after, _)| looks > *after).map_or(1, |(_, pace)| *pace);
-                at += if followed > GOES_ON { followed + 1 } else { pace };
+                at += if followed > GOES_ON { followed + 1 } else { pace(looks) };
                 continue;
             }
             let (forward, backward) = self.border(&new[from..at], beside, place);
@@ -295,11 +290,18 @@ fn is_alike(new: &[u8], old: &[u8]) -> bool {
 
 /// Behind how few bytes that differ the two are the same again for a while.
 fn goes_on(new: &[u8], old: &[u8]) -> Option<usize> {
-    let alike = |at: &usize| match (new.get(*at..at + ANCHOR), old.get(*at..at + ANCHOR)) {
-        (Some(new), Some(old)) => new == old,
-        _ => false,
-    };
-    (1..=DIFFER).find(alike)
+    let anchor = |of: &[u8], at: usize| of.get(at..)?.first_chunk::<ANCHOR>().copied();
+    (1..=DIFFER).find(|at| anchor(new, *at).is_some_and(|it| anchor(old, *at) == Some(it)))
+}
+
+/// By how many bytes to move on where nothing was found for so many looks. What is found is stretched back over
+/// what was passed by. None has a divisor in common with [`STEP`]: so each place of the old is met sooner or later.
+fn pace(looks: usize) -> usize {
+    match looks {
+        0..=200 => 1,
+        201..=1000 => 3,
+        _ => 5,
+    }
 }
 
 /// How many bytes are the same from the start.

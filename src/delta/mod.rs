@@ -17,7 +17,7 @@ mod segment;
 use std::io::Write;
 
 use blat_target::delta::{CHUNK, Recipe, Source, Streams};
-use blat_target::message::{Digest, PROTOCOL_OF_RELOCATIONS};
+use blat_target::message::Digest;
 use blat_target::package::{Name, PackageVersion};
 use blat_target::stamp::Stamp;
 
@@ -55,10 +55,10 @@ pub(crate) struct Delta<'a> {
 }
 
 impl<'a> Delta<'a> {
-    /// Works out how `new` is told by the best of `bases`, in a session of this protocol; none if it has little in
-    /// common with any.
+    /// Works out how `new` is told by the best of `bases`, and where the parts of programs moved if the target
+    /// `relocates`; none if it has little in common with any.
     pub(crate) fn of(
-        protocol: u16,
+        relocates: bool,
         id: &PackageVersion,
         new: &'a Scan,
         bases: &[Base],
@@ -76,7 +76,6 @@ impl<'a> Delta<'a> {
             return Ok(None);
         }
         let (recipe, base) = (Recipe { files }, Some((base.version.clone(), base.stamp)));
-        let relocates = protocol >= PROTOCOL_OF_RELOCATIONS;
         Ok(Some(Self { new, old: Some(old), base, recipe, digests, relocates }))
     }
 

@@ -109,7 +109,7 @@ fn changed(
     part.step_by(length as usize).flat_map(move |first| {
         let range = first..end.min(first + length);
         let segment = Arc::new(Segment::new(modified, new.clone(), range, (old.clone(), old_size), telling));
-        (0..segment.count()).map(move |number| Changed { segment: segment.clone(), number })
+        (0..count(&segment.range)).map(move |number| Changed { segment: segment.clone(), number })
     })
 }
 
@@ -134,24 +134,8 @@ impl Segment {
         let middle = range.start + means.segment() / 2;
         let start = middle.saturating_sub(means.part / 2).min(old_size.saturating_sub(means.part));
         let length = means.part.min(old_size - start);
-        let mut segment = Self {
-            new,
-            modified,
-            range,
-            old,
-            start,
-            length,
-            telling,
-            needed: AtomicUsize::new(0),
-            ready: Mutex::default(),
-        };
-        segment.needed = AtomicUsize::new(segment.count());
-        segment
-    }
-
-    /// How many chunks it has.
-    fn count(&self) -> usize {
-        (self.range.end - self.range.start).div_ceil(CHUNK as u64) as usize
+        let needed = AtomicUsize::new(count(&range));
+        Self { new, modified, range, old, start, length, telling, needed, ready: Mutex::default() }
     }
 
     fn make(&self, number: usize) -> Result<Changes> {
@@ -205,7 +189,7 @@ impl Segment {
         };
         let (mut all, mut copied) = (Vec::new(), Vec::<Copied>::new());
         let work = |number| self.chunk(number).map(|(chunk, at)| (old.operations(&chunk, at), at));
-        in_order(self.telling.means.threads, self.count(), work, |made| {
+        in_order(self.telling.means.threads, count(&self.range), work, |made| {
             let (operations, at) = made?;
             copied.extend(old.copied(&operations, at));
             all.push(operations);
@@ -219,6 +203,11 @@ impl Segment {
             *self.ready.lock().unwrap_or_else(PoisonError::into_inner) = None;
         }
     }
+}
+
+/// How many chunks make these bytes.
+fn count(range: &Range<u64>) -> usize {
+    (range.end - range.start).div_ceil(CHUNK as u64) as usize
 }
 
 fn read(path: &Path, start: u64, length: u64) -> Result<Vec<u8>> {
