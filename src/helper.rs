@@ -7,14 +7,15 @@
 //! SFTP. One that is root's, or behind a key that may not replace it, stays as it is and serves.
 
 use std::fs::File;
-use std::io::{Read, Seek};
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::anyhow;
 use blat_target::message::{Digest, HostHello, Mend, Outcome, PROTOCOL_OLDEST};
-use openssh_sftp_client::{Sftp, SftpOptions, metadata::Permissions};
-use tokio::io::{AsyncRead, AsyncReadExt};
+use openssh_sftp_client::{Sftp, SftpOptions, file::File as Remote, metadata::Permissions};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncSeekExt};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::config::There;
@@ -27,8 +28,11 @@ use crate::ssh::Connection;
 pub const SHIPPED: &str = "/usr/lib/blat/blat-target";
 /// How long an upload may take: 2 MB on the slowest line that anyone has.
 const UPLOAD_TIMEOUT: Duration = Duration::from_secs(600);
-/// The helper goes in pieces of so many bytes.
+/// The helper goes in pieces of so many bytes,
 const UPLOAD_PIECE: usize = 64 << 10;
+/// and so many of them are under way at a time: half of what ssh lets be. One at a time, each would wait for the
+/// answer to the one before: 17 s for all of them, where one comes after 200 ms.
+const UPLOAD_PIECES: usize = 16;
 const TRIAL_TIMEOUT: Duration = Duration::from_secs(30);
 const NAME: &str = "blat-target";
 /// The protocol that can have the helper replaced.
@@ -183,9 +187,8 @@ impl Helper {
         let beside = format!("{bin}/.{NAME}-{}-{}", self.digest, std::process::id());
         let attempt = format!("cannot put the helper into {bin} on the target over SFTP");
         let uploaded = timeout(UPLOAD_TIMEOUT, self.upload(connection, &bin, &beside)).await;
-        uploaded.later(attempt.clone())?.map_err(|failure| failure.context(attempt.clone()))?;
+        let sftp = uploaded.later(attempt.clone())?.map_err(|failure| failure.context(attempt.clone()))?;
         let tried = self.try_out(connection, &beside).await;
-        let sftp = open_sftp(connection).await?;
         let ended = match &tried {
             Ok(()) => sftp.fs().rename(&beside, format!("{bin}/{NAME}")).await,
             Err(_) => sftp.fs().remove_file(&beside).await,
@@ -195,7 +198,8 @@ impl Helper {
         tried
     }
 
-    async fn upload(&self, connection: &Connection, bin: &str, beside: &str) -> Result<()> {
+    /// Writes it beside its place; returns what it was written over.
+    async fn upload(&self, connection: &Connection, bin: &str, beside: &str) -> Result<Sftp> {
         let sftp = open_sftp(connection).await?;
         let place = format!("{bin}/{NAME}");
         if sftp.fs().metadata(&place).await.is_ok_and(|found| found.uid() == Some(0)) {
@@ -209,18 +213,12 @@ impl Helper {
             "cannot write {beside}: does the folder belong to the transfer user, and is the disk not full?"
         ))?;
         file.set_permissions(Permissions::from(0o755)).await.later("cannot set its mode")?;
-        let progress = Progress::start();
-        for piece in self.program()?.chunks(UPLOAD_PIECE) {
-            file.write_all(piece).await.later("cannot write it")?;
-            // Or systemd gives the unit up before a slow line has carried all of it.
-            progress.moved();
-        }
+        write(&file, &self.program()?).await?;
         if sftp.support_fsync() {
             file.sync_all().await.later("cannot sync it")?;
         }
         file.close().await.later("cannot close it")?;
-        let _ = sftp.close().await;
-        Ok(())
+        Ok(sftp)
     }
 
     /// Runs what was uploaded: the target's own word on whether it can.
@@ -268,6 +266,28 @@ async fn open(
 fn old(session: &Session, why: impl std::fmt::Display) -> String {
     let hello = &session.hello;
     format!("blat-target {} (build {}, protocol {}): {why}", hello.version, hello.build, hello.protocol)
+}
+
+/// Writes all of a file on the target.
+async fn write(file: &Remote, content: &[u8]) -> Result<()> {
+    let progress = Progress::start();
+    let (mut pieces, mut under_way) = (content.chunks(UPLOAD_PIECE).zip(0..), JoinSet::new());
+    loop {
+        while under_way.len() < UPLOAD_PIECES
+            && let Some((piece, nth)) = pieces.next()
+        {
+            under_way.spawn(write_at(file.clone(), nth * UPLOAD_PIECE as u64, piece.to_vec()));
+        }
+        let Some(written) = under_way.join_next().await else { return Ok(()) };
+        written.later("cannot write it")??;
+        // Or systemd gives the unit up before a slow line has carried all of it.
+        progress.moved();
+    }
+}
+
+async fn write_at(mut file: Remote, at: u64, piece: Vec<u8>) -> Result<()> {
+    file.seek(SeekFrom::Start(at)).await.later("cannot write it")?;
+    file.write_all(&piece).await.later("cannot write it")
 }
 
 pub(crate) async fn open_sftp(connection: &Connection) -> Result<Sftp> {
