@@ -15,6 +15,9 @@ const SIZE: usize = 150_000_000;
 const SMALL: usize = 30_000_000;
 /// What a line that breaks may cost, in bytes sent twice.
 const TWICE_MAX: i64 = 8 << 20;
+/// The kernel halves what it lets be under way for each time that it would have waited for an answer: here, for
+/// half a second or less.
+const SILENCE: Duration = Duration::from_secs(5);
 /// How long anything here may take.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -36,6 +39,35 @@ fn what_one_connection_cannot_carry_goes_over_several() {
         field.assert_nothing_left(target);
     }
     field.assert_no_failed_unit();
+}
+
+#[test]
+fn a_connection_that_was_silent_carries_as_much_at_once_as_before() {
+    let field = Field::with_target("silent");
+    let _link = field.lab.link(&field.master, &field.site, LINE.0, LINE.1);
+    field.master.sh("systemctl restart 'blat@*.service'");
+    field.wait_connected("site1");
+    let brought = |package: &str, size: usize| {
+        publish(&field, package, &Dice::new().noise(size));
+        field.wait_for("site1", package, "1.0", PATIENCE);
+        field.wait_no_tags("site1", PATIENCE);
+        congestion_window(&field)
+    };
+    let begin = Instant::now();
+    brought("first", 1000);
+    println!("the helper and a package: {:?}", begin.elapsed());
+    let grown = brought("large", SMALL / 6);
+    std::thread::sleep(SILENCE);
+    let kept = brought("small", 1000);
+    println!("segments that may be under way at once: {grown}, and after a silence {kept}");
+    assert!(kept > grown / 2);
+}
+
+/// How many segments may be under way on the connection to the site, as the kernel has it.
+fn congestion_window(field: &Field) -> u64 {
+    let said = field.master.sh("ss -tinH state established '( dport = :22 )'");
+    let windows = said.split_whitespace().filter_map(|word| word.strip_prefix("cwnd:")?.parse().ok());
+    windows.max().expect("a connection")
 }
 
 fn sent(link: &Link) -> u64 {

@@ -18,6 +18,7 @@ use nix::unistd::{Pid, mkfifo};
 
 use super::cgroup::Cgroup;
 use super::hardware::{Hardware, Options};
+use super::network;
 use super::world::World;
 
 /// How long a machine may take to boot or to shut down, on a busy host.
@@ -147,6 +148,7 @@ impl Machine {
         let mut power = self.power.lock().expect("no panic under this lock");
         ensure!(power.is_none(), "it is running already");
         self.hardware.space.renew_network()?;
+        self.hardware.space.run(network::control_congestion);
         self.world.connect(&self.hardware)?;
         let mut child = self.nspawn()?;
         let booted = self.wait_booted(&mut child);
@@ -174,6 +176,8 @@ impl Machine {
             .arg(format!("--network-namespace-path={}", hardware.space.network().display()))
             .arg(format!("--bind={}:/dev/kmsg", hardware.dir.join("kmsg").display()))
             .env("SYSTEMD_NSPAWN_UNIFIED_HIERARCHY", "1")
+            // As a machine with a kernel of its own, it may change what its network has of it.
+            .env("SYSTEMD_NSPAWN_API_VFS_WRITABLE", "network")
             .stdin(Stdio::null())
             .stdout(console.try_clone()?)
             .stderr(console);
@@ -245,7 +249,8 @@ impl Machine {
         self.hardware.space.renew_network()
     }
 
-    fn leader(&self) -> Option<Pid> {
+    /// The host's number of the machine's PID 1; none while it is off, and for a moment while it reboots.
+    pub fn leader(&self) -> Option<Pid> {
         let power = self.power.lock().expect("no panic under this lock");
         power.as_ref().and_then(leader_of)
     }

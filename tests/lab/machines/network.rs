@@ -2,6 +2,7 @@
 //!
 //! Every lab uses the same addresses, for no lab sees another's network, nor does the host.
 
+use std::fs;
 use std::net::Ipv4Addr;
 
 use anyhow::Result;
@@ -79,5 +80,27 @@ impl Switch {
         let port = place.port();
         let master = if plugged { "master lab0" } else { "nomaster" };
         self.space.ip(&format!("link set {port} {master}\n"))
+    }
+}
+
+/// How machines share a line: as Debian's kernel does, whatever the host's does, or as `BLAT_LAB_TCP` says.
+fn congestion_control() -> String {
+    std::env::var("BLAT_LAB_TCP").unwrap_or_else(|_| "cubic".into())
+}
+
+/// Has the host allow it to machines. What prevents that is told when they want it.
+pub fn allow_congestion_control() {
+    let path = "/proc/sys/net/ipv4/tcp_allowed_congestion_control";
+    let (now, wanted) = (fs::read_to_string(path).unwrap_or_default(), congestion_control());
+    if !now.split_whitespace().any(|way| way == wanted) {
+        let _ = fs::write(path, format!("{} {wanted}", now.trim()));
+    }
+}
+
+/// Has the network that this thread is in share lines so.
+pub fn control_congestion() {
+    let way = congestion_control();
+    if let Err(why) = fs::write("/proc/sys/net/ipv4/tcp_congestion_control", &way) {
+        eprintln!("machines share lines as the host does, for it has no {way}: {why}");
     }
 }

@@ -11,7 +11,7 @@ use super::cgroup::Cgroup;
 use super::guard::{self, Guard};
 use super::hardware::{Hardware, Options};
 use super::machine::Machine;
-use super::network::{Place, Switch};
+use super::network::{self, Place, Switch};
 use super::slow_link::{Cable, Link, Rate};
 use super::{image, lab_dir};
 
@@ -170,18 +170,19 @@ fn hosts_file(members: &[Arc<Hardware>]) -> String {
     "127.0.0.1 localhost\n".to_owned() + &lines.collect::<String>()
 }
 
-/// Machines have the host's kernel, and may not change its settings: what the package's file of sysctl.d
-/// asks for is set here, as a machine with a kernel of its own does by itself.
+/// Machines have the host's kernel, and may not change its settings but those of their own network: what the
+/// package's file of sysctl.d asks for beside is set here, as a machine with a kernel of its own does by itself.
 fn set_kernel() -> Result<()> {
     let wanted = include_str!("../../../packaging/sysctl/50-blat.conf").lines();
-    for (key, value) in wanted.filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once(" = "))
-    {
+    let wanted = wanted.filter(|line| !line.starts_with('#') && !line.starts_with("net."));
+    for (key, value) in wanted.filter_map(|line| line.split_once(" = ")) {
         let path = Path::new("/proc/sys").join(key.replace('.', "/"));
         let now: u64 = std::fs::read_to_string(&path)?.trim().parse()?;
         if now < value.parse()? {
             std::fs::write(&path, value).with_context(|| format!("setting {key}"))?;
         }
     }
+    network::allow_congestion_control();
     Ok(())
 }
 
