@@ -28,11 +28,11 @@ use crate::ssh::Connection;
 pub const SHIPPED: &str = "/usr/lib/blat/blat-target";
 /// How long an upload may take: 2 MB on the slowest line that anyone has.
 const UPLOAD_TIMEOUT: Duration = Duration::from_secs(600);
-/// The helper goes in pieces of so many bytes,
-const UPLOAD_PIECE: usize = 64 << 10;
+/// The helper goes in pieces of so many bytes, which every server takes at once,
+const UPLOAD_PIECE: usize = 32 << 10;
 /// and so many of them are under way at a time: half of what ssh lets be. One at a time, each would wait for the
 /// answer to the one before: 17 s for all of them, where one comes after 200 ms.
-const UPLOAD_PIECES: usize = 16;
+const UPLOAD_PIECES: usize = 32;
 const TRIAL_TIMEOUT: Duration = Duration::from_secs(30);
 const NAME: &str = "blat-target";
 /// The protocol that can have the helper replaced.
