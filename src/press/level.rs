@@ -255,7 +255,7 @@ mod tests {
     fn a_slow_line_gets_as_little_as_can_be_packed_in_time() {
         assert_eq!(over(10_000_000, FAR, 1.0)[..4], [9, 12, 12, 12]);
         assert_eq!(over(10_000_000, FAR, 0.5), [FOR_FAR; 20]);
-        assert_eq!(over(10_000_000, FAR, 0.0)[..6], [3, 3, 3, 1, 1, 1]);
+        assert_eq!(over(10_000_000, FAR, 0.0)[..12], [3, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1]);
         assert_eq!(over(10_000_000, None, 0.5), [FOR_FAR; 20]);
         assert_eq!(over(10_000_000, Some(NEAR / 2), 1.0)[..4], [3, 6, 9, 12]);
     }

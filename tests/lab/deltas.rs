@@ -11,9 +11,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::field::{Field, SOURCE, seal};
-use crate::fill::{Took, measured};
+use crate::fill::{SLOW, Took, measured};
 use crate::line;
-use crate::machines::{KNOWN_HOSTS, Link, Rate, TRANSFER_USER, key_path, lab_dir};
+use crate::machines::{KNOWN_HOSTS, Link, TRANSFER_USER, key_path, lab_dir};
 
 /// What is measured, and where it comes from. `BLAT_PAIRS="PACKAGE OLD NEW, …"` measures other
 /// wheels instead.
@@ -60,9 +60,7 @@ pub(crate) fn measure() {
     }
     field.wait_no_tags("site1", Duration::from_secs(120));
     field.wait_idle("site1");
-    let link = field.lab.link(&field.master, &field.site, Rate::mbit(100), Duration::from_millis(50));
-    field.master.sh("systemctl restart 'blat@*.service'");
-    field.wait_connected("site1");
+    let link = field.lay_line(SLOW, &["site1"]);
     let mut sums = [(0.0, 0.0); 2];
     for pair in &pairs {
         let (ours, better) = compare(&field, pair, &link);

@@ -24,9 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 #[test]
 fn what_one_connection_cannot_carry_goes_over_several() {
     let field = Field::with_target("far");
-    let link = field.lab.link(&field.master, &field.site, LINE.0, LINE.1);
-    field.master.sh("systemctl restart 'blat@*.service'");
-    field.wait_connected("site1");
+    let link = field.lay_line(LINE, &["site1"]);
     let noise = Dice::new().noise(SIZE);
     let whole = wide(&field, &link, &noise);
     broken(&field, &link, &noise, whole);
@@ -44,9 +42,7 @@ fn what_one_connection_cannot_carry_goes_over_several() {
 #[test]
 fn a_connection_that_was_silent_carries_as_much_at_once_as_before() {
     let field = Field::with_target("silent");
-    let _link = field.lab.link(&field.master, &field.site, LINE.0, LINE.1);
-    field.master.sh("systemctl restart 'blat@*.service'");
-    field.wait_connected("site1");
+    let _link = field.lay_line(LINE, &["site1"]);
     let brought = |package: &str, size: usize| {
         publish(&field, package, &Dice::new().noise(size));
         field.wait_for("site1", package, "1.0", PATIENCE);

@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::machines::{
-    KNOWN_HOSTS, Lab, Machine, Options, TRANSFER_USER, authorize, install, key_path, real_archive, wait_until,
+    KNOWN_HOSTS, Lab, Link, Machine, Options, Rate, TRANSFER_USER, authorize, install, key_path,
+    real_archive, wait_until,
 };
 
 /// Where the master's own archive lies, and where the real packages can be read there.
@@ -58,6 +59,14 @@ impl Field {
             archive_name(name)
         );
         self.master.write(&format!("/etc/blat/targets/{name}.toml"), text, 0o644);
+    }
+
+    /// Lays a line between master and site, over which these targets' connections go from then on.
+    pub(crate) fn lay_line(&self, (rate, round_trip): (Rate, Duration), targets: &[impl AsRef<str>]) -> Link {
+        let link = self.lab.link(&self.master, &self.site, rate, round_trip);
+        self.master.sh("systemctl restart 'blat@*.service'");
+        targets.iter().for_each(|target| self.wait_connected(target.as_ref()));
+        link
     }
 
     pub(crate) fn wait_connected(&self, target: &str) {

@@ -82,11 +82,9 @@ pub(crate) fn measure_half() {
     fills(&field, &targets, &link, "50 Mbit/s 100 ms", 0.6);
 }
 
-fn laid(field: &Field, targets: &[String], (rate, round_trip): (Rate, Duration)) -> Link {
-    let link = field.lab.link(&field.master, &field.site, rate, round_trip);
+fn laid(field: &Field, targets: &[String], line: (Rate, Duration)) -> Link {
     let all: Vec<&str> = targets.iter().map(String::as_str).chain([SMALL_TARGET]).collect();
-    reconnect(field, &all);
-    link
+    field.lay_line(line, &all)
 }
 
 /// So many targets that need all real packages, and one that needs small ones; how many of those there are.
@@ -242,12 +240,6 @@ fn wire(link: Option<&Link>) -> f64 {
         let (there, back) = link.bytes();
         (there + back) as f64
     })
-}
-
-/// Lets the agent's connection go over the line that was just laid.
-pub(crate) fn reconnect(field: &Field, targets: &[&str]) {
-    field.master.sh("systemctl restart 'blat@*.service'");
-    targets.iter().for_each(|target| field.wait_connected(target));
 }
 
 fn size_of(folder: &Path) -> u64 {

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::time::Duration;
 
 use crate::field::{Field, REAL_SOURCE, SOURCE, real_packages, seal};
-use crate::fill::{QUICK, Took, measured, reconnect, release, sides, sync};
+use crate::fill::{QUICK, Took, measured, release, sides, sync};
 use crate::line;
 use crate::machines::{KNOWN_HOSTS, Link, Rate, TRANSFER_USER, key_path};
 
@@ -34,12 +34,10 @@ pub(crate) fn measure() {
     // Brings the helper; and all that is to be sent is in the master's memory.
     let read = format!("find {REAL_SOURCE} {SOURCE} -type f -exec cat {{}} + >/dev/null");
     field.master.sh(&format!("blat sync --dry-run {FOR_ALL}; {read}"));
-    let link = field.lab.link(&field.master, &field.site, QUICK.0, QUICK.1);
-    reconnect(&field, &TARGETS);
+    let link = field.lay_line(QUICK, &TARGETS);
     one_large(&field, &link);
     drop(link);
-    let link = field.lab.link(&field.master, &field.site, LONG.0, LONG.1);
-    reconnect(&field, &TARGETS);
+    let link = field.lay_line(LONG, &TARGETS);
     long(&field, &link);
 }
 
@@ -52,8 +50,7 @@ pub(crate) fn measure_far() {
     field.add_target(FOR_LARGE, SOURCE, "projects = [\"Large\"]\n");
     field.wait_connected(FOR_LARGE);
     field.master.sh(&format!("blat sync --dry-run {FOR_LARGE}"));
-    let link = field.lab.link(&field.master, &field.site, FAR.0, FAR.1);
-    reconnect(&field, &[FOR_LARGE]);
+    let link = field.lay_line(FAR, &[FOR_LARGE]);
     let peer = cat(&field, &link);
     let ours = sync(&field, FOR_LARGE, Some(&link));
     line("one file of 600 MB, 500 Mbit/s 100 ms, s (ssh cat)", ours.seconds, peer.seconds);

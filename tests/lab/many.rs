@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::deltas::{run, wheel};
 use crate::field::{Field, SOURCE, seal};
-use crate::fill::{SLOW, reconnect};
+use crate::fill::SLOW;
 use crate::line;
 use crate::machines::Machine;
 
@@ -27,9 +27,7 @@ pub(crate) fn measure() {
     field.publish("first", "1.0");
     send(&field, &names, "first");
     over(&field, &names, "near");
-    let _link = field.lab.link(&field.master, &field.site, SLOW.0, SLOW.1);
-    let targets: Vec<&str> = names.iter().map(String::as_str).collect();
-    reconnect(&field, &targets);
+    let _link = field.lay_line(SLOW, &names);
     over(&field, &names, "far");
 }
 

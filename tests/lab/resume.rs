@@ -27,9 +27,7 @@ fn size() -> usize {
 #[test]
 fn what_came_before_the_line_broke_is_not_sent_again() {
     let field = Field::with_target("resume");
-    let link = field.lab.link(&field.master, &field.site, Rate::mbit(500), Duration::from_millis(10));
-    field.master.sh("systemctl restart 'blat@*.service'");
-    field.wait_connected("site1");
+    let link = field.lay_line((Rate::mbit(500), Duration::from_millis(10)), &["site1"]);
     let noise = Dice::new().noise(size());
     let whole = unbroken(&field, &link, &noise);
     broken(&field, &link, &noise, whole);
