@@ -67,15 +67,17 @@ impl Channel {
         // how to pack for it.
         let early = if purpose == Purpose::Tags && round_trip.is_none() { Early::Nothing } else { early };
         let attached = Connection::attach(&places.control()).await;
+        let memory = Memory::new(ssh.memory.as_bytes(), target.memory.as_bytes());
         let lanes = attached.is_some().then(|| lanes::Means {
             controls: places.controls_beside(ssh.connections.get()).collect(),
             target: settings.name.to_string(),
             report: places.report.clone(),
             command: Helper::command(target),
+            waiting_max: memory.waiting(),
         });
         let means = Means {
             cache: Cache::new(places.digests.clone()),
-            memory: Memory::new(ssh.memory.as_bytes(), target.memory.as_bytes()),
+            memory,
             ready: Store::new(places.ready.clone(), &lock, tags),
             pace: Pace::new(limit, way_for),
             early,

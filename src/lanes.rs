@@ -2,18 +2,21 @@
 //!
 //! sshd lets 2 MiB be under way on a channel. A session that sends as much in a round trip as that, look
 //! after look, is bound by it, not by the line: then the agent is asked for more connections, a further
-//! process of the helper is started over each, and the session is spread over all ([`blat_target::lanes`]).
+//! process of the helper is started over each, and the session is spread over all ([`blat_target::lanes`]), by
+//! as much as each of them carries ([`dealer`]).
 //! Most targets are near, or their lines slow: there, nobody notices any of this.
+
+mod dealer;
 
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::anyhow;
-use blat_target::lanes::Lane;
+use blat_target::lanes::{Lane, WINDOW};
 use blat_target::message::{Digest, ToTarget};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout};
@@ -23,10 +26,10 @@ use crate::outlet::Order;
 use crate::progress::Progress;
 use crate::report::{Report, Reporter};
 use crate::ssh::{Child, Connection};
+pub(crate) use dealer::{Came, Dealer};
 
-/// What sshd lets be under way on a channel, in bytes.
-const WINDOW: f64 = (2 << 20) as f64;
-/// A session that sends so much of it in a round trip is bound by it: the rest is lost between its parts.
+/// A session that sends so much of what sshd lets be under way on a channel in a round trip is bound by that:
+/// the rest is lost between its parts.
 const BOUND: f64 = 0.8;
 /// Who answers sooner is near: there, one connection is enough for a gigabit.
 const FAR: Duration = Duration::from_millis(20);
@@ -53,6 +56,35 @@ pub struct Means {
     pub report: PathBuf,
     /// What starts the helper on the target.
     pub command: String,
+    /// How many bytes may wait there for what comes before them.
+    pub waiting_max: u64,
+}
+
+/// What the target says of the lanes, from who hears it to who waits for it.
+#[derive(Debug, Default)]
+pub(crate) struct Word {
+    /// All lanes are there.
+    pub(crate) gathered: Notify,
+    came: Mutex<Option<Came>>,
+    has_come: Notify,
+}
+
+impl Word {
+    /// What came by now.
+    pub(crate) fn came(&self, came: Came) {
+        *self.came.lock().unwrap_or_else(PoisonError::into_inner) = Some(came);
+        self.has_come.notify_one();
+    }
+
+    /// What came, if that was said since it was last asked for.
+    pub(crate) fn take(&self) -> Option<Came> {
+        self.came.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Waits until it is said what came.
+    pub(crate) async fn has_come(&self) {
+        self.has_come.notified().await;
+    }
 }
 
 /// A session that may be spread.
@@ -60,8 +92,7 @@ pub(crate) struct Widening {
     pub(crate) means: Means,
     pub(crate) progress: Progress,
     pub(crate) orders: mpsc::UnboundedSender<Order>,
-    /// The target has said that all lanes are there.
-    pub(crate) gathered: Arc<Notify>,
+    pub(crate) word: Arc<Word>,
 }
 
 impl Widening {
@@ -115,9 +146,11 @@ impl Widening {
             pipes.push(stdin.into_owned_fd().later("cannot use a channel")?);
             lanes.push(lane);
         }
-        let gathered = timeout(GATHER_TIMEOUT, self.gathered.notified()).await;
+        let gathered = timeout(GATHER_TIMEOUT, self.word.gathered.notified()).await;
         gathered.later("the channels did not come together on the target")?;
-        self.order(Order::Spread(pipes))?;
+        let round_trip = self.progress.round_trip().unwrap_or(FAR);
+        let dealer = Dealer::new(1 + pipes.len(), round_trip, self.means.waiting_max);
+        self.order(Order::Spread(pipes, dealer))?;
         Ok(lanes)
     }
 
@@ -186,7 +219,7 @@ impl Bound {
     /// between here and the line.
     fn look(&mut self, sent: u64, since: Duration, round_trip: Option<Duration>) -> bool {
         let went = (sent - self.sent) as f64;
-        let by_window = |trip: Duration| WINDOW * since.div_duration_f64(trip);
+        let by_window = |trip: Duration| WINDOW as f64 * since.div_duration_f64(trip);
         let is_bound = round_trip.is_some_and(|trip| trip >= FAR && went >= BOUND * by_window(trip));
         (self.sent, self.looks) = (sent, if is_bound { self.looks + 1 } else { 0 });
         self.looks >= 2

@@ -93,6 +93,11 @@ impl Memory {
         if cores > 1 && self.here >= HERE { 2 } else { 1 }
     }
 
+    /// How many bytes may wait on the target for what comes before them by another connection.
+    pub(crate) fn waiting(self) -> u64 {
+        self.there / 4
+    }
+
     /// The packed stream's window in a session of this protocol, as a power of two in bytes.
     pub(crate) fn window_log(self, protocol: u16) -> u32 {
         self.there.saturating_sub(BESIDE_WINDOW).max(MIB).ilog2().min(window_log_max(protocol))

@@ -7,22 +7,25 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use blat_target::frame;
-use blat_target::lanes::{SPREAD_AFTER, Turn};
+use blat_target::lanes::{SPREAD_AFTER, block_head};
 use blat_target::message::ToTarget;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
 use nix::libc::off64_t;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use openssh::ChildStdin;
 use tokio::net::unix::pipe;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, timeout};
 
+use crate::lanes::{Dealer, Word};
 use crate::pace::Pace;
 use crate::progress::Progress;
 
@@ -33,8 +36,10 @@ const PIPE: usize = 512 << 10;
 const REST_MIN: Duration = Duration::from_millis(1);
 /// nor waited for when a slow line becomes quick.
 const REST_MAX: Duration = Duration::from_millis(8);
-/// The pace is kept by so many bytes at a time.
+/// The pace is kept by so many bytes at a time, and no block of a session that is spread has more.
 const STEP: usize = 32 << 10;
+/// How often it is looked whether all lanes are still there, where nothing goes by them.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// What comes to the outlet.
 #[derive(Debug)]
@@ -64,19 +69,21 @@ pub(crate) struct Stretch {
 pub(crate) enum Order {
     /// It says this, and then that it has.
     Say(ToTarget, oneshot::Sender<()>),
-    /// It spreads what comes over these as well.
-    Spread(Vec<OwnedFd>),
+    /// It spreads what comes over these as well, as they are dealt to.
+    Spread(Vec<OwnedFd>, Dealer),
 }
 
 /// A session's way out. The channel ends with it.
 pub(crate) struct Outlet {
     /// One for each lane.
     pipes: Vec<Pipe>,
-    turn: Turn,
+    /// Who says which of them is next, once there are several.
+    dealer: Option<Dealer>,
     /// Pipes that get their part behind so many bytes more.
-    coming: Option<(u64, Vec<Pipe>)>,
+    coming: Option<(u64, Vec<Pipe>, Dealer)>,
     pace: Pace,
     progress: Progress,
+    word: Arc<Word>,
 }
 
 /// A pipe to ssh.
@@ -88,12 +95,17 @@ struct Pipe {
 impl Outlet {
     /// # Errors
     /// Those of the system, of which the pipe comes.
-    pub(crate) fn new(stdin: ChildStdin, pace: Pace, progress: Progress) -> io::Result<Self> {
-        Self::over(stdin.into_owned_fd()?, pace, progress)
+    pub(crate) fn new(
+        stdin: ChildStdin,
+        pace: Pace,
+        progress: Progress,
+        word: Arc<Word>,
+    ) -> io::Result<Self> {
+        Self::over(stdin.into_owned_fd()?, pace, progress, word)
     }
 
-    fn over(pipe: OwnedFd, pace: Pace, progress: Progress) -> io::Result<Self> {
-        Ok(Self { pipes: vec![Pipe::new(pipe)?], turn: Turn::of(1), coming: None, pace, progress })
+    fn over(pipe: OwnedFd, pace: Pace, progress: Progress, word: Arc<Word>) -> io::Result<Self> {
+        Ok(Self { pipes: vec![Pipe::new(pipe)?], dealer: None, coming: None, pace, progress, word })
     }
 
     /// Puts out whatever comes, until nothing more does, or nobody takes it: the reader learns why the target
@@ -103,10 +115,11 @@ impl Outlet {
         mut outgoing: mpsc::Receiver<Outgoing>,
         mut orders: mpsc::UnboundedReceiver<Order>,
     ) {
-        while let Some(next) = outgoing.recv().await {
-            match next {
-                Outgoing::Next(rest) => outgoing = rest,
-                Outgoing::Bytes(bytes) => {
+        let ended = loop {
+            match self.receive(&mut outgoing).await {
+                Ok(None) => return,
+                Ok(Some(Outgoing::Next(rest))) => outgoing = rest,
+                Ok(Some(Outgoing::Bytes(bytes))) => {
                     let mut put = Ok(());
                     while put.is_ok()
                         && let Ok(order) = orders.try_recv()
@@ -117,11 +130,34 @@ impl Outlet {
                         put = self.put(&bytes).await;
                     }
                     if let Err(why) = put {
-                        tracing::debug!("the channel takes nothing more: {why}");
-                        return;
+                        break why;
                     }
                 }
+                Err(why) => break why,
             }
+        };
+        tracing::debug!("the channel takes nothing more: {ended}");
+    }
+
+    /// What comes next. A lane that ends before may have taken along what the target waits for.
+    async fn receive(&self, outgoing: &mut mpsc::Receiver<Outgoing>) -> io::Result<Option<Outgoing>> {
+        if self.dealer.is_none() {
+            return Ok(outgoing.recv().await);
+        }
+        loop {
+            if let Ok(next) = timeout(LOOK_EVERY, outgoing.recv()).await {
+                return Ok(next);
+            }
+            self.check_lanes()?;
+        }
+    }
+
+    fn check_lanes(&self) -> io::Result<()> {
+        let mut polled: Vec<_> =
+            self.pipes.iter().map(|pipe| PollFd::new(pipe.end.as_fd(), PollFlags::empty())).collect();
+        match poll(&mut polled, PollTimeout::ZERO)? {
+            0 => Ok(()),
+            _ => Err(io::ErrorKind::BrokenPipe.into()),
         }
     }
 
@@ -133,10 +169,10 @@ impl Outlet {
                 let _ = said.send(());
                 Ok(())
             }
-            Order::Spread(ends) => {
+            Order::Spread(ends, dealer) => {
                 let pipes = ends.into_iter().map(Pipe::new).collect::<io::Result<_>>()?;
                 self.put(&Bytes::Frames(frame::message(&ToTarget::Spread { after: SPREAD_AFTER }))).await?;
-                self.coming = Some((SPREAD_AFTER, pipes));
+                self.coming = Some((SPREAD_AFTER, pipes, dealer));
                 Ok(())
             }
         }
@@ -145,45 +181,68 @@ impl Outlet {
     async fn put(&mut self, bytes: &Bytes) -> io::Result<()> {
         let (length, mut done) = (bytes.length(), 0);
         while done < length {
-            let end = length.min(done + STEP);
-            self.pace.turn(end - done, &self.progress).await;
-            while done < end {
-                let (lane, most) = self.next(end - done);
-                match bytes.put(self.pipes[lane].end.as_fd(), done, most) {
-                    Ok(count) => {
-                        self.went(lane, count);
-                        done += count;
-                    }
-                    Err(why) if why.kind() == io::ErrorKind::WouldBlock => {
-                        self.pipes[lane].until_there_is_room().await?;
-                    }
-                    Err(why) => return Err(why),
+            let step = self.step(length - done);
+            self.pace.turn(step, &self.progress).await;
+            let lane = self.lane(step).await?;
+            if let Some(dealer) = &self.dealer {
+                let head = block_head(dealer.place(), step);
+                self.put_by(lane, &Bytes::Frames(head.to_vec()), 0..head.len()).await?;
+            }
+            self.put_by(lane, bytes, done..done + step).await?;
+            self.went(lane, step);
+            done += step;
+        }
+        Ok(())
+    }
+
+    /// How many of the next bytes go at a time.
+    fn step(&mut self, most: usize) -> usize {
+        if let Some((_, pipes, dealer)) = self.coming.take_if(|(left, ..)| *left == 0) {
+            self.pipes.extend(pipes);
+            self.progress.spread(self.pipes.len() as u64);
+            self.dealer = Some(dealer);
+        }
+        let left = self.coming.as_ref().map_or(u64::MAX, |(left, ..)| *left);
+        most.min(STEP).min(usize::try_from(left).unwrap_or(usize::MAX))
+    }
+
+    /// By which lane the next bytes go, so many, once they may.
+    async fn lane(&mut self, bytes: usize) -> io::Result<usize> {
+        while let Some(dealer) = &mut self.dealer {
+            if let Some(came) = self.word.take() {
+                dealer.came(&came, Instant::now());
+            }
+            if let Some(lane) = dealer.next(bytes) {
+                return Ok(lane);
+            }
+            if timeout(LOOK_EVERY, self.word.has_come()).await.is_err() {
+                self.check_lanes()?;
+            }
+        }
+        Ok(0)
+    }
+
+    async fn put_by(&mut self, lane: usize, bytes: &Bytes, mut range: Range<usize>) -> io::Result<()> {
+        let pipe = &mut self.pipes[lane];
+        while !range.is_empty() {
+            match bytes.put(pipe.end.as_fd(), range.start, range.len()) {
+                Ok(count) => {
+                    pipe.fullness.taken(count);
+                    self.progress.sent(count);
+                    range.start += count;
                 }
+                Err(why) if why.kind() == io::ErrorKind::WouldBlock => pipe.until_there_is_room().await?,
+                Err(why) => return Err(why),
             }
         }
         Ok(())
     }
 
-    /// Into which pipe the next bytes go, and how many of so many.
-    fn next(&mut self, most: usize) -> (usize, usize) {
-        if let Some((0, pipes)) = &mut self.coming {
-            self.pipes.append(pipes);
-            self.turn = Turn::of(self.pipes.len());
-            self.progress.spread(self.pipes.len() as u64);
-            self.coming = None;
-        }
-        let most = match self.coming {
-            Some((left, _)) => most.min(usize::try_from(left).unwrap_or(usize::MAX)),
-            None => most,
-        };
-        self.turn.next(most)
-    }
-
     fn went(&mut self, lane: usize, bytes: usize) {
-        self.progress.sent(bytes);
-        self.pipes[lane].fullness.taken(bytes);
-        self.turn.went(bytes);
-        if let Some((left, _)) = &mut self.coming {
+        if let Some(dealer) = &mut self.dealer {
+            dealer.went(lane, bytes);
+        }
+        if let Some((left, ..)) = &mut self.coming {
             *left -= bytes as u64;
         }
     }
@@ -286,10 +345,20 @@ impl Stretch {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::io::{Read, Write};
-    use std::time::Instant;
+
+    use blat_target::lanes::BLOCK_HEAD;
 
     use super::*;
+
+    fn over(pipe: OwnedFd) -> Outlet {
+        Outlet::over(pipe, Pace::new(0, None), Progress::start(), Arc::default()).unwrap()
+    }
+
+    fn dealer(lanes: usize) -> Dealer {
+        Dealer::new(lanes, Duration::from_millis(100), u64::MAX)
+    }
 
     /// What comes out of all of it, taken slowly, in the end.
     fn taken(bytes: Vec<Bytes>) -> Vec<u8> {
@@ -308,7 +377,7 @@ mod tests {
         });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let mut outlet = Outlet::over(writer.into(), Pace::new(0, None), Progress::start()).unwrap();
+            let mut outlet = over(writer.into());
             outlet.pipes[0].fullness.is_large &= is_large;
             // Each comes from a queue of its own.
             let (mut give, take) = mpsc::channel(2);
@@ -349,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_spread_goes_by_all_pipes_in_turn() {
+    fn what_is_spread_goes_by_all_pipes_in_blocks() {
         let noise = noise(SPREAD_AFTER as usize + (1 << 20) + 7);
         let (mut readers, mut ends) = (Vec::new(), Vec::new());
         for _ in 0..3 {
@@ -363,9 +432,9 @@ mod tests {
         let further = ends.split_off(1);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let outlet = Outlet::over(ends.remove(0), Pace::new(0, None), Progress::start()).unwrap();
+            let outlet = over(ends.remove(0));
             let ((give, take), (order, ordered)) = (mpsc::channel(2), mpsc::unbounded_channel());
-            order.send(Order::Spread(further)).unwrap();
+            order.send(Order::Spread(further, dealer(3))).unwrap();
             let putting = tokio::spawn(outlet.run(take, ordered));
             for piece in noise.chunks(100_000) {
                 give.send(Outgoing::Bytes(Bytes::Frames(piece.to_vec()))).await.unwrap();
@@ -377,14 +446,40 @@ mod tests {
         let told = frame::message(&ToTarget::Spread { after: SPREAD_AFTER });
         let mut all: Vec<u8> = came[0].drain(..told.len() + SPREAD_AFTER as usize).collect();
         assert!(all[..told.len()] == told);
-        let mut turn = Turn::of(3);
-        while came.iter().any(|pipe| !pipe.is_empty()) {
-            let (lane, most) = turn.next(usize::MAX);
-            let most = most.min(came[lane].len());
-            all.extend(came[lane].drain(..most));
-            turn.went(most);
+        let mut blocks = BTreeMap::new();
+        for mut lane in came {
+            assert!(!lane.is_empty());
+            while !lane.is_empty() {
+                let head: Vec<_> = lane.drain(..BLOCK_HEAD).collect();
+                let (place, length) = head.split_at(8);
+                let length = u32::from_le_bytes(length.try_into().unwrap()) as usize;
+                blocks.insert(u64::from_le_bytes(place.try_into().unwrap()), lane.drain(..length).collect());
+            }
+        }
+        for (place, block) in blocks {
+            assert_eq!(all.len() as u64, told.len() as u64 + SPREAD_AFTER + place);
+            all.extend::<Vec<_>>(block);
         }
         assert!(all[told.len()..] == noise);
+    }
+
+    /// What it had may be what the target waits for, and nothing more comes that would show it.
+    #[test]
+    fn a_lane_that_ends_ends_the_session() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let ((reader, end), (lane, lane_end)) = (io::pipe().unwrap(), io::pipe().unwrap());
+            let mut outlet = over(end.into());
+            outlet.pipes.push(Pipe::new(lane_end.into()).unwrap());
+            outlet.dealer = Some(dealer(2));
+            let (_give, take) = mpsc::channel(2);
+            let mut running = tokio::spawn(outlet.run(take, mpsc::unbounded_channel().1));
+            let is_over = timeout(3 * LOOK_EVERY, &mut running).await;
+            assert!(is_over.is_err(), "both are there");
+            drop(lane);
+            timeout(100 * LOOK_EVERY, running).await.unwrap().unwrap();
+            drop(reader);
+        });
     }
 
     #[test]

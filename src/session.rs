@@ -23,7 +23,7 @@ use blat_target::message::{
 use blat_target::package::PackageVersion;
 use openssh::{ChildStdin, ChildStdout};
 use tokio::io::BufReader;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -31,7 +31,7 @@ use crate::bases::Base;
 use crate::delta::{Cache, Made};
 use crate::failure::{Failure, Needs, Result};
 use crate::jobs::{Closed, Desk, jobs};
-use crate::lanes::{self, Widening};
+use crate::lanes::{self, Widening, Word};
 use crate::memory::Memory;
 use crate::outlet::Outlet;
 use crate::pace::Pace;
@@ -162,21 +162,21 @@ impl Session {
             tokio::spawn(async move { tracing::debug!("the helper said: {}", words(stderr).await) });
         }
         let (answer, answers) = std::sync::mpsc::channel();
-        let outlet = Outlet::new(stdin, means.pace.clone(), progress.clone());
+        let word = Arc::new(Word::default());
+        let outlet = Outlet::new(stdin, means.pace.clone(), progress.clone(), word.clone());
         let (orders, ordered) = mpsc::unbounded_channel();
         let mut tasks = JoinSet::new();
         tasks.spawn(outlet.later("cannot use the channel")?.run(to_send, ordered));
         let lent = means.ready.begin();
-        let gathered = Arc::new(Notify::new());
         if let Some(means) = means.lanes.take_if(|_| protocol >= PROTOCOL_OF_LANES) {
-            let (progress, gathered) = (progress.clone(), gathered.clone());
-            tasks.spawn(Widening { means, progress, orders, gathered }.run());
+            let (progress, word) = (progress.clone(), word.clone());
+            tasks.spawn(Widening { means, progress, orders, word }.run());
         }
         if means.hard_links && protocol >= PROTOCOL_OF_HARD_LINKS {
             jobs.push(Job::Say(ToTarget::HardLinks)).map_err(over)?;
         }
         packer::start(protocol, to_do, answers, means, frames, hear.clone(), progress.clone());
-        tasks.spawn(Ear { hear, answer, gathered, progress: progress.clone() }.listen(stdout));
+        tasks.spawn(Ear { hear, answer, word, progress: progress.clone() }.listen(stdout));
         let told = HashMap::new();
         Ok(Self {
             hello,

@@ -8,10 +8,11 @@ use blat_target::frame::{Frame, FrameError, HEADER_LEN, Header};
 use blat_target::message::ToHost;
 use openssh::ChildStdout;
 use tokio::io::{AsyncReadExt, BufReader};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 
 use super::Heard;
 use crate::failure::Failure;
+use crate::lanes::{Came, Word};
 use crate::progress::Progress;
 
 /// Hears the target.
@@ -19,8 +20,8 @@ pub(super) struct Ear {
     pub(super) hear: mpsc::Sender<Heard>,
     /// What the target keeps of packages is for the packer, which waits for it.
     pub(super) answer: Sender<ToHost>,
-    /// Told that all lanes are there.
-    pub(super) gathered: Arc<Notify>,
+    /// Where it is heard what the target says of lanes.
+    pub(super) word: Arc<Word>,
     pub(super) progress: Progress,
 }
 
@@ -36,7 +37,12 @@ impl Ear {
                     continue;
                 }
                 Ok(ToHost::Gathered) => {
-                    self.gathered.notify_one();
+                    self.word.gathered.notify_one();
+                    continue;
+                }
+                Ok(ToHost::Came { place, lanes }) => {
+                    self.progress.moved();
+                    self.word.came(Came { place, lanes });
                     continue;
                 }
                 Ok(said) => {

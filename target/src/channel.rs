@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::ahead::{Ahead, Taken};
 use crate::frame;
-use crate::lanes::{InOrder, SPREAD_AFTER, Switch};
+use crate::lanes::{Further, InOrder, SPREAD_AFTER, Switch};
 use crate::message::{Outcome, ToHost};
 use crate::partial::Partial;
 use crate::refusal::End;
@@ -56,7 +56,7 @@ impl Input {
     }
 
     /// Behind so many bytes more, the input comes by these lanes as well.
-    pub(crate) fn spread(&mut self, after: u64, lanes: Vec<File>) -> Result<(), End> {
+    pub(crate) fn spread(&mut self, after: u64, lanes: Further) -> Result<(), End> {
         if after < SPREAD_AFTER {
             return Err(End::broken(format!("the host spreads the session behind {after} bytes already")));
         }

@@ -14,7 +14,7 @@ use crate::channel::{Input, Pulse};
 use crate::commit::Group;
 use crate::frame::{self, Frame, HEADER_LEN, PAYLOAD_MAX};
 use crate::lanes::Lanes;
-use crate::message::{Refusal, ToTarget, window_log_max};
+use crate::message::{PROTOCOL_OF_LANES, Refusal, ToTarget, window_log_max};
 use crate::partial::Partial;
 use crate::refusal::{End, Stop};
 use std::sync::{Arc, Weak};
@@ -52,6 +52,7 @@ impl Intake {
                 return Err(End::broken("the host said what this session's protocol does not have"));
             }
             match message {
+                ToTarget::Gather { .. } if self.protocol < PROTOCOL_OF_LANES => {}
                 ToTarget::Gather { key, lanes } => self.lanes.gather(key, lanes)?,
                 ToTarget::Spread { after } => self.input.spread(after, self.lanes.take()?)?,
                 message => return Ok(Frame::Message(message)),

@@ -4,8 +4,11 @@
 //! 80 Mbit/s, whatever the line could. For each further one the host starts a process
 //! (`blat-target serve --join`) that hands its standard input over to the session, by a socket whose name in
 //! the abstract namespace is a key that the host made up for this session. From a place in the stream that
-//! the host names ([`Spread`](crate::message::ToTarget::Spread)), its bytes come in blocks of [`BLOCK`], one by each lane in turn; the
-//! session's own channel is the first.
+//! the host names ([`Spread`](crate::message::ToTarget::Spread)), its bytes come in blocks, each by the lane that the host chose and
+//! with its place before it ([`block_head`]). The target takes them up in their order, keeps those that came
+//! too soon, and tells what came ([`Came`](crate::message::ToHost::Came)): so a lane that is slower than the others gets less.
+
+mod in_order;
 
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut, Read};
@@ -25,8 +28,14 @@ use crate::message::{Digest, ToHost};
 use crate::refusal::End;
 use crate::said;
 
-/// So many bytes come by one lane, before the next one's turn.
-pub const BLOCK: usize = 64 << 10;
+pub(crate) use in_order::InOrder;
+
+/// The most bytes that a block has.
+pub const BLOCK_MAX: usize = 64 << 10;
+/// How long that is which stands before a block, in bytes.
+pub const BLOCK_HEAD: usize = 12;
+/// For each lane, so many bytes may have been sent that the target did not take up yet.
+pub const WINDOW: u64 = 2 << 20;
 /// A session has at most so many lanes, its own channel included.
 pub const LANES_MAX: u8 = 16;
 /// So many bytes at least come by the session's own channel behind [`Spread`](crate::message::ToTarget::Spread): more than is read
@@ -37,38 +46,13 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// and how often a lane looks whether the session is there.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// By which lane the next bytes of a spread session go.
-#[derive(Debug)]
-pub struct Turn {
-    lanes: usize,
-    lane: usize,
-    /// How many bytes still go by it, before the next one's turn.
-    left: usize,
-}
-
-impl Turn {
-    /// That of a session with so many lanes, from where it is spread; all bytes go by a single one.
-    pub fn of(lanes: usize) -> Self {
-        Self { lanes, lane: 0, left: BLOCK }
-    }
-
-    /// Which lane it is (0 is the session's own channel), and how many of the next `most` bytes go by it.
-    pub fn next(&mut self, most: usize) -> (usize, usize) {
-        if self.lanes == 1 {
-            return (0, most);
-        }
-        if self.left == 0 {
-            (self.lane, self.left) = ((self.lane + 1) % self.lanes, BLOCK);
-        }
-        (self.lane, most.min(self.left))
-    }
-
-    /// So many of these went.
-    pub fn went(&mut self, bytes: usize) {
-        if self.lanes > 1 {
-            self.left -= bytes;
-        }
-    }
+/// Writes what stands before each block: where in the session it belongs, in bytes from where that is spread on,
+/// and how many bytes it has, at most [`BLOCK_MAX`]. Little-endian.
+pub fn block_head(place: u64, length: usize) -> [u8; BLOCK_HEAD] {
+    let mut head = [0; BLOCK_HEAD];
+    head[..8].copy_from_slice(&place.to_le_bytes());
+    head[8..].copy_from_slice(&(length as u32).to_le_bytes());
+    head
 }
 
 /// One lane of a session, as it stands on a helper's command line.
@@ -218,8 +202,8 @@ impl Lanes {
         Ok(())
     }
 
-    /// The inputs of the lanes that are there.
-    pub(crate) fn take(&mut self) -> Result<Vec<File>, End> {
+    /// What the session is spread over: the lanes that are there.
+    pub(crate) fn take(&mut self) -> Result<Further, End> {
         let lanes = std::mem::take(&mut *self.gathered.lock().unwrap_or_else(PoisonError::into_inner));
         if lanes.is_empty() {
             return Err(End::broken("the host spreads the session over channels that it has not"));
@@ -227,13 +211,20 @@ impl Lanes {
         let (inputs, processes): (Vec<_>, Vec<_>) =
             lanes.into_iter().map(|lane| (lane.input, lane.process)).unzip();
         self.held.extend(processes);
-        Ok(inputs)
+        Ok(Further { inputs, output: self.output.clone() })
     }
+}
+
+/// Lanes beside a session's own channel.
+pub(crate) struct Further {
+    inputs: Vec<File>,
+    /// Where the host hears what came.
+    output: Arc<Output>,
 }
 
 /// Where a session's input goes over to lanes; told to whoever reads it.
 #[derive(Clone)]
-pub(crate) struct Switch(Arc<(AtomicU64, Mutex<Vec<File>>)>);
+pub(crate) struct Switch(Arc<(AtomicU64, Mutex<Option<Further>>)>);
 
 impl Switch {
     pub(crate) fn new() -> Self {
@@ -241,8 +232,8 @@ impl Switch {
     }
 
     /// Behind so many bytes, which are more than were read yet, all of these have a part.
-    pub(crate) fn set(&self, at: u64, lanes: Vec<File>) {
-        *self.0.1.lock().unwrap_or_else(PoisonError::into_inner) = lanes;
+    pub(crate) fn set(&self, at: u64, lanes: Further) {
+        *self.0.1.lock().unwrap_or_else(PoisonError::into_inner) = Some(lanes);
         self.0.0.store(at, Ordering::Release);
     }
 
@@ -250,47 +241,7 @@ impl Switch {
         self.0.0.load(Ordering::Acquire)
     }
 
-    fn take(&self) -> Vec<File> {
-        std::mem::take(&mut *self.0.1.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-/// A session's input, in the order in which its host sent it.
-pub(crate) struct InOrder {
-    /// The session's own channel, and behind it the other lanes, if there are any yet.
-    lanes: Vec<File>,
-    turn: Turn,
-    switch: Switch,
-    /// How many bytes came.
-    at: u64,
-}
-
-impl InOrder {
-    /// The input that comes by `channel`, of which so many bytes came already.
-    pub(crate) fn new(channel: File, at: u64, switch: Switch) -> Self {
-        Self { lanes: vec![channel], turn: Turn::of(1), switch, at }
-    }
-
-    /// How many of the next bytes come before anything is spread that is not yet.
-    fn until_switch(&self) -> usize {
-        match self.switch.at() {
-            _ if self.lanes.len() > 1 => usize::MAX,
-            at => usize::try_from(at - self.at).unwrap_or(usize::MAX),
-        }
-    }
-}
-
-impl Read for InOrder {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.until_switch() == 0 {
-            self.lanes.append(&mut self.switch.take());
-            self.turn = Turn::of(self.lanes.len());
-        }
-        let most = buffer.len().min(self.until_switch());
-        let (lane, most) = self.turn.next(most);
-        let came = self.lanes[lane].read(&mut buffer[..most])?;
-        self.turn.went(came);
-        self.at += came as u64;
-        Ok(came)
+    fn take(&self) -> Option<Further> {
+        self.0.1.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }

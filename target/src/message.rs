@@ -49,13 +49,14 @@ use crate::stamp::Stamp;
 
 /// The protocol that this build speaks; a session has the older one of its two sides. What is newer
 /// than 1 is said only to who speaks it.
-pub const PROTOCOL: u16 = if cfg!(feature = "oldest-protocol") { 1 } else { 6 };
+pub const PROTOCOL: u16 = if cfg!(feature = "oldest-protocol") { 1 } else { 7 };
 /// The oldest protocol that this build understands.
 pub const PROTOCOL_OLDEST: u16 = 1;
 /// From this protocol on, what the host says first may come by the helper's command line.
 pub const PROTOCOL_OF_SAID: u16 = 3;
-/// From this protocol on, a session may have several channels.
-pub const PROTOCOL_OF_LANES: u16 = 4;
+/// From this protocol on, a session may have several channels. Older ones had them, too, in another way:
+/// nobody answers a host that wants them in these.
+pub const PROTOCOL_OF_LANES: u16 = 7;
 /// From this protocol on, files may be hard links to those of other versions.
 pub const PROTOCOL_OF_HARD_LINKS: u16 = 5;
 /// From this protocol on, changes say where the parts of a program moved.
@@ -177,12 +178,12 @@ pub enum ToTarget {
     Whole(PackageHead),
     /// So many lanes ([`crate::lanes`]) come to this session, beside its own channel, and know it by this key.
     /// Answered by [`ToHost::Gathered`] once all are there; by nothing where they do not come. Since
-    /// protocol 4; it and [`ToTarget::Spread`] may come in the middle of a package.
+    /// protocol 4, and answered since protocol 7; it and [`ToTarget::Spread`] may come in the middle of a package.
     Gather {
         key: Digest,
         lanes: u8,
     },
-    /// Behind so many bytes more, what comes is spread over all lanes. Since protocol 4.
+    /// Behind so many bytes more, what comes is spread over all lanes, in blocks. Since protocol 7.
     Spread {
         after: u64,
     },
@@ -222,7 +223,8 @@ impl ToTarget {
             | Self::Resume(_)
             | Self::Rest(_) => 2,
             Self::Whole(_) => Self::PROTOCOL_OF_WHOLE,
-            Self::Gather { .. } | Self::Spread { .. } => PROTOCOL_OF_LANES,
+            Self::Gather { .. } => 4,
+            Self::Spread { .. } => PROTOCOL_OF_LANES,
             Self::HardLinks => PROTOCOL_OF_HARD_LINKS,
         }
     }
@@ -341,6 +343,13 @@ pub enum ToHost {
     },
     /// All lanes are there that were announced.
     Gathered,
+    /// What came of a session that is spread, in bytes from there on. Since protocol 7.
+    Came {
+        /// How many were taken up, in their order.
+        place: u64,
+        /// How many came by each lane, the session's own channel first.
+        lanes: Vec<u64>,
+    },
 }
 
 /// What goes on at a target, and what went on.

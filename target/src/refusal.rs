@@ -57,6 +57,7 @@ impl From<Refusal> for Stop {
 impl From<FrameError> for End {
     fn from(why: FrameError) -> Self {
         match why {
+            FrameError::Io(why) if why.kind() == io::ErrorKind::InvalidData => Self::broken(why.to_string()),
             FrameError::Io(why) => Self::Cut(why.to_string()),
             FrameError::Ended => Self::Cut(why.to_string()),
             why => Self::broken(why.to_string()),

@@ -9,6 +9,7 @@ use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use blat_target::frame;
 use blat_target::lanes::Lane;
 use blat_target::message::{Digest, HostHello, Outcome, ToHost, ToTarget};
 use blat_target::said;
@@ -73,6 +74,57 @@ fn what_comes_by_several_lanes_arrives_as_it_was() {
     assert!(std::fs::read(site.archive().join("a/1/x")).unwrap() == content);
     assert_eq!(std::fs::read(site.archive().join("a/2/x")).unwrap(), b"small");
     assert!(site.leftovers().is_empty());
+}
+
+/// The lane that is slowest keeps nobody from sending by the others.
+#[test]
+fn what_comes_too_soon_waits_for_what_comes_before_it() {
+    let site = Site::new();
+    let mut host = with_lanes(&site, 2);
+    let content = noise(AFTER + (3 << 20));
+    let told = Told::in_full("a/1").whole("x", &content);
+    host.begin_in_full(&told);
+    host.spread(AFTER);
+    let frames: Vec<_> = told.plain_in_full().chunks(500_000).flat_map(stored).collect();
+    let (alone, spread) = frames.split_at(AFTER);
+    host.raw(alone);
+    let blocks: Vec<_> = (0..).step_by(50_000).zip(spread.chunks(50_000)).collect();
+    // Each lane has its own in their order, as they must.
+    for lane in [2, 1, 0] {
+        let mut of_lane = blocks.iter().skip(lane).step_by(3);
+        assert!(of_lane.all(|(place, block)| host.block(lane, *place, block)));
+    }
+    let came = loop {
+        match host.next_of_all() {
+            Some(ToHost::Came { place, lanes }) if place > 0 => break lanes,
+            Some(ToHost::Came { .. } | ToHost::Alive | ToHost::Partial(_)) => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(came[2] > 900_000 && came[1] > 900_000, "{came:?}: they had come before");
+    host.sent_in_blocks(spread.len() as u64);
+    host.say(&ToTarget::PackageEnd);
+    assert_eq!(host.outcome(), NEW);
+    assert_eq!(host.done().code, Some(0));
+    assert!(std::fs::read(site.archive().join("a/1/x")).unwrap() == content);
+}
+
+/// A piece of the packed stream that is a frame of zstd's by itself.
+fn stored(plain: &[u8]) -> Vec<u8> {
+    frame::data(&zstd::bulk::compress(plain, 1).unwrap())
+}
+
+#[test]
+fn a_host_of_an_older_protocol_stays_on_one_channel() {
+    let site = Site::new();
+    let mut host = site.connect();
+    host.hello(HostHello { protocol: 6, ..host_hello() });
+    assert!(matches!(host.next(), Some(ToHost::Hello(hello)) if hello.protocol == 6));
+    host.say(&ToTarget::Gather { key: key(), lanes: 1 });
+    host.send_in_full(&Told::in_full("a/1"));
+    assert_eq!(host.outcome(), NEW);
+    let ended = host.done();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
 }
 
 #[test]
@@ -196,6 +248,37 @@ fn a_host_that_spreads_what_it_may_not_is_refused() {
     host.hello(HostHello { protocol: 3, ..host_hello() });
     host.say(&ToTarget::Gather { key: key(), lanes: 1 });
     assert!(failed(host).contains("this session's protocol does not have"));
+}
+
+#[test]
+fn blocks_that_no_host_may_send_end_the_session() {
+    // Blocks by the lanes, with their places; the last of them is what the host may not send.
+    let refused = |mut blocks: &mut dyn Iterator<Item = (usize, u64, &[u8])>| {
+        let site = Site::new();
+        let mut host = with_lanes(&site, 1);
+        let told = Told::in_full("a/1").whole("x", &noise(AFTER + (9 << 20)));
+        host.begin_in_full(&told);
+        host.spread(AFTER);
+        host.bytes(&told.plain_in_full()[..AFTER + (1 << 20)]);
+        let is_taken = (&mut blocks).all(|(lane, place, block)| host.block(lane, place, block));
+        assert!(is_taken || blocks.next().is_none(), "it ended before");
+        let ended = host.end();
+        assert_eq!(ended.code, Some(78), "{ended:?}");
+        ended.failed().unwrap().reason.clone()
+    };
+    let (far, long) = (64 << 20, &[0; 65_537][..]);
+    for length in [0, long.len()] {
+        let reason = refused(&mut [(1, far, &long[..length])].into_iter());
+        assert!(reason.contains(&format!("a block of {length} bytes")), "{reason}");
+    }
+    for blocks in [vec![(1, 7, &b"again"[..])], vec![(0, far, b"too soon"), (1, far, b"too soon")]] {
+        let reason = refused(&mut blocks.into_iter());
+        assert!(reason.contains("a part of the session twice"), "{reason}");
+    }
+    // What may wait for two lanes, and a block more.
+    let places = (far..).step_by(65_536).take(65);
+    let reason = refused(&mut places.map(|place| (1, place, &long[1..])));
+    assert!(reason.contains("more than may wait for what comes before it"), "{reason}");
 }
 
 #[test]

@@ -7,17 +7,17 @@ use crate::builds::{Dice, put_build};
 use crate::field::{Field, SOURCE};
 use crate::machines::{Link, Rate, wait_until};
 
-/// One connection carries two fifths of it, which a busy machine can still pack and carry.
-const LINE: (Rate, Duration) = (Rate::mbit(200), Duration::from_millis(200));
+/// One connection carries two fifths of it: so little that a busy machine, too, can pack and carry more.
+const LINE: (Rate, Duration) = (Rate::mbit(100), Duration::from_millis(400));
 /// The most that it carries, in bytes a second: what sshd lets be under way in each round trip.
-const BY_ONE: f64 = (2 << 20) as f64 / 0.2;
+const BY_ONE: f64 = (2 << 20) as f64 / 0.4;
 const SIZE: usize = 150_000_000;
 const SMALL: usize = 30_000_000;
 /// What a line that breaks may cost, in bytes sent twice.
 const TWICE_MAX: i64 = 8 << 20;
 /// The kernel halves what it lets be under way for each time that it would have waited for an answer: here, for
-/// half a second or less.
-const SILENCE: Duration = Duration::from_secs(5);
+/// less than a second.
+const SILENCE: Duration = Duration::from_secs(7);
 /// How long anything here may take.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -119,7 +119,7 @@ fn wide(field: &Field, link: &Link, noise: &[u8]) -> u64 {
     println!("{:.0} Mbit/s; by one connection at most {:.0}", rate * 8e-6, BY_ONE * 8e-6);
     assert_eq!(field.count("blat@site1", "the line takes more than one connection carries"), 1);
     // On an idle machine it is twice as much; a busy one has to show only that it is more than one could.
-    assert!(rate > 1.1 * BY_ONE, "{rate} bytes a second");
+    assert!(rate > 1.2 * BY_ONE, "{rate} bytes a second");
     sent(link) - before
 }
 

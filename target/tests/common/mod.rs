@@ -168,38 +168,22 @@ pub struct Host {
     lanes: Lanes,
 }
 
+/// The most that a block of a session has that is spread.
+const BLOCK: usize = 65_536;
+
 /// Further channels of a session.
 #[derive(Default)]
 struct Lanes {
     beside: Vec<Child>,
-    /// How many bytes still go by the session's own channel alone, and how many went by all then; none where it
-    /// is not spread.
-    spread: Option<(usize, usize)>,
+    /// How many bytes still go by the session's own channel alone, and how many went in blocks then; none where
+    /// it is not spread.
+    spread: Option<(usize, u64)>,
 }
 
 impl Lanes {
     /// Waits for their ends; the exit codes.
     fn ended(&mut self) -> Vec<Option<i32>> {
         self.beside.iter_mut().map(|lane| lane.wait().unwrap().code()).collect()
-    }
-
-    /// By which lane the next bytes go (0: by the session's own channel), and how many of them; as
-    /// doc/protocol.md has it.
-    fn next(&mut self, most: usize) -> (usize, usize) {
-        match &mut self.spread {
-            None => (0, most),
-            Some((0, went)) => {
-                let most = most.min(65_536 - *went % 65_536);
-                let lane = *went / 65_536 % (1 + self.beside.len());
-                *went += most;
-                (lane, most)
-            }
-            Some((after, _)) => {
-                let most = most.min(*after);
-                *after -= most;
-                (0, most)
-            }
-        }
     }
 }
 
@@ -266,18 +250,42 @@ impl Host {
 
     /// Writes bytes as they are; a helper that is gone is no error here.
     pub fn raw(&mut self, mut bytes: &[u8]) -> bool {
-        while !bytes.is_empty() {
-            let (lane, count) = self.lanes.next(bytes.len());
-            let stdin = match lane {
-                0 => self.stdin.as_mut(),
-                lane => self.lanes.beside[lane - 1].stdin.as_mut(),
-            };
-            if stdin.is_none_or(|stdin| stdin.write_all(&bytes[..count]).is_err()) {
+        if let Some((after @ 1.., _)) = &mut self.lanes.spread {
+            let alone = bytes.split_off(..bytes.len().min(*after)).unwrap();
+            *after -= alone.len();
+            if !self.by(0, alone) {
                 return false;
             }
-            bytes = &bytes[count..];
         }
+        let Some((0, mut place)) = self.lanes.spread else { return self.by(0, bytes) };
+        for (block, lane) in bytes.chunks(BLOCK).zip((0..=self.lanes.beside.len()).cycle()) {
+            if !self.block(lane, place, block) {
+                return false;
+            }
+            place += block.len() as u64;
+        }
+        self.lanes.spread = Some((0, place));
         true
+    }
+
+    /// Sends a block of a session that is spread by this lane, as doc/protocol.md has it.
+    pub fn block(&mut self, lane: usize, place: u64, block: &[u8]) -> bool {
+        let length = (block.len() as u32).to_le_bytes();
+        self.by(lane, &[&place.to_le_bytes()[..], &length, block].concat())
+    }
+
+    /// So many bytes of a session that is spread were sent, block by block.
+    pub fn sent_in_blocks(&mut self, place: u64) {
+        self.lanes.spread = Some((0, place));
+    }
+
+    /// Sends bytes by a lane; 0 is the session's own channel.
+    fn by(&mut self, lane: usize, bytes: &[u8]) -> bool {
+        let stdin = match lane {
+            0 => self.stdin.as_mut(),
+            lane => self.lanes.beside[lane - 1].stdin.as_mut(),
+        };
+        stdin.is_some_and(|stdin| stdin.write_all(bytes).is_ok())
     }
 
     /// Starts a lane of the session by this command, and leaves it waiting.
@@ -318,11 +326,11 @@ impl Host {
         }
     }
 
-    /// The next message but for signs of life, which a busy machine brings; none when the helper is gone.
+    /// The next message but for signs of life, which a busy machine brings, and of what came; none when the helper is gone.
     pub fn next(&mut self) -> Option<ToHost> {
         loop {
             match self.next_of_all() {
-                Some(ToHost::Alive) => {}
+                Some(ToHost::Alive | ToHost::Came { .. }) => {}
                 other => return other,
             }
         }
@@ -401,6 +409,7 @@ impl Host {
     /// Closes the channel, as a cut line does, and waits for the end.
     pub fn end(mut self) -> Ended {
         drop(self.stdin.take());
+        self.lanes.beside.iter_mut().for_each(|lane| drop(lane.stdin.take()));
         self.wait()
     }
 
