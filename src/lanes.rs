@@ -19,6 +19,7 @@ use anyhow::anyhow;
 use blat_target::lanes::{Lane, WINDOW};
 use blat_target::message::{Digest, ToTarget};
 use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::failure::{Failure, Needs, Result};
@@ -138,20 +139,26 @@ impl Widening {
         let (said, is_said) = oneshot::channel();
         self.order(Order::Say(ToTarget::Gather { key, lanes: connections.len() as u8 }, said))?;
         is_said.await.later("the session is over")?;
-        let (mut lanes, mut pipes): (Vec<Child>, Vec<OwnedFd>) = Default::default();
-        for (number, connection) in (1..).zip(connections) {
-            let command = format!("{} --join {}", self.means.command, Lane { key, number }.encode());
-            let mut lane = connection.start(&command).await?;
-            let stdin = lane.stdin().take().ok_or_else(|| Failure::later(anyhow!("ssh gave no channel")))?;
-            pipes.push(stdin.into_owned_fd().later("cannot use a channel")?);
-            lanes.push(lane);
-        }
+        let mut lanes = self.start(key, connections).await?;
+        let pipes = lanes.iter_mut().map(own_pipe).collect::<Result<Vec<_>>>()?;
         let gathered = timeout(GATHER_TIMEOUT, self.word.gathered.notified()).await;
         gathered.later("the channels did not come together on the target")?;
         let round_trip = self.progress.round_trip().unwrap_or(FAR);
         let dealer = Dealer::new(1 + pipes.len(), round_trip, self.means.waiting_max);
         self.order(Order::Spread(pipes, dealer))?;
         Ok(lanes)
+    }
+
+    /// Starts a lane over each, all at a time: that takes several round trips.
+    async fn start(&self, key: Digest, connections: Vec<Connection>) -> Result<Vec<Child>> {
+        let mut starting = JoinSet::new();
+        for (number, connection) in (1..).zip(connections) {
+            let command = format!("{} --join {}", self.means.command, Lane { key, number }.encode());
+            starting.spawn(async move { connection.start(&command).await.map(|lane| (number, lane)) });
+        }
+        let mut lanes = starting.join_all().await.into_iter().collect::<Result<Vec<_>>>()?;
+        lanes.sort_by_key(|(number, _)| *number);
+        Ok(lanes.into_iter().map(|(_, lane)| lane).collect())
     }
 
     fn order(&self, order: Order) -> Result<()> {
@@ -169,6 +176,12 @@ impl Widening {
         );
         self.tell(Report::Notice { reason });
     }
+}
+
+/// The pipe to ssh of a lane, which is the outlet's then.
+fn own_pipe(lane: &mut Child) -> Result<OwnedFd> {
+    let stdin = lane.stdin().take().ok_or_else(|| Failure::later(anyhow!("ssh gave no channel")))?;
+    stdin.into_owned_fd().later("cannot use a channel")
 }
 
 /// Attaches to what answers on these sockets in time.

@@ -1,5 +1,5 @@
-//! What all targets need of this machine: the units as they were shipped, the two that are enabled, and
-//! room for their watches.
+//! What all targets need of this machine: the units as they were shipped, the two that are enabled, room for
+//! their watches, and connections that go on as quickly as they were.
 
 use std::fs;
 use std::path::Path;
@@ -15,6 +15,8 @@ const WATCHES: &str = "proc/sys/fs/inotify/max_user_instances";
 const WATCHES_EACH: usize = 4;
 /// and some for itself, as other programs of root's do.
 const WATCHES_OF_OTHERS: usize = 24;
+/// Whether the kernel forgets what a connection carries once that was silent.
+const FORGETS: &str = "proc/sys/net/ipv4/tcp_slow_start_after_idle";
 
 pub(super) fn look(root: &Path) -> Vec<Finding> {
     let mut found = Vec::new();
@@ -27,7 +29,20 @@ pub(super) fn look(root: &Path) -> Vec<Finding> {
     let targets = Folder::accepted(root).count();
     let limit = fs::read_to_string(root.join(WATCHES));
     found.extend(limit.ok().and_then(|limit| Some(watches(targets, limit.trim().parse().ok()?))));
+    let forgets = fs::read_to_string(root.join(FORGETS));
+    found.extend(forgets.ok().map(|forgets| silence(forgets.trim() != "0")));
     found
+}
+
+/// How connections go on that were silent.
+fn silence(forgets: bool) -> Finding {
+    if !forgets {
+        return Finding::fine("connections", "go on as quickly as they were, after any silence");
+    }
+    let is = "the kernel forgets after a second of silence what a connection carries: what is sent then to a \
+              target that is far takes some round trips more";
+    let mend = "/usr/lib/systemd/systemd-sysctl --prefix=/net/ipv4/tcp_slow_start_after_idle";
+    Finding::wrong("connections", is, Mend::Here(mend.into()))
 }
 
 /// Whether the kernel lets the path units of so many targets watch, with that limit of `limit`.

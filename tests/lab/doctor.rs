@@ -54,6 +54,7 @@ const TROUBLES: &[Trouble] = &[
         "units",
     ),
     here("systemctl stop blat@site1", "units"),
+    here("echo 1 >/proc/sys/net/ipv4/tcp_slow_start_after_idle", "connections"),
     here("chmod 0700 /srv/dpkg_archive", "source"),
     mended(
         here("mv /srv/dpkg_archive /srv/elsewhere", "source"),
