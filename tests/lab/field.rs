@@ -69,6 +69,12 @@ impl Field {
         link
     }
 
+    /// Has no target synchronised by itself, which would go on beside what is measured. The timers come with each
+    /// start of an agent, and go off some time within the first half hour.
+    pub(crate) fn stop_timers(&self) {
+        self.master.sh("systemctl stop 'blat-sync@*.timer'");
+    }
+
     pub(crate) fn wait_connected(&self, target: &str) {
         wait_until(&format!("{target} is connected"), Duration::from_secs(60), || {
             self.status_text(target).starts_with("connected")

@@ -84,7 +84,9 @@ pub(crate) fn measure_half() {
 
 fn laid(field: &Field, targets: &[String], line: (Rate, Duration)) -> Link {
     let all: Vec<&str> = targets.iter().map(String::as_str).chain([SMALL_TARGET]).collect();
-    field.lay_line(line, &all)
+    let link = field.lay_line(line, &all);
+    field.stop_timers();
+    link
 }
 
 /// So many targets that need all real packages, and one that needs small ones; how many of those there are.
@@ -101,6 +103,7 @@ fn with_targets(count: usize) -> (Field, Vec<String>, usize) {
     field.add_target(SMALL_TARGET, SOURCE, "projects = [\"Small\"]\n");
     targets.iter().for_each(|target| field.wait_connected(target));
     field.wait_connected(SMALL_TARGET);
+    field.stop_timers();
     // Brings the helper; and all that is to be sent is in the master's memory.
     field.master.sh(&format!(
         "blat sync --dry-run site1; find {REAL_SOURCE} {SOURCE} -type f -exec cat {{}} + >/dev/null"
@@ -122,6 +125,7 @@ pub(crate) fn release(name: &str, ids: &[(String, String)]) -> String {
 fn fills(field: &Field, targets: &[String], link: &Link, name: &str, promised: f64) {
     let mut ratios = Vec::new();
     for target in targets {
+        assert_eq!(standing(field, target), 0, "{target} was filled before");
         let (ours, peer) = both(field, target, Some(link));
         line(&format!("first fill, {name}, s (rsync -az, zstd)"), ours.seconds, peer.seconds);
         line(&format!("first fill, {name}, MB on the wire"), ours.wire_bytes / 1e6, peer.wire_bytes / 1e6);
@@ -140,12 +144,19 @@ fn repeat(field: &Field, target: &str, link: &Link) {
 
 /// Many small packages cost their bytes and a few round trips.
 fn small_ones(field: &Field, link: &Link, count: usize) {
+    assert_eq!(standing(field, SMALL_TARGET), 0, "they were brought before");
     let ours = sync(field, SMALL_TARGET, Some(link));
     let arrived = fs::read_dir(field.archive(SMALL_TARGET).join("small")).expect("an archive").count();
     assert_eq!(arrived, count);
     let bytes: u64 = size_of(&field.source().join("small"));
     let allowed = 1.5 * bytes as f64 * 8.0 / SLOW.0.bits_per_second() as f64 + 1.0;
     line("1,000 small packages, s (1.5 x line time + 1)", ours.seconds, allowed);
+}
+
+/// How many packages stand in a target's archive.
+fn standing(field: &Field, target: &str) -> usize {
+    let items = fs::read_dir(field.archive(target)).expect("an archive").flatten();
+    items.filter(|item| !item.file_name().as_encoded_bytes().starts_with(b".")).count()
 }
 
 fn publish_small(field: &Field) -> Vec<(String, String)> {

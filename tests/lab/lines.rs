@@ -35,9 +35,11 @@ pub(crate) fn measure() {
     let read = format!("find {REAL_SOURCE} {SOURCE} -type f -exec cat {{}} + >/dev/null");
     field.master.sh(&format!("blat sync --dry-run {FOR_ALL}; {read}"));
     let link = field.lay_line(QUICK, &TARGETS);
+    field.stop_timers();
     one_large(&field, &link);
     drop(link);
     let link = field.lay_line(LONG, &TARGETS);
+    field.stop_timers();
     long(&field, &link);
 }
 
@@ -51,6 +53,7 @@ pub(crate) fn measure_far() {
     field.wait_connected(FOR_LARGE);
     field.master.sh(&format!("blat sync --dry-run {FOR_LARGE}"));
     let link = field.lay_line(FAR, &[FOR_LARGE]);
+    field.stop_timers();
     let peer = cat(&field, &link);
     let ours = sync(&field, FOR_LARGE, Some(&link));
     line("one file of 600 MB, 500 Mbit/s 100 ms, s (ssh cat)", ours.seconds, peer.seconds);
