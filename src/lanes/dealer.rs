@@ -31,9 +31,7 @@ pub(crate) struct Dealer {
     /// How far ahead of what was taken up it may be.
     window: u64,
     round_trip: Duration,
-    /// How many bytes were dealt out,
-    place: u64,
-    /// and how many of them were taken up.
+    /// How many bytes were taken up of those that were dealt out.
     taken: u64,
 }
 
@@ -60,17 +58,17 @@ impl Dealer {
         // The first one carries much already.
         let limits = std::iter::once(MOST).chain(std::iter::repeat(LEAST)).take(lanes);
         let window = waiting_max.min(WINDOW * lanes as u64);
-        Self { lanes: limits.map(lane).collect(), window, round_trip, place: 0, taken: 0 }
+        Self { lanes: limits.map(lane).collect(), window, round_trip, taken: 0 }
     }
 
     /// Where in the session the next block belongs.
     pub(crate) fn place(&self) -> u64 {
-        self.place
+        self.lanes.iter().map(|lane| lane.sent).sum()
     }
 
     /// Which lane takes a block of so many bytes; none before something more came.
     pub(crate) fn next(&mut self, bytes: usize) -> Option<usize> {
-        if self.place + bytes as u64 > self.taken + self.window {
+        if self.place() + bytes as u64 > self.taken + self.window {
             return None;
         }
         for lane in &mut self.lanes {
@@ -84,11 +82,10 @@ impl Dealer {
     /// A block of so many bytes went by a lane.
     pub(crate) fn went(&mut self, lane: usize, bytes: usize) {
         self.lanes[lane].sent += bytes as u64;
-        self.place += bytes as u64;
     }
 
     pub(crate) fn came(&mut self, came: &Came, now: Instant) {
-        self.taken = came.place.min(self.place);
+        self.taken = came.place.min(self.place());
         for (lane, came) in self.lanes.iter_mut().zip(&came.lanes) {
             lane.came(*came, now, self.round_trip);
         }

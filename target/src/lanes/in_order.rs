@@ -17,7 +17,8 @@ const TELL_EVERY: u64 = 128 << 10;
 
 /// A session's input.
 pub(crate) struct InOrder {
-    channel: Lane,
+    /// The session's own channel, and behind it the others, once it is spread.
+    lanes: Vec<Lane>,
     switch: Switch,
     /// How many bytes came before it was spread.
     at: u64,
@@ -26,13 +27,9 @@ pub(crate) struct InOrder {
 
 /// What came of a session that is spread.
 struct Spread {
-    /// Those beside the session's own channel.
-    further: Vec<Lane>,
     output: Arc<Output>,
-    /// Blocks that were not taken up yet, by their places,
+    /// Blocks that were not taken up yet, by their places.
     blocks: BTreeMap<u64, Vec<u8>>,
-    /// and how many bytes they have.
-    waiting: u64,
     /// How many bytes were taken up,
     place: u64,
     /// and of how many the host was told.
@@ -54,40 +51,37 @@ struct Lane {
 impl InOrder {
     /// The input that comes by `channel`, of which so many bytes came already.
     pub(crate) fn new(channel: File, at: u64, switch: Switch) -> Self {
-        Self { channel: Lane::new(channel), switch, at, spread: None }
+        Self { lanes: vec![Lane::new(channel)], switch, at, spread: None }
     }
 }
 
 impl Read for InOrder {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if let Some(spread) = &mut self.spread {
-            return spread.read(&mut self.channel, buffer);
+            return spread.read(&mut self.lanes, buffer);
         }
         let until = usize::try_from(self.switch.at() - self.at).unwrap_or(usize::MAX);
         if until == 0
-            && let Some(further) = self.switch.take()
+            && let Some(Further { inputs, output }) = self.switch.take()
         {
-            return self.spread.insert(Spread::over(further)).read(&mut self.channel, buffer);
+            self.lanes.extend(inputs.into_iter().map(Lane::new));
+            let spread = Spread { output, blocks: BTreeMap::new(), place: 0, told: 0 };
+            return self.spread.insert(spread).read(&mut self.lanes, buffer);
         }
         let most = buffer.len().min(until);
-        let came = self.channel.input.read(&mut buffer[..most])?;
+        let came = self.lanes[0].input.read(&mut buffer[..most])?;
         self.at += came as u64;
         Ok(came)
     }
 }
 
 impl Spread {
-    fn over(Further { inputs, output }: Further) -> Self {
-        let further = inputs.into_iter().map(Lane::new).collect();
-        Self { further, output, blocks: BTreeMap::new(), waiting: 0, place: 0, told: 0 }
-    }
-
     /// As much of what comes next as is there, once something is; nothing when that cannot come any more.
-    fn read(&mut self, channel: &mut Lane, buffer: &mut [u8]) -> io::Result<usize> {
+    fn read(&mut self, lanes: &mut [Lane], buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             let taken = self.take_up(buffer)?;
-            self.tell(channel);
-            if taken > 0 || !self.hear(channel)? {
+            self.tell(lanes);
+            if taken > 0 || !self.hear(lanes)? {
                 return Ok(taken);
             }
         }
@@ -105,8 +99,7 @@ impl Spread {
             let mut block = block.remove();
             let count = block.len().min(buffer.len() - taken);
             buffer[taken..taken + count].copy_from_slice(&block[..count]);
-            (taken, self.place, self.waiting) =
-                (taken + count, self.place + count as u64, self.waiting - count as u64);
+            (taken, self.place) = (taken + count, self.place + count as u64);
             if count < block.len() {
                 block.drain(..count);
                 self.blocks.insert(self.place, block);
@@ -117,35 +110,31 @@ impl Spread {
     }
 
     /// Waits until something comes by any of the lanes, and reads it; whether anything may still come.
-    fn hear(&mut self, channel: &mut Lane) -> io::Result<bool> {
-        let most = WINDOW * (1 + self.further.len() as u64);
-        let mut lanes: Vec<_> =
-            std::iter::once(channel).chain(&mut self.further).filter(|lane| !lane.ended).collect();
-        if lanes.is_empty() {
+    fn hear(&mut self, lanes: &mut [Lane]) -> io::Result<bool> {
+        let mut open: Vec<_> = lanes.iter_mut().filter(|lane| !lane.ended).collect();
+        if open.is_empty() {
             return Ok(false);
         }
-        let ready = ready(&lanes)?;
-        for (lane, _) in lanes.iter_mut().zip(ready).filter(|(_, ready)| *ready) {
-            let before = lane.came;
+        let ready = ready(&open)?;
+        for (lane, _) in open.iter_mut().zip(ready).filter(|(_, ready)| *ready) {
             lane.read(&mut self.blocks)?;
-            self.waiting += lane.came - before;
         }
-        if self.waiting > most {
+        let came: u64 = lanes.iter().map(|lane| lane.came).sum();
+        if came - self.place > WINDOW * lanes.len() as u64 {
             return Err(broken("sent more than may wait for what comes before it"));
         }
         Ok(true)
     }
 
     /// Tells the host what came, if that is much more than it knows.
-    fn tell(&mut self, channel: &mut Lane) {
-        let lanes = || std::iter::once(&*channel).chain(&self.further);
+    fn tell(&mut self, lanes: &mut [Lane]) {
         let is_due = |came: u64, told: u64| came - told >= TELL_EVERY;
-        if is_due(self.place, self.told) || lanes().any(|lane| is_due(lane.came, lane.told)) {
-            let came = ToHost::Came { place: self.place, lanes: lanes().map(|lane| lane.came).collect() };
+        if is_due(self.place, self.told) || lanes.iter().any(|lane| is_due(lane.came, lane.told)) {
+            let came = lanes.iter().map(|lane| lane.came).collect();
             // A host that hears nothing any more is gone, which the input tells.
-            let _ = self.output.say(&came);
+            let _ = self.output.say(&ToHost::Came { place: self.place, lanes: came });
             self.told = self.place;
-            std::iter::once(channel).chain(&mut self.further).for_each(|lane| lane.told = lane.came);
+            lanes.iter_mut().for_each(|lane| lane.told = lane.came);
         }
     }
 }

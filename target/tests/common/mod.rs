@@ -326,7 +326,8 @@ impl Host {
         }
     }
 
-    /// The next message but for signs of life, which a busy machine brings, and of what came; none when the helper is gone.
+    /// The next message but for signs of life, which a busy machine brings, and of what came; none when the
+    /// helper is gone.
     pub fn next(&mut self) -> Option<ToHost> {
         loop {
             match self.next_of_all() {
