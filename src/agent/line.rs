@@ -5,17 +5,22 @@
 //! many targets, they do not all connect in one moment: the first attempt, and each later one,
 //! comes at a random time of its span. What is wrong is told once when it begins, and once an hour
 //! as long as it lasts.
+//!
+//! A connection that is worse than a new one would be ([`Losses`]) is replaced by a new one once that is up;
+//! who is served by the old one then is served by it to the end.
 
 use std::hash::{BuildHasher, RandomState};
-use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use anyhow::anyhow;
 use blat_target::message::Mend;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-use crate::failure::{Failure, Result};
+use super::losses::Losses;
+use crate::failure::{Failure, Needs, Result};
 use crate::ssh::{Endpoint, Master, Proof};
 use crate::state::{self, LineState, seconds};
 use crate::told::time_of;
@@ -28,6 +33,8 @@ const GOOD_AFTER: Duration = Duration::from_secs(60);
 /// How often a line that is up is asked whether it still answers: at the agent's next tick.
 const CHECK_EVERY: Duration = Duration::from_secs(50);
 const CHECK_TIMEOUT: Duration = Duration::from_secs(20);
+/// How often, at most, a connection is replaced by a new one.
+const RENEW_AFTER: Duration = Duration::from_secs(600);
 /// A line is not hurried more often than this.
 const HURRY_AFTER: Duration = Duration::from_secs(5);
 /// What the unit's template loads where the key file is missing.
@@ -80,6 +87,8 @@ pub(super) enum Change {
         reason: String,
         since: SystemTime,
     },
+    /// It goes on over a new connection.
+    Renewed,
     Quiet,
 }
 
@@ -87,30 +96,36 @@ pub(super) enum Change {
 pub(super) struct Line {
     endpoint: Endpoint,
     key: Key,
+    /// Leads to the socket of the connection that is up.
     control: PathBuf,
     state: State,
     outage: Option<Outage>,
     /// Attempts in vain, one after the other.
     tries: u32,
+    /// Connections that were replaced, and still serve somebody.
+    retired: JoinSet<()>,
 }
 
 #[derive(Debug)]
 enum State {
-    Up {
-        master: Master,
-        since: SystemTime,
-        good: Instant,
-        check: Instant,
-        /// Since when it is being asked whether it answers.
-        asked: Option<Instant>,
-    },
-    Trying {
-        master: Master,
-    },
-    Waiting {
-        until: Instant,
-        last: Instant,
-    },
+    Up(Box<Up>),
+    Trying { master: Master },
+    Waiting { until: Instant, last: Instant },
+}
+
+#[derive(Debug)]
+struct Up {
+    master: Master,
+    since: SystemTime,
+    good: Instant,
+    check: Instant,
+    /// Since when it is being asked whether it answers.
+    asked: Option<Instant>,
+    losses: Losses,
+    /// What replaces the connection as soon as it is up.
+    next: Option<Master>,
+    /// When it was last begun to replace it.
+    renewed: Option<Instant>,
 }
 
 /// A time without a line: since when, and what was told of it.
@@ -134,11 +149,12 @@ impl Line {
             state: State::Waiting { until: now + within(span), last: now },
             outage: None,
             tries: 0,
+            retired: JoinSet::new(),
         }
     }
 
     pub(super) fn is_up(&self) -> bool {
-        matches!(self.state, State::Up { .. })
+        matches!(self.state, State::Up(_))
     }
 
     /// Waits for the next change. Can be dropped at any point and called again.
@@ -152,27 +168,32 @@ impl Line {
                 Ok(()) => self.is_now_up(),
                 Err(failure) => self.failed(failure),
             },
-            State::Up { master, check, asked, .. } => {
+            State::Up(up) => {
                 // No timer of its own: whoever waits for a change does so anew at each tick.
-                if *check <= Instant::now() {
-                    let asked_at = *asked.get_or_insert_with(Instant::now);
-                    if !master.answers(asked_at + CHECK_TIMEOUT).await {
+                if up.check <= Instant::now() {
+                    if !up.answers().await {
                         return self.failed(Failure::later(anyhow!("ssh does not answer on its socket")));
                     }
-                    (*check, *asked) = (Instant::now() + CHECK_EVERY, None);
+                    if up.is_to_be_replaced() {
+                        let socket = socket_beside(&self.control, Some(&up.master));
+                        match begin(&self.endpoint, &self.key, &socket).await {
+                            Ok(next) => up.next = Some(next),
+                            Err(failure) => tracing::info!("no new connection can be made: {failure}"),
+                        }
+                        up.renewed = Some(Instant::now());
+                    }
+                    (up.check, up.asked) = (Instant::now() + CHECK_EVERY, None);
                 }
-                let failure = master.ended().await;
-                self.failed(failure)
+                tokio::select! {
+                    failure = up.master.ended() => self.failed(failure),
+                    came = ready(&mut up.next) => self.replace(came),
+                }
             }
         }
     }
 
     async fn start(&mut self) -> Change {
-        let started = match self.key.file() {
-            Ok(key) => Master::start(&self.endpoint, Proof::Key(&key), &self.control).await,
-            Err(failure) => Err(failure),
-        };
-        match started {
+        match begin(&self.endpoint, &self.key, &socket_beside(&self.control, None)).await {
             Ok(master) => {
                 self.state = State::Trying { master };
                 Change::Quiet
@@ -185,23 +206,44 @@ impl Line {
         let now = Instant::now();
         let waiting = State::Waiting { until: now, last: now };
         if let State::Trying { master } = std::mem::replace(&mut self.state, waiting) {
-            self.state = State::Up {
+            if let Err(failure) = lead(&self.control, &master) {
+                return self.failed(failure);
+            }
+            self.state = State::Up(Box::new(Up {
                 master,
                 since: SystemTime::now(),
                 good: now + GOOD_AFTER,
                 check: now + CHECK_EVERY,
                 asked: None,
-            };
+                losses: Losses::default(),
+                next: None,
+                renewed: None,
+            }));
         }
         self.outage = None;
         Change::Up
+    }
+
+    /// The new connection takes the place of the old one, if it came up.
+    fn replace(&mut self, came: Result<()>) -> Change {
+        let State::Up(up) = &mut self.state else { return Change::Quiet };
+        let Some(next) = up.next.take() else { return Change::Quiet };
+        if let Err(failure) = came.and_then(|()| lead(&self.control, &next)) {
+            tracing::info!("the connection stays though a new one would be quicker: {failure}");
+            return Change::Quiet;
+        }
+        let old = std::mem::replace(&mut up.master, next);
+        up.losses = Losses::default();
+        while self.retired.try_join_next().is_some() {}
+        self.retired.spawn(old.retire());
+        Change::Renewed
     }
 
     /// The line is down, or stays so. The old ssh, if any, dies with its state.
     fn failed(&mut self, failure: Failure) -> Change {
         let now = Instant::now();
         let (reason, person) = (failure.to_string(), failure.mend == Mend::Person);
-        if matches!(self.state, State::Up { good, .. } if good <= now) {
+        if matches!(&self.state, State::Up(up) if up.good <= now) {
             self.tries = 0;
         }
         let delay = FIRST_DELAY.saturating_mul(1 << self.tries.min(6)).min(LONGEST_DELAY);
@@ -246,9 +288,12 @@ impl Line {
     pub(super) async fn close(&mut self) {
         let now = Instant::now();
         match std::mem::replace(&mut self.state, State::Waiting { until: now, last: now }) {
-            State::Up { master, .. } | State::Trying { master } => master.end().await,
+            State::Up(up) => up.master.end().await,
+            State::Trying { master } => master.end().await,
             State::Waiting { .. } => {}
         }
+        let _ = std::fs::remove_file(&self.control);
+        self.retired.shutdown().await;
     }
 
     /// Whether the key file was mended since the agent started: systemd loads it anew
@@ -269,7 +314,7 @@ impl Line {
             _ => None,
         };
         let (state, since) = match (&self.state, outage) {
-            (State::Up { since, .. }, _) => (LineState::Up, Some(seconds(*since))),
+            (State::Up(up), _) => (LineState::Up, Some(seconds(up.since))),
             (_, None) => (LineState::Connecting, None),
             (_, Some(outage)) => (LineState::Down, Some(seconds(outage.since))),
         };
@@ -282,7 +327,7 @@ impl Line {
     /// The state in words, for `systemctl status`.
     pub(super) fn state(&self) -> String {
         match (&self.state, &self.outage) {
-            (State::Up { since, .. }, _) => format!("connected since {}", time_of(*since)),
+            (State::Up(up), _) => format!("connected since {}", time_of(up.since)),
             (State::Trying { .. }, None) | (State::Waiting { .. }, None) => "connecting".into(),
             (State::Trying { .. }, Some(outage)) => {
                 format!("not connected since {}: {}; trying now", time_of(outage.since), outage.reason)
@@ -298,6 +343,50 @@ impl Line {
             }
         }
     }
+}
+
+impl Up {
+    async fn answers(&mut self) -> bool {
+        let asked = *self.asked.get_or_insert_with(Instant::now);
+        self.master.answers(asked + CHECK_TIMEOUT).await
+    }
+
+    fn is_to_be_replaced(&mut self) -> bool {
+        let is_bad = self.master.window().is_some_and(|window| self.losses.look(window));
+        let is_due = self.renewed.is_none_or(|at| at.elapsed() >= RENEW_AFTER);
+        is_bad && is_due && self.next.is_none()
+    }
+}
+
+async fn begin(endpoint: &Endpoint, key: &Key, socket: &Path) -> Result<Master> {
+    Master::start(endpoint, Proof::Key(&key.file()?), socket).await
+}
+
+/// Waits until the next connection is up, if there is to be one.
+async fn ready(next: &mut Option<Master>) -> Result<()> {
+    match next {
+        Some(next) => next.ready().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Where the socket of a new connection lies, beside the one that is up: each removes its own when it ends.
+fn socket_beside(control: &Path, up: Option<&Master>) -> PathBuf {
+    let [a, b] = ["a", "b"].map(|end| with_end(control, end));
+    if up.is_some_and(|up| up.control() == a) { b } else { a }
+}
+
+fn with_end(path: &Path, end: &str) -> PathBuf {
+    PathBuf::from(format!("{}.{end}", path.display()))
+}
+
+/// Whoever attaches by `control` comes to this connection from now on.
+fn lead(control: &Path, to: &Master) -> Result<()> {
+    let (new, socket) = (with_end(control, "new"), to.control().file_name().unwrap_or_default());
+    // Of an agent that was killed.
+    let _ = std::fs::remove_file(&new);
+    let led = symlink(socket, &new).and_then(|()| std::fs::rename(&new, control));
+    led.later(format!("cannot have {} lead to the connection", control.display()))
 }
 
 /// A random part of `span`, so that those who failed together do not try again together.

@@ -7,6 +7,7 @@
 
 mod beside;
 mod line;
+mod losses;
 mod memory;
 mod tick;
 mod troubles;
@@ -203,6 +204,11 @@ impl Agent {
                 blat_reason = reason,
                 "{target} is not connected since {}: {reason}",
                 time_of(since)
+            ),
+            Change::Renewed => tracing::info!(
+                blat_target = target,
+                "the connection to {} is a new one: packets that were lost had left the old one slow",
+                self.way
             ),
             Change::Quiet => {}
         }

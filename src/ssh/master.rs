@@ -16,16 +16,18 @@ use nix::libc;
 use nix::sys::signal::{SigHandler, Signal, signal};
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::arguments::{Proof, arguments};
-use super::{Endpoint, cipher, words};
+use super::{Endpoint, Window, cipher, words};
 use crate::failure::{Failure, Needs, Result};
 
 /// How long a connection may take to come up,
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 /// and one for which a person types a password.
 const TYPING_TIMEOUT: Duration = Duration::from_secs(300);
+/// How long ssh may take to answer that it lets nobody attach any more.
+const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 /// How many lines of ssh's words are kept.
 const WORDS_MAX: usize = 40;
 
@@ -92,9 +94,24 @@ impl Master {
         }
     }
 
-    /// The process id of ssh, while it runs.
-    pub fn pid(&self) -> Option<u32> {
-        self.child.id()
+    /// The control socket.
+    pub fn control(&self) -> &Path {
+        &self.control
+    }
+
+    /// How much may be under way on the connection; none where that cannot be known.
+    pub fn window(&self) -> Option<Window> {
+        Window::of_process(self.child.id()?)
+    }
+
+    /// Lets nobody attach any more, and ends when the last of those has left who are there.
+    pub async fn retire(mut self) {
+        // Whoever comes next may have a socket at the same place by the time that this ends.
+        let control = std::mem::take(&mut self.control);
+        let stop = openssh::Session::resume_mux(control.into_boxed_path(), None).close();
+        if let Ok(Ok(())) = timeout(STOP_TIMEOUT, stop).await {
+            self.ended().await;
+        }
     }
 
     /// Ends ssh: every channel with it.
@@ -102,7 +119,6 @@ impl Master {
         if let Err(why) = self.child.kill().await {
             tracing::warn!("cannot end ssh: {why}");
         }
-        let _ = std::fs::remove_file(&self.control);
     }
 
     async fn last_words(&self) -> Failure {
@@ -110,6 +126,13 @@ impl Master {
         sleep(Duration::from_millis(20)).await;
         let words = self.words.lock().expect("no reader panics");
         words::failure(&words.iter().map(String::as_str).collect::<Vec<_>>().join("\n"))
+    }
+}
+
+impl Drop for Master {
+    fn drop(&mut self) {
+        // ssh is killed, and does not remove it itself.
+        let _ = std::fs::remove_file(&self.control);
     }
 }
 

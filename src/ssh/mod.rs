@@ -3,6 +3,7 @@
 mod arguments;
 mod cipher;
 mod master;
+mod window;
 mod words;
 
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use tokio::time::timeout;
 
 pub use arguments::{Proof, arguments};
 pub use master::Master;
+pub use window::Window;
 pub use words::{Meaning, Why};
 
 use crate::config::Ssh;

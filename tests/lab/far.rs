@@ -1,6 +1,7 @@
 //! A line so long that the window of one connection cannot fill it: more are made for a session that sends much,
 //! and what they break costs little.
 
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 use crate::builds::{Dice, put_build};
@@ -18,6 +19,8 @@ const TWICE_MAX: i64 = 8 << 20;
 /// The kernel halves what it lets be under way for each time that it would have waited for an answer: here, for
 /// less than a second.
 const SILENCE: Duration = Duration::from_secs(7);
+/// So long, keepalives are lost; one is sent each 10 s, and the third that has no answer ends the connection.
+const CUT: Duration = Duration::from_secs(15);
 /// How long anything here may take.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -59,11 +62,51 @@ fn a_connection_that_was_silent_carries_as_much_at_once_as_before() {
     assert!(kept > grown / 2);
 }
 
+#[test]
+fn a_connection_that_lost_packets_in_a_silence_is_replaced_and_serves_to_the_end() {
+    let field = Field::with_target("losses");
+    publish(&field, "first", b"the helper goes with it");
+    field.wait_for("site1", "first", "1.0", PATIENCE);
+    field.wait_no_tags("site1", PATIENCE);
+    let link = field.lay_line(LINE, &["site1"]);
+    let command = "runuser -u blat -- ssh -S /run/blat/site1/ssh site1 'read -r word; echo $word'";
+    let mut served = field.master.spawn(&["sh", "-c", command]);
+    link.drop_all(true);
+    std::thread::sleep(CUT);
+    link.drop_all(false);
+    wait_until("the losses have left their mark", PATIENCE, || threshold(&field).is_some());
+    println!("after a loss in a silence, slow start ends at {:?} segments", threshold(&field));
+    let begin = Instant::now();
+    wait_until("there is a new connection", PATIENCE, || field.count("blat@site1", "is a new one") == 1);
+    println!("a new connection after {:?}", begin.elapsed());
+    publish(&field, "second", &Dice::new().noise(SMALL / 6));
+    let begin = Instant::now();
+    field.wait_for("site1", "second", "1.0", PATIENCE);
+    println!("5 MB over it: {:?}", begin.elapsed());
+    assert_eq!(of_connections(&field, "cwnd:").len(), 2, "somebody still uses the old one");
+    served.stdin.take().expect("a pipe").write_all(b"served\n").expect("the session goes on");
+    let output = served.wait_with_output().expect("it ends");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "served\n", "{output:?}");
+    wait_until("the old connection has ended", PATIENCE, || of_connections(&field, "cwnd:").len() == 1);
+    assert_eq!(threshold(&field), None);
+    assert_eq!(field.count("blat@site1", "is not connected"), 0, "{}", field.all_lines());
+    field.assert_no_failed_unit();
+}
+
 /// How many segments may be under way on the connection to the site, as the kernel has it.
 fn congestion_window(field: &Field) -> u64 {
+    of_connections(field, "cwnd:").into_iter().max().expect("a connection")
+}
+
+/// Up to how many segments that grows quickly, on the connection that lost most.
+fn threshold(field: &Field) -> Option<u64> {
+    of_connections(field, "ssthresh:").into_iter().min()
+}
+
+/// What the kernel says under this name of each connection to the site of which it says that.
+fn of_connections(field: &Field, name: &str) -> Vec<u64> {
     let said = field.master.sh("ss -tinH state established '( dport = :22 )'");
-    let windows = said.split_whitespace().filter_map(|word| word.strip_prefix("cwnd:")?.parse().ok());
-    windows.max().expect("a connection")
+    said.split_whitespace().filter_map(|word| word.strip_prefix(name)?.parse().ok()).collect()
 }
 
 fn sent(link: &Link) -> u64 {
