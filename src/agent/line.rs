@@ -33,6 +33,8 @@ const GOOD_AFTER: Duration = Duration::from_secs(60);
 /// How often a line that is up is asked whether it still answers: at the agent's next tick.
 const CHECK_EVERY: Duration = Duration::from_secs(50);
 const CHECK_TIMEOUT: Duration = Duration::from_secs(20);
+/// How often it is looked whether a new connection would be better, at a tick as well.
+const LOOK_EVERY: Duration = Duration::from_secs(14);
 /// How often, at most, a connection is replaced by a new one.
 const RENEW_AFTER: Duration = Duration::from_secs(600);
 /// A line is not hurried more often than this.
@@ -121,6 +123,7 @@ struct Up {
     check: Instant,
     /// Since when it is being asked whether it answers.
     asked: Option<Instant>,
+    look: Instant,
     losses: Losses,
     /// What replaces the connection as soon as it is up.
     next: Option<Master>,
@@ -174,6 +177,9 @@ impl Line {
                     if !up.answers().await {
                         return self.failed(Failure::later(anyhow!("ssh does not answer on its socket")));
                     }
+                    (up.check, up.asked) = (Instant::now() + CHECK_EVERY, None);
+                }
+                if up.look <= Instant::now() {
                     if up.is_to_be_replaced() {
                         let socket = socket_beside(&self.control, Some(&up.master));
                         match begin(&self.endpoint, &self.key, &socket).await {
@@ -182,7 +188,7 @@ impl Line {
                         }
                         up.renewed = Some(Instant::now());
                     }
-                    (up.check, up.asked) = (Instant::now() + CHECK_EVERY, None);
+                    up.look = Instant::now() + LOOK_EVERY;
                 }
                 tokio::select! {
                     failure = up.master.ended() => self.failed(failure),
@@ -215,6 +221,7 @@ impl Line {
                 good: now + GOOD_AFTER,
                 check: now + CHECK_EVERY,
                 asked: None,
+                look: now + LOOK_EVERY,
                 losses: Losses::default(),
                 next: None,
                 renewed: None,
@@ -352,7 +359,8 @@ impl Up {
     }
 
     fn is_to_be_replaced(&mut self) -> bool {
-        let is_bad = self.master.window().is_some_and(|window| self.losses.look(window));
+        let Self { master, losses, .. } = self;
+        let is_bad = master.traffic().is_some_and(|now| losses.look(now, || master.window()));
         let is_due = self.renewed.is_none_or(|at| at.elapsed() >= RENEW_AFTER);
         is_bad && is_due && self.next.is_none()
     }

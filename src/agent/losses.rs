@@ -5,7 +5,7 @@
 //! The next session then takes many seconds to fill a long line; over a new connection, it takes some round trips.
 //! What a session loses that sends much is another matter: so the kernel learns how much the line carries.
 
-use crate::ssh::Window;
+use crate::ssh::{Traffic, Window};
 
 /// Who wrote fewer bytes from one look to the next lost nothing for a line that was full.
 const LITTLE: u64 = 64 << 10;
@@ -16,21 +16,32 @@ const ENOUGH: u32 = 64;
 /// What the looks at a connection found.
 #[derive(Debug, Default)]
 pub(super) struct Losses {
-    before: Option<Window>,
+    before: Option<Traffic>,
+    threshold: Option<u32>,
     are_bad: bool,
 }
 
 impl Losses {
-    /// Whether it is worse than a new one, by what the kernel says now.
-    pub(super) fn look(&mut self, now: Window) -> bool {
+    /// Whether it is worse than a new one, by what went since the last look; the window is asked for only where
+    /// it may have become another.
+    pub(super) fn look(&mut self, now: Traffic, window: impl FnOnce() -> Option<Window>) -> bool {
         let before = self.before.replace(now);
-        let threshold = |window: Window| window.threshold.unwrap_or(u32::MAX);
-        let has_lost = threshold(now) < before.map_or(u32::MAX, threshold);
+        let nothing_was_lost = before.is_some_and(|before| before.sent_again == now.sent_again);
+        if nothing_was_lost && !self.are_bad {
+            return false;
+        }
+        let Some(window) = window() else { return false };
         let written = now.written - before.map_or(0, |before| before.written);
-        self.are_bad |= has_lost && written < LITTLE;
-        self.are_bad &= now.soon().is_some_and(|segments| segments < ENOUGH);
+        self.are_bad |= is_lower(window.threshold, self.threshold) && written < LITTLE;
+        self.are_bad &= window.soon().is_some_and(|segments| segments < ENOUGH);
+        self.threshold = window.threshold;
         self.are_bad
     }
+}
+
+/// None is higher than any.
+fn is_lower(threshold: Option<u32>, than: Option<u32>) -> bool {
+    threshold.unwrap_or(u32::MAX) < than.unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
@@ -39,41 +50,47 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    fn window(congestion: u32, threshold: Option<u32>, written: u64) -> Window {
-        Window { congestion, threshold, written }
-    }
-
-    /// What each look says.
-    fn looks(windows: &[Window]) -> Vec<bool> {
-        let mut losses = Losses::default();
-        windows.iter().map(|window| losses.look(*window)).collect()
+    /// What each look says, of a connection that has such a window and threshold when so many bytes were
+    /// written and so many segments sent again; only where those are more than before it is looked at.
+    fn looks(all: &[(u32, Option<u32>, u64, u64)]) -> Vec<bool> {
+        let (mut losses, mut last) = (Losses::default(), None);
+        let looks = all.iter().map(|&(congestion, threshold, written, sent_again)| {
+            let has_more = last.replace(sent_again) != Some(sent_again) || losses.are_bad;
+            losses.look(Traffic { written, sent_again }, || {
+                assert!(has_more, "looked at for nothing");
+                Some(Window { congestion, threshold })
+            })
+        });
+        looks.collect()
     }
 
     #[test]
-    fn a_loss_while_nearly_nothing_is_sent_is_bad_until_the_window_has_grown() {
-        let windows = [
-            window(10, None, 5000),
-            window(1, Some(7), 5500),
-            window(7, Some(7), 6000),
-            window(200, Some(7), 90 * MIB),
+    fn a_loss_while_nearly_nothing_is_written_is_bad_until_the_window_has_grown() {
+        let all = [
+            (10, None, 5000, 1),
+            (10, None, 90 * MIB, 1),
+            (1, Some(7), 90 * MIB + 500, 2),
+            (7, Some(7), 90 * MIB + 900, 2),
+            (200, Some(7), 180 * MIB, 2),
+            (200, Some(7), 180 * MIB, 2),
         ];
-        assert_eq!(looks(&windows), [false, true, true, false]);
-        assert_eq!(looks(&[window(7, Some(7), 5000)]), [true], "before the first look");
+        assert_eq!(looks(&all), [false, false, true, true, false, false]);
+        assert_eq!(looks(&[(7, Some(7), 5000, 1)]), [true], "before the first look");
     }
 
     #[test]
     fn what_a_full_line_taught_is_kept() {
-        let windows = [
-            window(10, None, 5000),
-            window(40, Some(30), 20 * MIB),
-            window(40, Some(30), 20 * MIB + 500),
-            window(28, Some(28), 20 * MIB + 900),
+        let all = [
+            (10, None, 5000, 0),
+            (40, Some(30), 20 * MIB, 9),
+            (40, Some(30), 20 * MIB + 500, 12),
+            (28, Some(28), 20 * MIB + 900, 13),
         ];
-        assert_eq!(looks(&windows), [false, false, false, true]);
+        assert_eq!(looks(&all), [false, false, false, true], "the third was of another connection");
     }
 
     #[test]
     fn a_window_that_is_still_large_is_kept() {
-        assert_eq!(looks(&[window(430, None, 90 * MIB), window(301, Some(301), 90 * MIB + 500)]), [false; 2]);
+        assert_eq!(looks(&[(430, None, 90 * MIB, 0), (301, Some(301), 90 * MIB + 500, 1)]), [false; 2]);
     }
 }

@@ -19,7 +19,7 @@ use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::arguments::{Proof, arguments};
-use super::{Endpoint, Window, cipher, words};
+use super::{Endpoint, Traffic, Window, cipher, words};
 use crate::failure::{Failure, Needs, Result};
 
 /// How long a connection may take to come up,
@@ -97,6 +97,11 @@ impl Master {
     /// The control socket.
     pub fn control(&self) -> &Path {
         &self.control
+    }
+
+    /// What went by the connection.
+    pub fn traffic(&self) -> Option<Traffic> {
+        Traffic::of_process(self.child.id()?)
     }
 
     /// How much may be under way on the connection; none where that cannot be known.

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 pub use arguments::{Proof, arguments};
 pub use master::Master;
-pub use window::Window;
+pub use window::{Traffic, Window};
 pub use words::{Meaning, Why};
 
 use crate::config::Ssh;
