@@ -88,10 +88,10 @@ fn find(table: impl BufRead, inodes: &[String]) -> Option<Window> {
     let has_it = |line: &String| inodes.iter().any(|inode| line.contains(inode.as_str()));
     table.lines().map_while(Result::ok).filter(has_it).find_map(|line| {
         let columns: Vec<&str> = line.split_ascii_whitespace().collect();
-        let is_it = *columns.get(STATE)? == ESTABLISHED && inodes.iter().any(|inode| inode == columns[INODE]);
-        let congestion = columns.get(CONGESTION)?.parse().ok()?;
-        // -1 before the first loss.
-        is_it.then_some(Window { congestion, threshold: columns.get(THRESHOLD)?.parse().ok() })
+        // -1 before the first loss; it is the last column that is read.
+        let threshold = columns.get(THRESHOLD)?.parse().ok();
+        let is_it = columns[STATE] == ESTABLISHED && inodes.iter().any(|inode| inode == columns[INODE]);
+        is_it.then_some(Window { congestion: columns[CONGESTION].parse().ok()?, threshold })
     })
 }
 
