@@ -19,15 +19,13 @@ use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::arguments::{Proof, arguments};
-use super::{Endpoint, Traffic, Window, cipher, words};
+use super::{ANSWER_TIMEOUT, Endpoint, Traffic, Window, cipher, words};
 use crate::failure::{Failure, Needs, Result};
 
 /// How long a connection may take to come up,
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 /// and one for which a person types a password.
 const TYPING_TIMEOUT: Duration = Duration::from_secs(300);
-/// How long ssh may take to answer that it lets nobody attach any more.
-const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 /// How many lines of ssh's words are kept.
 const WORDS_MAX: usize = 40;
 
@@ -114,7 +112,7 @@ impl Master {
         // Whoever comes next may have a socket at the same place by the time that this ends.
         let control = std::mem::take(&mut self.control);
         let stop = openssh::Session::resume_mux(control.into_boxed_path(), None).close();
-        if let Ok(Ok(())) = timeout(STOP_TIMEOUT, stop).await {
+        if let Ok(Ok(())) = timeout(ANSWER_TIMEOUT, stop).await {
             self.ended().await;
         }
     }
