@@ -1,11 +1,11 @@
 //! Lanes: more connections for a session that sends much on a line which the window of one cannot fill.
 //!
-//! sshd lets 2 MiB be under way on a channel. A session that sends as much in a round trip as that, look
-//! after look, is bound by it, not by the line: then the agent is asked for more connections, a further
-//! process of the helper is started over each, and the session is spread over all ([`blat_target::lanes`]), by
-//! as much as each of them carries ([`dealer`]).
+//! Once a session is bound by a window, not by the line ([`bound`]), the agent is asked for more connections, a
+//! further process of the helper is started over each, and the session is spread over all
+//! ([`blat_target::lanes`]), by as much as each of them carries ([`dealer`]).
 //! Most targets are near, or their lines slow: there, nobody notices any of this.
 
+mod bound;
 mod dealer;
 
 use std::fs::File;
@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::anyhow;
-use blat_target::lanes::{Lane, WINDOW};
+use blat_target::lanes::Lane;
 use blat_target::message::{Digest, ToTarget};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -26,14 +26,10 @@ use crate::failure::{Failure, Needs, Result};
 use crate::outlet::Order;
 use crate::progress::Progress;
 use crate::report::{Report, Reporter};
-use crate::ssh::{Child, Connection};
+use crate::ssh::{Child, Connection, Window};
+use bound::Bound;
 pub(crate) use dealer::{Came, Dealer};
 
-/// A session that sends so much of what sshd lets be under way on a channel in a round trip is bound by that:
-/// the rest is lost between its parts.
-const BOUND: f64 = 0.8;
-/// Who answers sooner is near: there, one connection is enough for a gigabit.
-const FAR: Duration = Duration::from_millis(20);
 /// How often it is looked at what was sent.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// For how long the agent may take to make more connections,
@@ -50,6 +46,8 @@ const TELL_EVERY: Duration = Duration::from_secs(60);
 /// What it takes to have more connections.
 #[derive(Clone, Debug)]
 pub struct Means {
+    /// The process whose connection is the first; none where that is not known.
+    pub first: Option<u32>,
     /// The control sockets of the connections beside the first, as the agent makes them.
     pub controls: Vec<PathBuf>,
     /// Where the agent hears of it: the target's name, and the socket.
@@ -117,7 +115,7 @@ impl Widening {
     async fn connections(&self) -> Vec<Connection> {
         let mut is_told = false;
         loop {
-            until_bound(&self.progress).await;
+            self.until_bound().await;
             self.tell(Report::WindowBound);
             let found = attach(&self.means.controls).await;
             if !found.is_empty() {
@@ -127,6 +125,20 @@ impl Widening {
                 self.tell_why(&Failure::later(anyhow!("no further connection to the target came up")));
             }
             sleep(AGAIN_AFTER).await;
+        }
+    }
+
+    /// Waits until a window of its one connection is what bounds the session.
+    async fn until_bound(&self) {
+        let (mut bound, mut looked) = (Bound::default(), Instant::now());
+        loop {
+            sleep(LOOK_EVERY).await;
+            let since = looked.elapsed();
+            looked = Instant::now();
+            let (sent, round_trip) = (self.progress.bytes_sent(), self.progress.round_trip());
+            if bound.look(sent, since, round_trip, || Window::of_process(self.means.first?)) {
+                return;
+            }
         }
     }
 
@@ -143,7 +155,7 @@ impl Widening {
         let pipes = lanes.iter_mut().map(own_pipe).collect::<Result<Vec<_>>>()?;
         let gathered = timeout(GATHER_TIMEOUT, self.word.gathered.notified()).await;
         gathered.later("the channels did not come together on the target")?;
-        let round_trip = self.progress.round_trip().unwrap_or(FAR);
+        let round_trip = self.progress.round_trip().unwrap_or_default();
         let dealer = Dealer::new(1 + pipes.len(), round_trip, self.means.waiting_max);
         self.order(Order::Spread(pipes, dealer))?;
         Ok(lanes)
@@ -202,63 +214,5 @@ async fn attach_until(deadline: Instant, control: &Path) -> Option<Connection> {
             return connection;
         }
         sleep(CONNECTED_EVERY).await;
-    }
-}
-
-/// Waits until the window of its channel is what bounds a session.
-async fn until_bound(progress: &Progress) {
-    let (mut bound, mut looked) = (Bound::default(), Instant::now());
-    loop {
-        sleep(LOOK_EVERY).await;
-        let since = looked.elapsed();
-        looked = Instant::now();
-        if bound.look(progress.bytes_sent(), since, progress.round_trip()) {
-            return;
-        }
-    }
-}
-
-/// Looks again and again whether a session sends as much as the window lets.
-#[derive(Default)]
-struct Bound {
-    /// What had been sent at the last look.
-    sent: u64,
-    /// How many looks in a row have found that it does.
-    looks: u32,
-}
-
-impl Bound {
-    /// Whether it does from one look to the next and the one after that: what is sent at first fills what lies
-    /// between here and the line.
-    fn look(&mut self, sent: u64, since: Duration, round_trip: Option<Duration>) -> bool {
-        let went = (sent - self.sent) as f64;
-        let by_window = |trip: Duration| WINDOW as f64 * since.div_duration_f64(trip);
-        let is_bound = round_trip.is_some_and(|trip| trip >= FAR && went >= BOUND * by_window(trip));
-        (self.sent, self.looks) = (sent, if is_bound { self.looks + 1 } else { 0 });
-        self.looks >= 2
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Which looks find a session bound that sends so many MiB from one to the next, one second after the other.
-    fn found(round_trip: Option<u64>, sent: &[u64]) -> Vec<bool> {
-        let (mut bound, mut all) = (Bound::default(), 0);
-        let round_trip = round_trip.map(Duration::from_millis);
-        let looks = sent.iter().map(|some| {
-            all += some << 20;
-            bound.look(all, Duration::from_secs(1), round_trip)
-        });
-        looks.collect()
-    }
-
-    #[test]
-    fn a_session_is_bound_that_sends_a_window_in_each_round_trip() {
-        assert_eq!(found(Some(100), &[20, 19, 10, 18, 18]), [false, true, false, false, true]);
-        assert_eq!(found(Some(100), &[15, 15, 15]), [false; 3], "the line is slower, or the packing");
-        assert_eq!(found(Some(1), &[5000, 5000, 5000]), [false; 3], "it is near");
-        assert_eq!(found(None, &[20, 20, 20]), [false; 3], "nobody knows how far it is");
     }
 }

@@ -113,7 +113,7 @@ pub enum Report {
     Helper { old: Option<String> },
     /// A run found no connection: the next attempt should not be waited for.
     Wanted,
-    /// The window of one connection is what bounds a run that sends much: it has use for more of them. Said
+    /// A window of its one connection is what bounds a run that sends much: it has use for more of them. Said
     /// again, for as long as it has.
     WindowBound,
 }

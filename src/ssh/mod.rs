@@ -6,10 +6,13 @@ mod master;
 mod window;
 mod words;
 
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
 use openssh::{Session, Stdio};
 use tokio::time::timeout;
 
@@ -67,6 +70,12 @@ impl Connection {
     pub async fn attach(control: &Path) -> Option<Self> {
         let connection = Self { session: resume(control), own: None };
         connection.is_alive().await.then_some(connection)
+    }
+
+    /// The process that serves a control socket, if there is one.
+    pub fn process(control: &Path) -> Option<u32> {
+        let peer = getsockopt(&UnixStream::connect(control).ok()?, PeerCredentials).ok()?;
+        peer.pid().try_into().ok()
     }
 
     /// Connects anew; the connection ends with this value.

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 /// What the kernel counts, for the whole machine; and what it calls segments that were sent again.
 const COUNTERS: &str = "/proc/self/net/snmp";
 const SENT_AGAIN: &str = "RetransSegs";
-/// The sockets of each family.
-const TABLES: [&str; 2] = ["/proc/self/net/tcp", "/proc/self/net/tcp6"];
+/// The sockets of each family, of the process's network.
+const TABLES: [&str; 2] = ["net/tcp", "net/tcp6"];
 /// Where the columns are: the state, of which this is a connection's; the socket's inode; what may be under
 /// way; and the threshold.
 const STATE: usize = 3;
@@ -50,9 +50,10 @@ impl Traffic {
 
 impl Window {
     /// That of the TCP connection of a process of this user. None where it has none: ssh goes by a proxy.
-    pub(super) fn of_process(id: u32) -> Option<Self> {
-        let sockets = sockets(&process(id))?;
-        let find = |table: &&str| find(BufReader::new(File::open(table).ok()?), &sockets);
+    pub fn of_process(id: u32) -> Option<Self> {
+        let process = process(id);
+        let sockets = sockets(&process)?;
+        let find = |table: &&str| find(BufReader::new(File::open(process.join(table)).ok()?), &sockets);
         TABLES.iter().find_map(find)
     }
 

@@ -25,13 +25,14 @@ fn main() {
     disk::mount_fresh();
     println!("{:<60} {:>12} {:>12} {:>7}", "measure", "blat", "rsync", "ratio");
     let only: Vec<String> = std::env::args().skip(1).collect();
-    let measures: [(&str, fn()); 10] = [
+    let measures: [(&str, fn()); 11] = [
         ("latency", latency::measure),
         ("deltas", deltas::measure),
         ("fast", fill::measure_fast),
         ("quick", fill::measure_quick),
         ("fill", fill::measure),
         ("half", fill::measure_half),
+        ("lossy", fill::measure_lossy),
         ("lines", lines::measure),
         ("far", lines::measure_far),
         ("many", many::measure),

@@ -14,6 +14,10 @@ const LINE: (Rate, Duration) = (Rate::mbit(100), Duration::from_millis(400));
 const BY_ONE: f64 = (2 << 20) as f64 / 0.4;
 const SIZE: usize = 150_000_000;
 const SMALL: usize = 30_000_000;
+/// A line that loses one packet of a thousand, however little goes by it: one connection carries a part of what it
+/// would.
+const LOSSY: (Rate, Duration) = (Rate::mbit(100), Duration::from_millis(50));
+const LOST: u32 = 1000;
 /// What a line that breaks may cost, in bytes sent twice.
 const TWICE_MAX: i64 = 8 << 20;
 /// The kernel halves what it lets be under way for each time that it would have waited for an answer: here, for
@@ -39,6 +43,31 @@ fn what_one_connection_cannot_carry_goes_over_several() {
         field.assert_equal(target, SOURCE, &[("shared".into(), "1.0".into())]);
         field.assert_nothing_left(target);
     }
+    field.assert_no_failed_unit();
+}
+
+#[test]
+fn a_line_that_loses_packets_is_used_by_several_connections() {
+    let field = Field::with_target("lossy");
+    let link = field.lay_line(LOSSY, &["site1"]);
+    link.lose(LOST);
+    let noise = Dice::new().noise(2 * SMALL);
+    let brought = |package: &str, noise: &[u8]| {
+        let before = sent(&link);
+        publish(&field, package, noise);
+        let rate = rate(&link, before, noise.len());
+        field.wait_for("site1", package, "1.0", PATIENCE);
+        field.wait_no_tags("site1", PATIENCE);
+        rate
+    };
+    let by_several = brought("wide", &noise);
+    assert_eq!(field.count("blat@site1", "the line takes more than one connection carries"), 1);
+    only_one(&field);
+    let by_one = brought("narrow", &noise[..SMALL / 2]);
+    println!("{:.0} Mbit/s by four connections, {:.0} by one", by_several * 8e-6, by_one * 8e-6);
+    assert!(by_several > 1.5 * by_one);
+    let ids = ["wide", "narrow"].map(|package| (package.to_owned(), "1.0".to_owned()));
+    field.assert_equal("site1", SOURCE, &ids);
     field.assert_no_failed_unit();
 }
 
@@ -188,10 +217,7 @@ fn broken(field: &Field, link: &Link, noise: &[u8], whole: u64) {
 
 /// Where a person wants one connection, there is one.
 fn narrow(field: &Field, link: &Link, noise: &[u8]) {
-    let text = field.master.sh("cat /etc/blat/targets/site1.toml");
-    let text = text.replace("[ssh]", "[ssh]\nconnections = 1");
-    field.master.write("/etc/blat/targets/site1.toml", text, 0o644);
-    wait_until("the others are closed", PATIENCE, || !field.status_text("site1").contains("connections"));
+    only_one(field);
     let before = sent(link);
     publish(field, "narrow", noise);
     let rate = rate(link, before, noise.len());
@@ -200,4 +226,12 @@ fn narrow(field: &Field, link: &Link, noise: &[u8]) {
     println!("{:.0} Mbit/s by one connection", rate * 8e-6);
     assert!(rate < 1.1 * BY_ONE, "{rate} bytes a second");
     assert!(!field.status_text("site1").contains("connections"));
+}
+
+/// Has the target reached by one connection.
+fn only_one(field: &Field) {
+    let text = field.master.sh("cat /etc/blat/targets/site1.toml");
+    let text = text.replace("[ssh]", "[ssh]\nconnections = 1");
+    field.master.write("/etc/blat/targets/site1.toml", text, 0o644);
+    wait_until("the others are closed", PATIENCE, || !field.status_text("site1").contains("connections"));
 }

@@ -24,6 +24,8 @@ pub(crate) const QUICK: (Rate, Duration) = (Rate::mbit(1000), Duration::from_mic
 pub(crate) const SLOW: (Rate, Duration) = (Rate::mbit(100), Duration::from_millis(50));
 /// and what that line is to machines that are twice as fast: all takes twice as long on these.
 const HALF: (Rate, Duration) = (Rate::mbit(50), Duration::from_millis(100));
+/// What the slow line loses where its packets are lost on the way, of a million.
+const LOST: u32 = 500;
 /// So many fills are measured of each kind, each of another target: they differ more than what is promised of
 /// them leaves room for, so that is promised of the one in the middle.
 const FILLS: usize = 9;
@@ -63,14 +65,14 @@ pub(crate) fn measure_fast() {
 pub(crate) fn measure_quick() {
     let (field, targets, _) = with_targets(FILLS);
     let link = laid(&field, &targets, QUICK);
-    fills(&field, &targets, &link, "1 Gbit/s 0.2 ms", 0.7);
+    fills(&field, &targets, &link, "1 Gbit/s 0.2 ms", Some(0.7));
 }
 
 /// A line of 100 Mbit/s and 50 ms.
 pub(crate) fn measure() {
     let (field, targets, small) = with_targets(FILLS);
     let link = laid(&field, &targets, SLOW);
-    fills(&field, &targets, &link, "100 Mbit/s 50 ms", 0.6);
+    fills(&field, &targets, &link, "100 Mbit/s 50 ms", Some(0.6));
     repeat(&field, &targets[0], &link);
     small_ones(&field, &link, small);
 }
@@ -79,7 +81,15 @@ pub(crate) fn measure() {
 pub(crate) fn measure_half() {
     let (field, targets, _) = with_targets(FILLS);
     let link = laid(&field, &targets, HALF);
-    fills(&field, &targets, &link, "50 Mbit/s 100 ms", 0.6);
+    fills(&field, &targets, &link, "50 Mbit/s 100 ms", None);
+}
+
+/// A line of 100 Mbit/s and 50 ms that loses one packet of 2000.
+pub(crate) fn measure_lossy() {
+    let (field, targets, _) = with_targets(FILLS_FAST);
+    let link = laid(&field, &targets, SLOW);
+    link.lose(LOST);
+    fills(&field, &targets, &link, "100 Mbit/s 50 ms, 0.05 % lost", None);
 }
 
 fn laid(field: &Field, targets: &[String], line: (Rate, Duration)) -> Link {
@@ -120,9 +130,9 @@ pub(crate) fn release(name: &str, ids: &[(String, String)]) -> String {
     format!("[{name}/all] N\n{ids}")
 }
 
-/// Fills all targets over a line of this name; the ratio to rsync's time that is `promised` of the one in the
-/// middle.
-fn fills(field: &Field, targets: &[String], link: &Link, name: &str, promised: f64) {
+/// Fills all targets over a line of this name; the ratio to rsync's time of the one in the middle, beside that
+/// which is promised of it.
+fn fills(field: &Field, targets: &[String], link: &Link, name: &str, promised: Option<f64>) {
     let mut ratios = Vec::new();
     for target in targets {
         assert_eq!(standing(field, target), 0, "{target} was filled before");
@@ -132,7 +142,11 @@ fn fills(field: &Field, targets: &[String], link: &Link, name: &str, promised: f
         sides(&ours, &peer);
         ratios.push(ours.seconds / peer.seconds);
     }
-    line(&format!("  the median of their ratios ({promised})"), Spread::of(ratios).median, promised);
+    let median = Spread::of(ratios).median;
+    match promised {
+        Some(promised) => line(&format!("  the median of their ratios ({promised})"), median, promised),
+        None => println!("  the median of their ratios: {median:.2}"),
+    }
 }
 
 /// The target has everything: what it costs to find that out.

@@ -4,7 +4,7 @@
 //! frames across, later and no faster than asked. TCP stays the kernel's, end to end. A direction
 //! is a line that sends one frame after the other at the given rate, then takes half the round
 //! trip to arrive; what would wait for the line longer than a round trip (at least 100 ms) is lost,
-//! as in a router's full queue. A large frame, which a card would cut, is as long as its parts are, and
+//! as in a router's full queue; and some that there is room for, where that is asked for. A large frame, which a card would cut, is as long as its parts are, and
 //! arrives when the last of them does.
 //!
 //! When the lab drops a link, its devices go and the machines meet on the fast switch again.
@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -34,6 +34,8 @@ const NAP: Duration = Duration::from_millis(50);
 /// take more of the processor than the machines do for it.
 const LOOK_MIN: Duration = Duration::from_micros(100);
 const LOOK_MAX: Duration = Duration::from_micros(500);
+/// The most bytes of a packet, with what stands before it.
+const PACKET: usize = 1514;
 /// The shortest queue, as the time that it takes to send it.
 const SHORTEST_QUEUE: Duration = Duration::from_millis(100);
 
@@ -82,6 +84,8 @@ pub(super) struct Cable {
     rtt: Duration,
     ends: [End; 2],
     cut: AtomicBool,
+    /// How many of a million packets are lost.
+    lost: AtomicU32,
     over: AtomicBool,
 }
 
@@ -102,6 +106,7 @@ impl Link {
             rtt,
             ends: [a, b].map(End::new),
             cut: AtomicBool::new(false),
+            lost: AtomicU32::new(0),
             over: AtomicBool::new(false),
         });
         cable.connect(a)?;
@@ -119,6 +124,12 @@ impl Link {
     /// carries them again.
     pub fn drop_all(&self, cut: bool) {
         self.cable.cut.store(cut, Relaxed);
+    }
+
+    /// Loses so many of a million packets from now on, at random moments. One that is a part of a large frame
+    /// takes that along: packets that follow each other are lost together.
+    pub fn lose(&self, of_a_million: u32) {
+        self.cable.lost.store(of_a_million, Relaxed);
     }
 
     /// Bytes delivered so far: from the first machine to the second, and back.
@@ -241,6 +252,8 @@ struct Direction<'a> {
     frame: Vec<u8>,
     /// When the line will have sent all that it has taken so far.
     free_at: Instant,
+    /// Says which packets are lost; never 0.
+    random: u64,
 }
 
 impl<'a> Direction<'a> {
@@ -252,6 +265,7 @@ impl<'a> Direction<'a> {
             under_way: VecDeque::new(),
             frame: vec![0; FRAME_MAX],
             free_at: Instant::now(),
+            random: 1 + from as u64,
         }
     }
 
@@ -274,8 +288,21 @@ impl<'a> Direction<'a> {
         if begin - now <= self.cable.rtt.max(SHORTEST_QUEUE) {
             self.free_at = begin + self.cable.rate.time_for(line_bytes(frame));
             let due = self.free_at + self.cable.rtt / 2;
-            self.under_way.push_back((due, frame.to_vec()));
+            let frame = frame.to_vec();
+            if !self.is_lost(length) {
+                self.under_way.push_back((due, frame));
+            }
         }
+    }
+
+    /// Whether the next frame, of so many bytes, is lost: by each packet that it is cut to.
+    fn is_lost(&mut self, length: usize) -> bool {
+        let of_a_million = u64::from(self.cable.lost.load(Relaxed)) * length.div_ceil(PACKET) as u64;
+        // Marsaglia's xorshift.
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random % 1_000_000 < of_a_million
     }
 
     /// Delivers what is due by now, or nearer to now than to the next look.
