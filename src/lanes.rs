@@ -92,6 +92,8 @@ pub(crate) struct Widening {
     pub(crate) progress: Progress,
     pub(crate) orders: mpsc::UnboundedSender<Order>,
     pub(crate) word: Arc<Word>,
+    /// So many bytes go by its own channel still behind the word that it is spread.
+    pub(crate) after: u64,
 }
 
 impl Widening {
@@ -157,7 +159,7 @@ impl Widening {
         gathered.later("the channels did not come together on the target")?;
         let round_trip = self.progress.round_trip().unwrap_or_default();
         let dealer = Dealer::new(1 + pipes.len(), round_trip, self.means.waiting_max);
-        self.order(Order::Spread(pipes, dealer))?;
+        self.order(Order::Spread(self.after, pipes, dealer))?;
         Ok(lanes)
     }
 

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use blat_target::frame;
-use blat_target::lanes::{SPREAD_AFTER, block_head};
+use blat_target::lanes::block_head;
 use blat_target::message::ToTarget;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
@@ -69,8 +69,8 @@ pub(crate) struct Stretch {
 pub(crate) enum Order {
     /// It says this, and then that it has.
     Say(ToTarget, oneshot::Sender<()>),
-    /// It spreads what comes over these as well, as they are dealt to.
-    Spread(Vec<OwnedFd>, Dealer),
+    /// Behind so many bytes more, it spreads what comes over these as well, as they are dealt to.
+    Spread(u64, Vec<OwnedFd>, Dealer),
 }
 
 /// A session's way out. The channel ends with it.
@@ -169,10 +169,10 @@ impl Outlet {
                 let _ = said.send(());
                 Ok(())
             }
-            Order::Spread(ends, dealer) => {
+            Order::Spread(after, ends, dealer) => {
                 let pipes = ends.into_iter().map(Pipe::new).collect::<io::Result<_>>()?;
-                self.put(&Bytes::Frames(frame::message(&ToTarget::Spread { after: SPREAD_AFTER }))).await?;
-                self.coming = Some((SPREAD_AFTER, pipes, dealer));
+                self.put(&Bytes::Frames(frame::message(&ToTarget::Spread { after }))).await?;
+                self.coming = Some((after, pipes, dealer));
                 Ok(())
             }
         }
@@ -419,7 +419,8 @@ mod tests {
 
     #[test]
     fn what_is_spread_goes_by_all_pipes_in_blocks() {
-        let noise = noise(SPREAD_AFTER as usize + (1 << 20) + 7);
+        let after: u64 = 8 << 20;
+        let noise = noise(after as usize + (1 << 20) + 7);
         let (mut readers, mut ends) = (Vec::new(), Vec::new());
         for _ in 0..3 {
             let (mut reader, end) = io::pipe().unwrap();
@@ -434,7 +435,7 @@ mod tests {
         runtime.block_on(async {
             let outlet = over(ends.remove(0));
             let ((give, take), (order, ordered)) = (mpsc::channel(2), mpsc::unbounded_channel());
-            order.send(Order::Spread(further, dealer(3))).unwrap();
+            order.send(Order::Spread(after, further, dealer(3))).unwrap();
             let putting = tokio::spawn(outlet.run(take, ordered));
             for piece in noise.chunks(100_000) {
                 give.send(Outgoing::Bytes(Bytes::Frames(piece.to_vec()))).await.unwrap();
@@ -443,8 +444,8 @@ mod tests {
             putting.await.unwrap();
         });
         let mut came: Vec<_> = readers.into_iter().map(|reader| reader.join().unwrap()).collect();
-        let told = frame::message(&ToTarget::Spread { after: SPREAD_AFTER });
-        let mut all: Vec<u8> = came[0].drain(..told.len() + SPREAD_AFTER as usize).collect();
+        let told = frame::message(&ToTarget::Spread { after });
+        let mut all: Vec<u8> = came[0].drain(..told.len() + after as usize).collect();
         assert!(all[..told.len()] == told);
         let mut blocks = BTreeMap::new();
         for mut lane in came {
@@ -457,7 +458,7 @@ mod tests {
             }
         }
         for (place, block) in blocks {
-            assert_eq!(all.len() as u64, told.len() as u64 + SPREAD_AFTER + place);
+            assert_eq!(all.len() as u64, told.len() as u64 + after + place);
             all.extend::<Vec<_>>(block);
         }
         assert!(all[told.len()..] == noise);

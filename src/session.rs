@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use blat_target::lanes::spread_after;
 use blat_target::listing::{Listing, chunk};
 use blat_target::message::{
     Digest, Listed, Outcome, PROTOCOL_OF_HARD_LINKS, PROTOCOL_OF_LANES, Refusal, Standing, TargetHello,
@@ -170,7 +171,8 @@ impl Session {
         let lent = means.ready.begin();
         if let Some(means) = means.lanes.take_if(|_| protocol >= PROTOCOL_OF_LANES) {
             let (progress, word) = (progress.clone(), word.clone());
-            tasks.spawn(Widening { means, progress, orders, word }.run());
+            let after = spread_after(protocol);
+            tasks.spawn(Widening { means, progress, orders, word, after }.run());
         }
         if means.hard_links && protocol >= PROTOCOL_OF_HARD_LINKS {
             jobs.push(Job::Say(ToTarget::HardLinks)).map_err(over)?;

@@ -22,7 +22,7 @@ const FAR: Duration = Duration::from_millis(20);
 /// the line.
 const LOOKS: u32 = 2;
 /// Over so many looks it is seen that it is the kernel's, which each loss changes.
-const LOOKS_KERNEL: usize = 10;
+const LOOKS_KERNEL: usize = 6;
 /// More than so many times of what the kernel's window lets cannot have gone by the line: it filled what lies before
 /// that.
 const AT_MOST: f64 = 2.0;
@@ -151,10 +151,10 @@ mod tests {
     #[test]
     fn a_session_is_bound_that_loses_packets_on_a_line_that_is_not_full() {
         assert!(found_by_kernel(0.95, &with_a_loss(20)));
-        assert!(!found_by_kernel(0.95, &with_a_loss(7)), "not for long yet");
+        assert!(!found_by_kernel(0.95, &with_a_loss(3)), "not for long yet");
         assert!(!found_by_kernel(0.95, &[(60, Some(55)); 20]), "it may be full: nothing was lost");
         assert!(!found_by_kernel(0.7, &with_a_loss(20)), "it is full, or the packing slower");
-        let slow_start_ended = [[(60, None); 5], [(60, Some(60)); 5]].concat();
+        let slow_start_ended = [[(60, None); 3], [(60, Some(60)); 3]].concat();
         assert!(!found_by_kernel(0.95, &slow_start_ended), "a full line ends it, too");
         let lost_long_ago = [with_a_loss(20), vec![(42, Some(42)); 20]].concat();
         assert!(!found_by_kernel(0.95, &lost_long_ago));
@@ -167,7 +167,7 @@ mod tests {
         assert!(!found_by_kernel(0.7, &grows), "the packing grows so");
         let slow_start: Vec<_> = (0..20).map(|look| (7 + look, None)).collect();
         assert!(!found_by_kernel(0.95, &slow_start), "soon there is more than the line takes");
-        assert!(!found_by_kernel(0.95, &grows[..9]), "not for long yet");
+        assert!(!found_by_kernel(0.95, &grows[..5]), "not for long yet");
         assert!(!found_by_kernel(2.5, &grows), "more went than can have gone by the line");
     }
 }

@@ -10,19 +10,18 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// So many bytes are read at a time: what a pipe holds.
-const PIECE: usize = 64 << 10;
+pub(crate) const PIECE: usize = 64 << 10;
 
 /// What was read, and waits to be taken.
 pub(crate) struct Ahead {
-    /// How many bytes may wait.
-    most: usize,
     state: Mutex<State>,
     /// There is something to take, or room for more.
     changed: Condvar,
 }
 
-#[derive(Default)]
 struct State {
+    /// How many bytes may wait.
+    most: usize,
     pieces: VecDeque<Vec<u8>>,
     bytes: usize,
     /// Whether nothing more is read for now.
@@ -31,6 +30,16 @@ struct State {
     end: Option<io::Result<()>>,
     /// Whether nobody takes anything any more.
     left: bool,
+}
+
+impl State {
+    /// Has more read where enough was taken; whether it was full.
+    fn refill(&mut self) -> bool {
+        self.full && {
+            self.full = self.bytes > self.most / 2;
+            !self.full
+        }
+    }
 }
 
 /// What is there to be taken.
@@ -44,7 +53,17 @@ pub(crate) enum Taken {
 impl Ahead {
     /// At most `most` bytes wait, and a piece more.
     pub(crate) fn new(most: usize) -> Self {
-        Self { most, state: Mutex::default(), changed: Condvar::new() }
+        let (pieces, bytes) = Default::default();
+        let state = State { most, pieces, bytes, full: false, end: None, left: false };
+        Self { state: Mutex::new(state), changed: Condvar::new() }
+    }
+
+    /// At most so many wait from now on, and two pieces more, once what waits now is taken.
+    pub(crate) fn limit(&self, most: usize) {
+        let mut state = self.state();
+        state.most = most;
+        state.refill();
+        self.changed.notify_all();
     }
 
     /// Reads to the end, or until nobody takes what is read.
@@ -90,8 +109,7 @@ impl Ahead {
             };
         };
         state.bytes -= piece.len();
-        if state.full && state.bytes <= self.most / 2 {
-            state.full = false;
+        if state.refill() {
             self.changed.notify_all();
         }
         Ok(Taken::Piece(piece))
@@ -107,7 +125,7 @@ impl Ahead {
     fn add(&self, piece: Vec<u8>) -> bool {
         let mut state = self.state();
         state.bytes += piece.len();
-        state.full = state.bytes >= self.most;
+        state.full = state.bytes >= state.most;
         state.pieces.push_back(piece);
         if state.pieces.len() == 1 {
             self.changed.notify_all();
@@ -165,6 +183,24 @@ mod tests {
         assert_eq!(count.load(Ordering::Relaxed), 4, "most of it waits still");
         take();
         wait_for(&count, 6);
+        ahead.leave();
+        reader.join().unwrap();
+    }
+
+    #[test]
+    fn a_lower_limit_holds_once_what_waits_is_taken() {
+        let count = Arc::new(AtomicUsize::new(0));
+        let (ahead, reader) = reading(6, Endless(count.clone()));
+        wait_for(&count, 6);
+        ahead.limit(2 * PIECE);
+        let take = || assert!(matches!(ahead.take(LONG), Ok(Taken::Piece(_))));
+        (0..4).for_each(|_| take());
+        std::thread::sleep(Duration::from_millis(20));
+        assert_eq!(count.load(Ordering::Relaxed), 6, "enough waits still");
+        take();
+        wait_for(&count, 7);
+        ahead.limit(6 * PIECE);
+        wait_for(&count, 11);
         ahead.leave();
         reader.join().unwrap();
     }

@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use crate::ahead::{Ahead, Taken};
+use crate::ahead::{Ahead, PIECE, Taken};
 use crate::frame;
-use crate::lanes::{Further, InOrder, SPREAD_AFTER, Switch};
-use crate::message::{Outcome, ToHost};
+use crate::lanes::{Further, InOrder, Switch, spread_after};
+use crate::message::{Outcome, PROTOCOL_OF_SOON, ToHost};
 use crate::partial::Partial;
 use crate::refusal::End;
 
@@ -23,8 +23,11 @@ const YIELD_AFTER: Duration = Duration::from_secs(3);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// So many bytes may wait for what is done with them, and are lost when the program is killed.
 const AHEAD_MAX: usize = 4 << 20;
+/// So many may while lanes are waited for.
+const AHEAD_SHORT: usize = 128 << 10;
 // Of what goes over to lanes, nothing may have been read yet.
-const _: () = assert!(SPREAD_AFTER >= 2 * AHEAD_MAX as u64);
+const _: () = assert!(spread_after(PROTOCOL_OF_SOON - 1) >= 2 * AHEAD_MAX as u64);
+const _: () = assert!(spread_after(PROTOCOL_OF_SOON) >= AHEAD_SHORT as u64 + 4 * PIECE as u64);
 /// How often a host is told that work goes on.
 const BEAT: Duration = Duration::from_secs(10);
 
@@ -55,13 +58,16 @@ impl Input {
         Self { ahead, piece: io::Cursor::new(said), taken: 0, switch, silence_max, pulse }
     }
 
+    /// The input will come by lanes as well, soon. What was read too far ahead by now was sent before the host can
+    /// know that they are there.
+    pub(crate) fn will_spread(&self) {
+        self.ahead.limit(AHEAD_SHORT);
+    }
+
     /// Behind so many bytes more, the input comes by these lanes as well.
-    pub(crate) fn spread(&mut self, after: u64, lanes: Further) -> Result<(), End> {
-        if after < SPREAD_AFTER {
-            return Err(End::broken(format!("the host spreads the session behind {after} bytes already")));
-        }
+    pub(crate) fn spread(&mut self, after: u64, lanes: Further) {
         self.switch.set(self.taken.saturating_add(after), lanes);
-        Ok(())
+        self.ahead.limit(AHEAD_MAX);
     }
 
     /// Whether something can be read without waiting (an end of the input counts).

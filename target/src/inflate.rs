@@ -13,8 +13,8 @@ use zstd::stream::raw::{DParameter, Decoder, InBuffer, Operation, OutBuffer};
 use crate::channel::{Input, Pulse};
 use crate::commit::Group;
 use crate::frame::{self, Frame, HEADER_LEN, PAYLOAD_MAX};
-use crate::lanes::Lanes;
-use crate::message::{PROTOCOL_OF_LANES, Refusal, ToTarget, window_log_max};
+use crate::lanes::{Lanes, spread_after};
+use crate::message::{PROTOCOL_OF_LANES, PROTOCOL_OF_SOON, Refusal, ToTarget, window_log_max};
 use crate::partial::Partial;
 use crate::refusal::{End, Stop};
 use std::sync::{Arc, Weak};
@@ -53,8 +53,17 @@ impl Intake {
             }
             match message {
                 ToTarget::Gather { .. } if self.protocol < PROTOCOL_OF_LANES => {}
-                ToTarget::Gather { key, lanes } => self.lanes.gather(key, lanes)?,
-                ToTarget::Spread { after } => self.input.spread(after, self.lanes.take()?)?,
+                ToTarget::Gather { key, lanes } => {
+                    if self.protocol >= PROTOCOL_OF_SOON {
+                        self.input.will_spread();
+                    }
+                    self.lanes.gather(key, lanes)?;
+                }
+                ToTarget::Spread { after } if after < spread_after(self.protocol) => {
+                    let what = format!("the host spreads the session behind {after} bytes already");
+                    return Err(End::broken(what));
+                }
+                ToTarget::Spread { after } => self.input.spread(after, self.lanes.take()?),
                 message => return Ok(Frame::Message(message)),
             }
             // The host may be waited for again.

@@ -24,7 +24,7 @@ use nix::sys::socket::sockopt::PeerCredentials;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, getsockopt, recvmsg, sendmsg};
 
 use crate::channel::Output;
-use crate::message::{Digest, ToHost};
+use crate::message::{Digest, PROTOCOL_OF_SOON, ToHost};
 use crate::refusal::End;
 use crate::said;
 
@@ -39,8 +39,10 @@ pub const WINDOW: u64 = 2 << 20;
 /// A session has at most so many lanes, its own channel included.
 pub const LANES_MAX: u8 = 16;
 /// So many bytes at least come by the session's own channel behind [`Spread`](crate::message::ToTarget::Spread): more than is read
-/// ahead of it.
-pub const SPREAD_AFTER: u64 = 8 << 20;
+/// ahead of it, which is little once lanes are waited for.
+pub const fn spread_after(protocol: u16) -> u64 {
+    if protocol < PROTOCOL_OF_SOON { 8 << 20 } else { 512 << 10 }
+}
 /// For how long a lane and its session wait for each other,
 const PATIENCE: Duration = Duration::from_secs(30);
 /// and how often a lane looks whether the session is there.

@@ -49,7 +49,7 @@ use crate::stamp::Stamp;
 
 /// The protocol that this build speaks; a session has the older one of its two sides. What is newer
 /// than 1 is said only to who speaks it.
-pub const PROTOCOL: u16 = if cfg!(feature = "oldest-protocol") { 1 } else { 7 };
+pub const PROTOCOL: u16 = if cfg!(feature = "oldest-protocol") { 1 } else { 8 };
 /// The oldest protocol that this build understands.
 pub const PROTOCOL_OLDEST: u16 = 1;
 /// From this protocol on, what the host says first may come by the helper's command line.
@@ -57,6 +57,8 @@ pub const PROTOCOL_OF_SAID: u16 = 3;
 /// From this protocol on, a session may have several channels. Older ones had them, too, in another way:
 /// nobody answers a host that wants them in these.
 pub const PROTOCOL_OF_LANES: u16 = 7;
+/// From this protocol on, a session is spread sooner over them.
+pub const PROTOCOL_OF_SOON: u16 = 8;
 /// From this protocol on, files may be hard links to those of other versions.
 pub const PROTOCOL_OF_HARD_LINKS: u16 = 5;
 /// From this protocol on, changes say where the parts of a program moved.

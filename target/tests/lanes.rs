@@ -11,15 +11,17 @@ use std::time::{Duration, Instant};
 
 use blat_target::frame;
 use blat_target::lanes::Lane;
-use blat_target::message::{Digest, HostHello, Outcome, ToHost, ToTarget};
+use blat_target::message::{Digest, HostHello, Outcome, PROTOCOL, ToHost, ToTarget};
 use blat_target::said;
 use common::delta::Told;
 use common::{Host, Site, host_hello};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
 const NEW: Outcome = Outcome::Committed { replaced: false };
-/// What protocol.md names.
-const AFTER: usize = 8_388_608;
+/// What protocol.md names,
+const AFTER: usize = 524_288;
+/// and for who speaks protocol 7.
+const AFTER_OF_7: usize = 8_388_608;
 
 fn noise(length: usize) -> Vec<u8> {
     let mut noise = vec![0; length];
@@ -46,13 +48,25 @@ fn lane(site: &Site, key: Digest, number: u8) -> Command {
 
 /// A session to which lanes have come.
 fn with_lanes(site: &Site, lanes: u8) -> Host {
-    let (mut host, key) = (site.host(), key());
+    with_lanes_by(site, PROTOCOL, lanes)
+}
+
+fn with_lanes_by(site: &Site, protocol: u16, lanes: u8) -> Host {
+    let mut host = site.connect();
+    host.hello(HostHello { protocol, ..host_hello() });
+    assert!(matches!(host.next(), Some(ToHost::Hello(_))));
+    gather(site, &mut host, lanes);
+    host
+}
+
+/// Lanes come to a session.
+fn gather(site: &Site, host: &mut Host, lanes: u8) {
+    let key = key();
     // Whoever comes first waits for the other.
     host.join(lane(site, key, 1));
     host.say(&ToTarget::Gather { key, lanes });
     (2..=lanes).for_each(|number| host.join(lane(site, key, number)));
     assert_eq!(host.next(), Some(ToHost::Gathered));
-    host
 }
 
 #[test]
@@ -74,6 +88,29 @@ fn what_comes_by_several_lanes_arrives_as_it_was() {
     assert!(std::fs::read(site.archive().join("a/1/x")).unwrap() == content);
     assert_eq!(std::fs::read(site.archive().join("a/2/x")).unwrap(), b"small");
     assert!(site.leftovers().is_empty());
+}
+
+/// What is inflated sixteen times comes quicker than it is done with: what is read ahead of it must leave to the
+/// lanes what is theirs.
+#[test]
+fn lanes_may_come_in_the_middle_of_much() {
+    let site = Site::new();
+    for (number, protocol, after) in [(1, 7, AFTER_OF_7), (2, PROTOCOL, AFTER)] {
+        let mut host = with_lanes_by(&site, protocol, 3);
+        let mut content: Vec<u8> = noise(3 << 20).chunks(1 << 10).flat_map(|some| some.repeat(16)).collect();
+        let first = content.len();
+        content.extend(noise(after + (1 << 20)));
+        let told = Told::in_full(&format!("a/{number}")).whole("x", &content);
+        host.begin_in_full(&told);
+        let plain = told.plain_in_full();
+        host.bytes(&plain[..first]);
+        host.spread(after);
+        host.bytes(&plain[first..]);
+        host.say(&ToTarget::PackageEnd);
+        assert_eq!(host.outcome(), NEW);
+        assert_eq!(host.done().code, Some(0));
+        assert!(std::fs::read(site.archive().join(format!("a/{number}/x"))).unwrap() == content);
+    }
 }
 
 /// The lane that is slowest keeps nobody from sending by the others.
@@ -141,10 +178,11 @@ fn a_session_that_is_not_spread_has_no_use_for_its_lanes() {
 fn a_lane_that_breaks_ends_the_session_as_a_cut_line_does() {
     let site = Site::new();
     let mut host = with_lanes(&site, 2);
-    let content = noise(AFTER + (2 << 20));
+    let content = noise(AFTER_OF_7 + (2 << 20));
     let told = Told::in_full("a/1").whole("x", &content);
     host.begin_in_full(&told);
-    host.spread(AFTER);
+    // So much before the break is kept.
+    host.spread(AFTER_OF_7);
     host.cut_lane(1);
     host.bytes(&told.plain_in_full());
     let ended = host.end();
@@ -235,6 +273,9 @@ fn a_host_that_spreads_what_it_may_not_is_refused() {
     assert!(failed(host).contains("over channels that it has not"));
     let mut host = with_lanes(&site, 1);
     host.say(&ToTarget::Spread { after: AFTER as u64 - 1 });
+    assert!(failed(host).contains("behind 524287 bytes already"));
+    let mut host = with_lanes_by(&site, 7, 1);
+    host.say(&ToTarget::Spread { after: AFTER_OF_7 as u64 - 1 });
     assert!(failed(host).contains("behind 8388607 bytes already"));
     for lanes in [0, 16] {
         let mut host = site.host();

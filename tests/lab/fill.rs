@@ -133,7 +133,7 @@ pub(crate) fn release(name: &str, ids: &[(String, String)]) -> String {
 /// Fills all targets over a line of this name; the ratio to rsync's time of the one in the middle, beside that
 /// which is promised of it.
 fn fills(field: &Field, targets: &[String], link: &Link, name: &str, promised: Option<f64>) {
-    let mut ratios = Vec::new();
+    let (mut ratios, mut widened) = (Vec::new(), 0);
     for target in targets {
         assert_eq!(standing(field, target), 0, "{target} was filled before");
         let (ours, peer) = both(field, target, Some(link));
@@ -141,7 +141,9 @@ fn fills(field: &Field, targets: &[String], link: &Link, name: &str, promised: O
         line(&format!("first fill, {name}, MB on the wire"), ours.wire_bytes / 1e6, peer.wire_bytes / 1e6);
         sides(&ours, &peer);
         ratios.push(ours.seconds / peer.seconds);
+        widened += field.count(&format!("blat@{target}"), "the line takes more than one connection carries");
     }
+    println!("  fills that went over several connections: {widened} of {}", targets.len());
     let median = Spread::of(ratios).median;
     match promised {
         Some(promised) => line(&format!("  the median of their ratios ({promised})"), median, promised),

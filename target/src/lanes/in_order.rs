@@ -60,7 +60,9 @@ impl Read for InOrder {
         if let Some(spread) = &mut self.spread {
             return spread.read(&mut self.lanes, buffer);
         }
-        let until = usize::try_from(self.switch.at() - self.at).unwrap_or(usize::MAX);
+        let until = self.switch.at().checked_sub(self.at);
+        let until = until.ok_or_else(|| broken("spread what was read already"))?;
+        let until = usize::try_from(until).unwrap_or(usize::MAX);
         if until == 0
             && let Some(Further { inputs, output }) = self.switch.take()
         {
