@@ -6,7 +6,6 @@
 //! differs from a line that is full: there, what waits before the line is under way too, so that in a round trip
 //! of a quiet line less arrives than the window lets.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use blat_target::lanes::WINDOW;
@@ -26,7 +25,8 @@ const LOOKS_KERNEL: usize = 6;
 /// More than so many times of what the kernel's window lets cannot have gone by the line: it filled what lies before
 /// that.
 const AT_MOST: f64 = 2.0;
-/// Who sends so many times as much in the second half of the looks as in the first has a line that is not full.
+/// Who is let send so many times as much in the second half of the looks as in the first, and does, has a line that
+/// is not full.
 const GROWS: f64 = 1.2;
 /// What a segment carries, in bytes: a packet of Ethernet, without what stands before it.
 const SEGMENT: f64 = 1448.0;
@@ -39,7 +39,7 @@ pub(super) struct Bound {
     /// How many looks in a row have found it bound by sshd's window.
     looks: u32,
     /// The last looks at the kernel's.
-    slices: VecDeque<Slice>,
+    slices: Vec<Slice>,
 }
 
 /// From one look to the next.
@@ -69,7 +69,7 @@ impl Bound {
         let is_bound = went >= BOUND * WINDOW as f64 * trips;
         self.looks = if is_bound { self.looks + 1 } else { 0 };
         match window().map(|window| Slice::new(went, window, trips)) {
-            Some(slice) if slice.went <= AT_MOST * slice.by_window => self.slices.push_back(slice),
+            Some(slice) if slice.went <= AT_MOST * slice.by_window => self.slices.push(slice),
             _ => self.slices.clear(),
         }
         self.slices.drain(..self.slices.len().saturating_sub(LOOKS_KERNEL));
@@ -77,24 +77,25 @@ impl Bound {
     }
 
     fn is_bound_by_kernel(&self) -> bool {
-        let sum =
-            |slices: &mut dyn Iterator<Item = &Slice>, of: fn(&Slice) -> f64| slices.map(of).sum::<f64>();
-        let went = |slice: &Slice| slice.went;
-        let all = &self.slices;
-        if all.len() < LOOKS_KERNEL
-            || sum(&mut all.iter(), went) < BOUND * sum(&mut all.iter(), |slice| slice.by_window)
-        {
+        let (went, by_window) = sums(&self.slices);
+        if self.slices.len() < LOOKS_KERNEL || went < BOUND * by_window {
             return false;
         }
         // Before the first threshold, the window doubles with each round trip; and that is no loss, for slow start
         // ends where a line begins to be slower, too.
-        let Some(thresholds) = all.iter().map(|slice| slice.threshold).collect::<Option<Vec<_>>>() else {
+        if self.slices.iter().any(|slice| slice.threshold.is_none()) {
             return false;
-        };
-        let half = LOOKS_KERNEL / 2;
-        thresholds.windows(2).any(|pair| pair[0] != pair[1])
-            || sum(&mut all.iter().skip(half), went) >= GROWS * sum(&mut all.iter().take(half), went)
+        }
+        let lost_some = self.slices.windows(2).any(|pair| pair[0].threshold != pair[1].threshold);
+        let (before, after) = self.slices.split_at(LOOKS_KERNEL / 2);
+        let (before, after) = (sums(before), sums(after));
+        lost_some || (after.0 >= GROWS * before.0 && after.1 >= GROWS * before.1)
     }
+}
+
+/// How much went, and how much could by the kernel's window.
+fn sums(slices: &[Slice]) -> (f64, f64) {
+    slices.iter().fold((0.0, 0.0), |sum, slice| (sum.0 + slice.went, sum.1 + slice.by_window))
 }
 
 impl Slice {
@@ -124,9 +125,15 @@ mod tests {
     /// Whether one is found bound at last that sends so much of its windows, which are of so many segments with
     /// such a threshold.
     fn found_by_kernel(part: f64, windows: &[(u32, Option<u32>)]) -> bool {
+        let sent: Vec<_> = windows.iter().map(|(congestion, _)| part * f64::from(*congestion)).collect();
+        found_sending(&sent, windows)
+    }
+
+    /// Likewise, of one that sends so many segments in each round trip.
+    fn found_sending(sent: &[f64], windows: &[(u32, Option<u32>)]) -> bool {
         let (mut bound, mut all, mut is_bound) = (Bound::default(), 0.0, false);
-        for &(congestion, threshold) in windows {
-            all += part * f64::from(congestion) * SEGMENT * 20.0;
+        for (segments, &(congestion, threshold)) in sent.iter().zip(windows) {
+            all += segments * SEGMENT * 20.0;
             let window = || Some(ssh::Window { congestion, threshold });
             is_bound = bound.look(all as u64, SECOND, Some(SECOND / 20), window);
         }
@@ -162,9 +169,14 @@ mod tests {
 
     #[test]
     fn a_session_is_bound_that_goes_the_faster_the_more_the_kernel_lets() {
-        let grows: Vec<_> = (0..20).map(|look| (7 + look, Some(7))).collect();
+        let grows: Vec<_> = (0..8).map(|look| (7 + look, Some(7))).collect();
         assert!(found_by_kernel(0.95, &grows));
-        assert!(!found_by_kernel(0.7, &grows), "the packing grows so");
+        assert!(!found_by_kernel(0.7, &grows), "it is full, or the packing slower");
+        let grows_much: Vec<_> = (0..6).map(|look| (60 + 5 * look, Some(60))).collect();
+        assert!(found_by_kernel(0.95, &grows_much));
+        assert!(!found_sending(&[60.0; 6], &grows_much), "the line is full");
+        let packing = [45.0, 48.0, 50.0, 57.0, 60.0, 60.0];
+        assert!(!found_sending(&packing, &[(60, Some(60)); 6]), "the packing has become quicker");
         let slow_start: Vec<_> = (0..20).map(|look| (7 + look, None)).collect();
         assert!(!found_by_kernel(0.95, &slow_start), "soon there is more than the line takes");
         assert!(!found_by_kernel(0.95, &grows[..5]), "not for long yet");
