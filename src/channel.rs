@@ -69,7 +69,7 @@ impl Channel {
         let attached = Connection::attach(&places.control()).await;
         let memory = Memory::new(ssh.memory.as_bytes(), target.memory.as_bytes());
         let lanes = attached.is_some().then(|| lanes::Means {
-            first: Connection::process(&places.control()),
+            control: places.control(),
             controls: places.controls_beside(ssh.connections.get()).collect(),
             target: settings.name.to_string(),
             report: places.report.clone(),

@@ -8,6 +8,7 @@
 mod bound;
 mod dealer;
 
+use std::cell::LazyCell;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
@@ -46,9 +47,9 @@ const TELL_EVERY: Duration = Duration::from_secs(60);
 /// What it takes to have more connections.
 #[derive(Clone, Debug)]
 pub struct Means {
-    /// The process whose connection is the first; none where that is not known.
-    pub first: Option<u32>,
-    /// The control sockets of the connections beside the first, as the agent makes them.
+    /// The control socket of the first connection,
+    pub control: PathBuf,
+    /// and those of the connections beside it, as the agent makes them.
     pub controls: Vec<PathBuf>,
     /// Where the agent hears of it: the target's name, and the socket.
     pub target: String,
@@ -133,12 +134,14 @@ impl Widening {
     /// Waits until a window of its one connection is what bounds the session.
     async fn until_bound(&self) {
         let (mut bound, mut looked) = (Bound::default(), Instant::now());
+        // Most sessions are over before, or near: they never ask.
+        let first = LazyCell::new(|| Connection::process(&self.means.control));
         loop {
             sleep(LOOK_EVERY).await;
             let since = looked.elapsed();
             looked = Instant::now();
             let (sent, round_trip) = (self.progress.bytes_sent(), self.progress.round_trip());
-            if bound.look(sent, since, round_trip, || Window::of_process(self.means.first?)) {
+            if bound.look(sent, since, round_trip, || Window::of_process((*first)?)) {
                 return;
             }
         }

@@ -62,8 +62,9 @@ impl Ahead {
     pub(crate) fn limit(&self, most: usize) {
         let mut state = self.state();
         state.most = most;
-        state.refill();
-        self.changed.notify_all();
+        if state.refill() {
+            self.changed.notify_all();
+        }
     }
 
     /// Reads to the end, or until nobody takes what is read.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::ahead::{Ahead, PIECE, Taken};
 use crate::frame;
 use crate::lanes::{Further, InOrder, Switch, spread_after};
-use crate::message::{Outcome, PROTOCOL_OF_SOON, ToHost};
+use crate::message::{Outcome, PROTOCOL, ToHost};
 use crate::partial::Partial;
 use crate::refusal::End;
 
@@ -26,8 +26,7 @@ const AHEAD_MAX: usize = 4 << 20;
 /// So many may while lanes are waited for.
 const AHEAD_SHORT: usize = 128 << 10;
 // Of what goes over to lanes, nothing may have been read yet.
-const _: () = assert!(spread_after(PROTOCOL_OF_SOON - 1) >= 2 * AHEAD_MAX as u64);
-const _: () = assert!(spread_after(PROTOCOL_OF_SOON) >= AHEAD_SHORT as u64 + 4 * PIECE as u64);
+const _: () = assert!(spread_after(PROTOCOL) >= AHEAD_SHORT as u64 + 4 * PIECE as u64);
 /// How often a host is told that work goes on.
 const BEAT: Duration = Duration::from_secs(10);
 

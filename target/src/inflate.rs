@@ -14,7 +14,7 @@ use crate::channel::{Input, Pulse};
 use crate::commit::Group;
 use crate::frame::{self, Frame, HEADER_LEN, PAYLOAD_MAX};
 use crate::lanes::{Lanes, spread_after};
-use crate::message::{PROTOCOL_OF_LANES, PROTOCOL_OF_SOON, Refusal, ToTarget, window_log_max};
+use crate::message::{PROTOCOL_OF_LANES, Refusal, ToTarget, window_log_max};
 use crate::partial::Partial;
 use crate::refusal::{End, Stop};
 use std::sync::{Arc, Weak};
@@ -54,9 +54,7 @@ impl Intake {
             match message {
                 ToTarget::Gather { .. } if self.protocol < PROTOCOL_OF_LANES => {}
                 ToTarget::Gather { key, lanes } => {
-                    if self.protocol >= PROTOCOL_OF_SOON {
-                        self.input.will_spread();
-                    }
+                    self.input.will_spread();
                     self.lanes.gather(key, lanes)?;
                 }
                 ToTarget::Spread { after } if after < spread_after(self.protocol) => {

@@ -51,22 +51,17 @@ fn with_lanes(site: &Site, lanes: u8) -> Host {
     with_lanes_by(site, PROTOCOL, lanes)
 }
 
+/// Likewise, of a host that speaks this protocol.
 fn with_lanes_by(site: &Site, protocol: u16, lanes: u8) -> Host {
-    let mut host = site.connect();
+    let (mut host, key) = (site.connect(), key());
     host.hello(HostHello { protocol, ..host_hello() });
     assert!(matches!(host.next(), Some(ToHost::Hello(_))));
-    gather(site, &mut host, lanes);
-    host
-}
-
-/// Lanes come to a session.
-fn gather(site: &Site, host: &mut Host, lanes: u8) {
-    let key = key();
     // Whoever comes first waits for the other.
     host.join(lane(site, key, 1));
     host.say(&ToTarget::Gather { key, lanes });
     (2..=lanes).for_each(|number| host.join(lane(site, key, number)));
     assert_eq!(host.next(), Some(ToHost::Gathered));
+    host
 }
 
 #[test]
@@ -93,7 +88,7 @@ fn what_comes_by_several_lanes_arrives_as_it_was() {
 /// What is inflated sixteen times comes quicker than it is done with: what is read ahead of it must leave to the
 /// lanes what is theirs.
 #[test]
-fn lanes_may_come_in_the_middle_of_much() {
+fn a_session_may_be_spread_in_the_middle_of_much() {
     let site = Site::new();
     for (number, protocol, after) in [(1, 7, AFTER_OF_7), (2, PROTOCOL, AFTER)] {
         let mut host = with_lanes_by(&site, protocol, 3);

@@ -52,18 +52,10 @@ fn a_line_that_loses_packets_is_used_by_several_connections() {
     let link = field.lay_line(LOSSY, &["site1"]);
     link.lose(LOST);
     let noise = Dice::new().noise(2 * SMALL);
-    let brought = |package: &str, noise: &[u8]| {
-        let before = sent(&link);
-        publish(&field, package, noise);
-        let rate = rate(&link, before, noise.len());
-        field.wait_for("site1", package, "1.0", PATIENCE);
-        field.wait_no_tags("site1", PATIENCE);
-        rate
-    };
-    let by_several = brought("wide", &noise);
-    assert_eq!(field.count("blat@site1", "the line takes more than one connection carries"), 1);
+    let by_several = brought(&field, &link, "wide", &noise);
+    assert_eq!(field.widened("site1"), 1);
     only_one(&field);
-    let by_one = brought("narrow", &noise[..SMALL / 2]);
+    let by_one = brought(&field, &link, "narrow", &noise[..SMALL / 2]);
     println!("{:.0} Mbit/s by four connections, {:.0} by one", by_several * 8e-6, by_one * 8e-6);
     assert!(by_several > 1.5 * by_one);
     let ids = ["wide", "narrow"].map(|package| (package.to_owned(), "1.0".to_owned()));
@@ -158,7 +150,7 @@ fn shared(field: &Field, noise: &[u8]) {
         field.wait_for(target, "shared", "1.0", PATIENCE);
         field.wait_no_tags(target, PATIENCE);
     }
-    let widened = field.count("blat@site2", "the line takes more than one connection carries");
+    let widened = field.widened("site2");
     println!("shared by two; the second one over several connections: {}", widened == 1);
     let stayed =
         targets.map(|target| field.count(&format!("blat@{target}"), "much is sent by one connection"));
@@ -177,6 +169,16 @@ fn rate(link: &Link, before: u64, size: usize) -> f64 {
     (last - first) as f64 / (end - begin).as_secs_f64()
 }
 
+/// A package is brought; how fast.
+fn brought(field: &Field, link: &Link, package: &str, noise: &[u8]) -> f64 {
+    let before = sent(link);
+    publish(field, package, noise);
+    let rate = rate(link, before, noise.len());
+    field.wait_for("site1", package, "1.0", PATIENCE);
+    field.wait_no_tags("site1", PATIENCE);
+    rate
+}
+
 /// Four connections carry more than one could; the bytes on the wire.
 fn wide(field: &Field, link: &Link, noise: &[u8]) -> u64 {
     let before = sent(link);
@@ -189,7 +191,7 @@ fn wide(field: &Field, link: &Link, noise: &[u8]) -> u64 {
     field.wait_for("site1", "wide", "1.0", PATIENCE);
     field.wait_no_tags("site1", PATIENCE);
     println!("{:.0} Mbit/s; by one connection at most {:.0}", rate * 8e-6, BY_ONE * 8e-6);
-    assert_eq!(field.count("blat@site1", "the line takes more than one connection carries"), 1);
+    assert_eq!(field.widened("site1"), 1);
     // On an idle machine it is twice as much; a busy one has to show only that it is more than one could.
     assert!(rate > 1.2 * BY_ONE, "{rate} bytes a second");
     sent(link) - before
@@ -218,11 +220,7 @@ fn broken(field: &Field, link: &Link, noise: &[u8], whole: u64) {
 /// Where a person wants one connection, there is one.
 fn narrow(field: &Field, link: &Link, noise: &[u8]) {
     only_one(field);
-    let before = sent(link);
-    publish(field, "narrow", noise);
-    let rate = rate(link, before, noise.len());
-    field.wait_for("site1", "narrow", "1.0", PATIENCE);
-    field.wait_no_tags("site1", PATIENCE);
+    let rate = brought(field, link, "narrow", noise);
     println!("{:.0} Mbit/s by one connection", rate * 8e-6);
     assert!(rate < 1.1 * BY_ONE, "{rate} bytes a second");
     assert!(!field.status_text("site1").contains("connections"));

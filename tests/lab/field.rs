@@ -208,6 +208,11 @@ impl Field {
         self.master.journal(&["-u", unit, "-o", "cat"]).lines().filter(|line| line.contains(text)).count()
     }
 
+    /// How often the target was found to be worth several connections.
+    pub(crate) fn widened(&self, target: &str) -> usize {
+        self.count(&format!("blat@{target}"), "the line takes more than one connection carries")
+    }
+
     /// Has each start of a transfer counted from now on, by systemd itself.
     pub(crate) fn count_starts(&self) {
         let drop_in = "[Service]\nExecStartPre=+/bin/sh -c 'echo >>/var/lib/blat/starts-%i'\n";

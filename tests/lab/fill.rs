@@ -141,7 +141,7 @@ fn fills(field: &Field, targets: &[String], link: &Link, name: &str, promised: O
         line(&format!("first fill, {name}, MB on the wire"), ours.wire_bytes / 1e6, peer.wire_bytes / 1e6);
         sides(&ours, &peer);
         ratios.push(ours.seconds / peer.seconds);
-        widened += field.count(&format!("blat@{target}"), "the line takes more than one connection carries");
+        widened += field.widened(target);
     }
     println!("  fills that went over several connections: {widened} of {}", targets.len());
     let median = Spread::of(ratios).median;

@@ -4,8 +4,8 @@
 //! frames across, later and no faster than asked. TCP stays the kernel's, end to end. A direction
 //! is a line that sends one frame after the other at the given rate, then takes half the round
 //! trip to arrive; what would wait for the line longer than a round trip (at least 100 ms) is lost,
-//! as in a router's full queue; and some that there is room for, where that is asked for. A large frame, which a card would cut, is as long as its parts are, and
-//! arrives when the last of them does.
+//! as in a router's full queue; and some that there is room for, where that is asked for. A large
+//! frame, which a card would cut, is as long as its parts are, and arrives when the last of them does.
 //!
 //! When the lab drops a link, its devices go and the machines meet on the fast switch again.
 
@@ -288,9 +288,8 @@ impl<'a> Direction<'a> {
         if begin - now <= self.cable.rtt.max(SHORTEST_QUEUE) {
             self.free_at = begin + self.cable.rate.time_for(line_bytes(frame));
             let due = self.free_at + self.cable.rtt / 2;
-            let frame = frame.to_vec();
             if !self.is_lost(length) {
-                self.under_way.push_back((due, frame));
+                self.under_way.push_back((due, self.frame[..length].to_vec()));
             }
         }
     }
