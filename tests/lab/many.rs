@@ -7,11 +7,11 @@
 use std::process::Command;
 use std::time::Duration;
 
-use crate::deltas::{run, wheel};
 use crate::field::{Field, SOURCE, seal};
 use crate::fill::SLOW;
 use crate::line;
 use crate::machines::Machine;
+use crate::wheels::{run, wheel};
 
 const TARGETS: usize = 10;
 const ROUNDS: usize = 3;
