@@ -42,7 +42,7 @@ impl Progress {
         let now = self.now();
         self.0.moved.store(now, Ordering::Relaxed);
         let told = self.0.told.load(Ordering::Relaxed);
-        if now - told >= TELL_EVERY.as_millis() as u64 {
+        if now.saturating_sub(told) >= TELL_EVERY.as_millis() as u64 {
             self.0.told.store(now, Ordering::Relaxed);
             let extension = NotifyState::ExtendTimeoutUsec(EXTENSION.as_micros() as u32);
             if let Err(why) = sd_notify::notify(&[extension]) {
@@ -98,7 +98,12 @@ impl Progress {
 
     /// For how long nothing has moved.
     pub fn idle(&self) -> Duration {
-        Duration::from_millis(self.now() - self.0.moved.load(Ordering::Relaxed))
+        self.idle_at(self.now())
+    }
+
+    /// Whoever moves something meanwhile does so later than that.
+    fn idle_at(&self, now: u64) -> Duration {
+        Duration::from_millis(now.saturating_sub(self.0.moved.load(Ordering::Relaxed)))
     }
 
     fn now_exactly(&self) -> u64 {
@@ -107,5 +112,19 @@ impl Progress {
 
     fn now(&self) -> u64 {
         self.0.start.elapsed().as_millis() as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_moves_while_it_is_looked_whether_anything_does_is_no_hanging() {
+        let progress = Progress::start();
+        let looked = progress.now();
+        std::thread::sleep(Duration::from_millis(5));
+        progress.moved();
+        assert_eq!(progress.idle_at(looked), Duration::ZERO);
     }
 }
