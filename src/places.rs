@@ -174,6 +174,21 @@ pub fn adopt(path: &Path, folder: &Path) {
     }
 }
 
+/// Makes a folder and those that lead to it, each owned as the one that it lies in is.
+pub(crate) fn make_folder(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    make_folder(folder)?;
+    match fs::create_dir(path) {
+        Err(why) if why.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+        made => made?,
+    }
+    adopt(path, folder);
+    Ok(())
+}
+
 /// Replaces a file as a whole: a reader finds the old content or the new. It is owned as its
 /// folder is.
 pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
@@ -190,5 +205,28 @@ pub fn keep(path: &Path, content: &[u8]) -> io::Result<()> {
     match fs::read(path) {
         Ok(there) if there == content => Ok(()),
         _ => replace(path, content),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_that_are_made_are_owned_as_those_that_they_lie_in() {
+        let root = tempfile::tempdir().unwrap();
+        let cache = root.path().join("cache");
+        fs::create_dir(&cache).unwrap();
+        // Only root can give something away; anybody has what it made.
+        let owner = if nix::unistd::geteuid().is_root() { 12345 } else { nix::unistd::geteuid().as_raw() };
+        lchown(&cache, Some(owner), None).unwrap();
+        let made = cache.join("digests/core");
+        make_folder(&made).unwrap();
+        make_folder(&made).unwrap();
+        for folder in [&made, made.parent().unwrap()] {
+            assert_eq!(fs::metadata(folder).unwrap().uid(), owner, "{}", folder.display());
+        }
+        fs::write(made.join("1.0"), "").unwrap();
+        assert!(make_folder(&made.join("1.0/no")).is_err());
     }
 }

@@ -25,6 +25,7 @@ use blat_target::package::PackageVersion;
 
 use crate::failure::{Failure, Result};
 use crate::lock;
+use crate::places::make_folder;
 use crate::press::Packing;
 use crate::progress::Progress;
 use crate::tags::Tag;
@@ -51,6 +52,8 @@ const FREE_MIN: u64 = 1 << 30;
 const KNOWN_FOR: Duration = Duration::from_millis(100);
 /// How often to look whether another run has packed what this one needs.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// A lock that nobody holds, and that cannot be taken so many times, is not for this user.
+const TRIES: u32 = 5;
 
 /// The files, and how to know whether others are served.
 #[derive(Clone, Debug, Default)]
@@ -96,6 +99,13 @@ impl Store {
     /// Notes that the package of this number goes out as it is ready.
     pub(crate) fn lend(&self, number: u64, ready: &Ready) {
         self.lent.sent(number, ready);
+    }
+
+    /// What went out with this number as it was ready is not what it should be: nobody gets it again.
+    pub(crate) fn spoiled(&self, number: u64) {
+        if let Some(path) = self.lent.with(|lent| lent.remove(&number)) {
+            let _ = fs::remove_file(path);
+        }
     }
 
     /// Whether a package of so many bytes is packed for others, too: they are served right now, or are
@@ -164,22 +174,22 @@ impl Store {
         Ok(kept.then(|| read(&path)).flatten())
     }
 
-    /// Waits until nobody else makes the file.
+    /// Waits until nobody else makes the file. Fails where this run cannot make it either.
     fn turn(&self, path: &Path, progress: &Progress) -> io::Result<File> {
-        fs::create_dir_all(&self.folder)?;
-        let lock = path.with_extension("lock");
-        loop {
-            if !lock::is_held(&lock)
-                && let Ok(taken) = lock::take(&lock, "another run packs it")
-            {
+        make_folder(&self.folder)?;
+        let (lock, mut tries) = (path.with_extension("lock"), 0);
+        while tries < TRIES {
+            if lock::is_held(&lock) {
+                tries = 0;
+            } else if let Ok(taken) = lock::take(&lock, "another run packs it") {
                 return Ok(taken);
-            }
-            if !lock.exists() {
-                return Err(io::Error::from(io::ErrorKind::PermissionDenied));
+            } else {
+                tries += 1;
             }
             progress.moved();
             sleep(LOOK_EVERY);
         }
+        Err(io::Error::from(io::ErrorKind::PermissionDenied))
     }
 
     /// Deletes what is old or too much; whether there is room for a package of so many bytes, however it packs.
@@ -278,6 +288,17 @@ mod tests {
             }
         }
         zstd::decode_all(&packed[..])
+    }
+
+    #[test]
+    fn a_file_that_may_not_be_made_is_not_waited_for() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store { folder: root.path().to_owned(), ..Store::none() };
+        let key = blake3::hash(b"key");
+        // As it is where somebody else's lock lies there: nobody holds it, and it cannot be taken.
+        fs::create_dir(root.path().join(key.to_hex().as_str()).with_extension("lock")).unwrap();
+        let make = |_: &mut dyn Write| -> Result<Option<Told>> { panic!("it is packed alone") };
+        assert!(store.take_or_make(&key, 9, PACKING, &Progress::start(), make).unwrap().is_none());
     }
 
     #[test]

@@ -7,8 +7,9 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Once;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use blat_target::message::Digest;
@@ -18,13 +19,17 @@ use super::in_order::in_order;
 use crate::failure::{Failure, Needs, Result};
 use crate::memory::cores;
 use crate::pack::Scan;
-use crate::places::replace;
+use crate::places::{make_folder, replace};
 use crate::progress::Progress;
 
 /// Where the digests of all targets' packages are remembered, below the root.
 pub const CACHE: &str = "var/cache/blat/digests";
 /// How large the cache may become, in bytes: 32 for each file of a package.
 const CACHE_MAX: u64 = 256 << 20;
+/// How much is written until it is looked again how large it is; less than what a look leaves free,
+const LOOK_EACH: u64 = 1 << 20;
+/// and how much a run has written.
+static WRITTEN: AtomicU64 = AtomicU64::new(0);
 /// A file is read in pieces of so many bytes.
 const PIECE: usize = 1 << 18;
 /// Disks are not read faster by more threads.
@@ -64,6 +69,14 @@ impl Cache {
         let _ = fs::remove_file(self.path(id));
     }
 
+    /// Keeps the cache below its bound, now that so many bytes come to it.
+    fn make_room(&self, bytes: u64) {
+        let before = WRITTEN.fetch_add(bytes, Ordering::Relaxed);
+        if before / LOOK_EACH != (before + bytes) / LOOK_EACH || before == 0 {
+            bound(&self.folder, CACHE_MAX);
+        }
+    }
+
     fn path(&self, id: &PackageVersion) -> PathBuf {
         self.folder.join(id.package.as_str()).join(id.version.as_str())
     }
@@ -77,14 +90,13 @@ impl Cache {
     }
 
     fn write(&self, id: &PackageVersion, manifest: &[u8; 32], digests: &[Digest]) {
-        static BOUNDED: Once = Once::new();
-        BOUNDED.call_once(|| bound(&self.folder));
         let mut bytes = manifest.to_vec();
         digests.iter().for_each(|digest| bytes.extend_from_slice(&digest.0));
         bytes.extend_from_slice(blake3::hash(&bytes).as_bytes());
         let path = self.path(id);
         let folder = path.parent().unwrap_or(&path);
-        if let Err(why) = fs::create_dir_all(folder).and_then(|()| replace(&path, &bytes)) {
+        self.make_room(bytes.len() as u64);
+        if let Err(why) = make_folder(folder).and_then(|()| replace(&path, &bytes)) {
             tracing::debug!("cannot remember the digests of {id} in {}: {why}", path.display());
         }
     }
@@ -125,20 +137,21 @@ fn digest_of(mut from: impl Read, progress: &Progress) -> io::Result<blake3::Has
     }
 }
 
-/// Deletes what was written longest ago where the cache has become too large.
-fn bound(folder: &Path) {
+/// Deletes what was written longest ago where the cache takes nearly so many bytes of the disk.
+fn bound(folder: &Path, max: u64) {
     let packages = fs::read_dir(folder).into_iter().flatten().flatten();
     let versions = packages.flat_map(|package| fs::read_dir(package.path()).into_iter().flatten().flatten());
     let mut files: Vec<_> = versions
         .filter_map(|version| {
             let found = version.metadata().ok()?;
-            Some((found.modified().unwrap_or(SystemTime::UNIX_EPOCH), found.len(), version.path()))
+            // Small ones take a block each.
+            Some((found.modified().unwrap_or(SystemTime::UNIX_EPOCH), found.blocks() * 512, version.path()))
         })
         .collect();
     let mut total: u64 = files.iter().map(|(_, length, _)| length).sum();
     files.sort();
     for (_, length, path) in files {
-        if total <= CACHE_MAX / 2 + CACHE_MAX / 4 {
+        if total <= max / 2 + max / 4 {
             break;
         }
         if fs::remove_file(path).is_ok() {
@@ -151,6 +164,19 @@ fn bound(folder: &Path) {
 mod tests {
     use super::*;
     use crate::pack::scan;
+
+    #[test]
+    fn the_cache_takes_no_more_of_the_disk_than_it_may() {
+        let root = tempfile::tempdir().unwrap();
+        let cache = Cache::new(root.path().join("digests"));
+        let ids: Vec<_> =
+            (0..40).map(|version| PackageVersion::new("core", &version.to_string()).unwrap()).collect();
+        ids.iter().for_each(|id| cache.write(id, &[0; 32], &[Digest([1; 32])]));
+        // Each takes a block, however small.
+        bound(&cache.folder, 16 * 4096);
+        let left = fs::read_dir(cache.folder.join("core")).unwrap().count();
+        assert!((1..=12).contains(&left), "{left}");
+    }
 
     #[test]
     fn what_is_remembered_counts_for_that_manifest_alone() {
