@@ -63,6 +63,9 @@ struct Segment {
     ready: Mutex<Option<Arc<Made>>>,
 }
 
+/// The operations of all chunks of a program, and where its parts moved.
+type Program = (Vec<Vec<Operation>>, Relocation);
+
 /// What all chunks of a segment are made of.
 struct Made {
     old: Old,
@@ -172,14 +175,26 @@ impl Segment {
         if let Some(made) = &*ready {
             return Ok(made.clone());
         }
-        let old = Old::new(read(&self.old, self.start, self.length)?, self.start);
+        let made = self.old().and_then(|old| Ok((self.program(&old)?, old)));
+        let (program, old) = made.or_else(|why| self.without_old(why))?;
         let (operations, relocation) =
-            self.program(&old)?.map_or_else(Default::default, |(all, relocation)| (Some(all), relocation));
+            program.map_or_else(Default::default, |(all, relocation)| (Some(all), relocation));
         Ok(ready.insert(Arc::new(Made { old, operations, relocation })).clone())
     }
 
+    fn old(&self) -> Result<Old> {
+        Ok(Old::new(read(&self.old, self.start, self.length)?, self.start))
+    }
+
+    /// Where the old file cannot be read any more, all is new; what keeps the new one from being read is an error.
+    fn without_old(&self, why: Failure) -> Result<(Option<Program>, Old)> {
+        self.chunk(0)?;
+        tracing::debug!("{} is told by nothing: {why}", self.new.display());
+        Ok((None, Old::new(Vec::new(), self.start)))
+    }
+
     /// If both files are programs, the operations of all chunks, and by these where its parts moved.
-    fn program(&self, old: &Old) -> Result<Option<(Vec<Vec<Operation>>, Relocation)>> {
+    fn program(&self, old: &Old) -> Result<Option<Program>> {
         if !self.telling.relocates {
             return Ok(None);
         }
@@ -301,6 +316,30 @@ mod tests {
         // Of a larger one, each segment knows how its own parts moved.
         let [with, without] = told(8 << 20);
         assert!(with < without, "{with} of {without} bytes");
+    }
+
+    #[test]
+    fn an_old_file_that_cannot_be_read_costs_what_it_would_have_saved() {
+        let folder = tempfile::tempdir().unwrap();
+        let (new, old) = (folder.path().join("new"), folder.path().join("gone"));
+        let content = program(0);
+        fs::write(&new, &content).unwrap();
+        let modified = time(&fs::metadata(&new).unwrap());
+        let telling = Telling { means: Means { threads: 2, part: 64 << 20 }, relocates: true };
+        let length = content.len() as u64;
+        let mut made = Vec::new();
+        for chunk in changed(modified, (new.clone(), old), 0..length, length, telling) {
+            let changes = chunk.make().unwrap();
+            let makes = CHUNK.min(content.len() - made.len());
+            let read = |_, taken: &mut [u8]| assert!(taken.is_empty(), "it cannot be read here");
+            made.extend(
+                changes.streams.make(made.len() as u64, makes, &Relocation::default(), read).unwrap(),
+            );
+        }
+        assert!(made == content);
+        fs::remove_file(&new).unwrap();
+        let paths = (new, folder.path().join("gone"));
+        assert!(changed(modified, paths, 0..length, length, telling).next().unwrap().make().is_err());
     }
 
     #[test]
