@@ -107,6 +107,11 @@ impl Scan {
         let stat = folder.stat(name).map_err(cannot)?;
         let kind = match SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()) {
             SFlag::S_IFDIR => Kind::Folder,
+            SFlag::S_IFREG if !may_read(&stat) && !folder.may_read(name) => {
+                let at = self.place(&path);
+                let what = "may not be read by the user that blat runs as: let it read what is published";
+                return Err(Failure::person(anyhow::anyhow!("{} {what}", at.display())));
+            }
             SFlag::S_IFREG => Kind::File { size: stat.st_size as u64, digest: None },
             SFlag::S_IFLNK => Kind::Symlink { text: folder.link_text(name).map_err(cannot)?.into_vec() },
             _ => {
@@ -187,6 +192,11 @@ fn time_of(stat: &FileStat) -> Time {
     Time { seconds: stat.st_mtime, nanoseconds: stat.st_mtime_nsec as u32 }
 }
 
+/// Whether others may read something, as most packages are. If not, only the kernel can tell.
+fn may_read(stat: &FileStat) -> bool {
+    stat.st_mode & 0o004 != 0
+}
+
 fn later(why: Errno, attempt: &str, at: &Path) -> Failure {
     Failure::later(io::Error::from(why)).context(format!("cannot {attempt} {}", at.display()))
 }
@@ -240,6 +250,27 @@ mod tests {
         nix::unistd::mkfifo(&root.path().join("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
         let failure = scan(root.path(), &Progress::start()).unwrap_err();
         assert_eq!(failure.exit_code(), crate::failure::EXIT_PERSON);
+    }
+
+    #[test]
+    fn what_may_not_be_read_needs_a_person_before_anything_is_sent() {
+        let root = package();
+        let file = root.path().join("secret");
+        fs::write(&file, "x").unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        scan(root.path(), &Progress::start()).expect("its owner may read it");
+        // Root may read whatever there is.
+        if nix::unistd::geteuid().is_root() {
+            fs::set_permissions(root.path(), fs::Permissions::from_mode(0o755)).unwrap();
+            let folder = root.path().to_owned();
+            let as_nobody = std::thread::spawn(move || {
+                nix::unistd::setfsuid(65534.into());
+                scan(&folder, &Progress::start()).unwrap_err()
+            });
+            let failure = as_nobody.join().unwrap();
+            assert_eq!(failure.exit_code(), crate::failure::EXIT_PERSON, "{failure}");
+            assert!(failure.to_string().contains("secret"), "{failure}");
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ use nix::Result;
 use nix::dir::Dir;
 use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
+use nix::unistd::{AccessFlags, faccessat};
 
 #[derive(Debug)]
 pub(super) struct Folder(OwnedFd);
@@ -68,6 +69,11 @@ impl Listed {
     /// What `name` itself is.
     pub(super) fn stat(&self, name: &[u8]) -> Result<FileStat> {
         fstatat(&self.folder, name, AtFlags::AT_SYMLINK_NOFOLLOW)
+    }
+
+    /// Whether the user that this process runs as may read `name`.
+    pub(super) fn may_read(&self, name: &[u8]) -> bool {
+        faccessat(&self.folder, name, AccessFlags::R_OK, AtFlags::AT_EACCESS).is_ok()
     }
 
     pub(super) fn link_text(&self, name: &[u8]) -> Result<OsString> {
