@@ -13,7 +13,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use blat_target::frame;
+use blat_target::frame::{self, Frame, HEADER_LEN, Header};
 use blat_target::lanes::block_head;
 use blat_target::message::ToTarget;
 use nix::errno::Errno;
@@ -38,6 +38,9 @@ const REST_MIN: Duration = Duration::from_millis(1);
 const REST_MAX: Duration = Duration::from_millis(8);
 /// The pace is kept by so many bytes at a time, and no block of a session that is spread has more.
 const STEP: usize = 32 << 10;
+/// Where nothing was to be sent for so long, the target hears that this side lives: a large file may take longer to
+/// read than it waits for.
+const ALIVE_AFTER: Duration = Duration::from_secs(60);
 /// How often it is looked whether all lanes are still there, where nothing goes by them.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
@@ -84,6 +87,13 @@ pub(crate) struct Outlet {
     pace: Pace,
     progress: Progress,
     word: Arc<Word>,
+    alive: Alive,
+}
+
+/// What says that this side lives, and nothing else.
+struct Alive {
+    after: Duration,
+    says: Option<Vec<u8>>,
 }
 
 /// A pipe to ssh.
@@ -105,7 +115,8 @@ impl Outlet {
     }
 
     fn over(pipe: OwnedFd, pace: Pace, progress: Progress, word: Arc<Word>) -> io::Result<Self> {
-        Ok(Self { pipes: vec![Pipe::new(pipe)?], dealer: None, coming: None, pace, progress, word })
+        let alive = Alive { after: ALIVE_AFTER, says: None };
+        Ok(Self { pipes: vec![Pipe::new(pipe)?], dealer: None, coming: None, pace, progress, word, alive })
     }
 
     /// Puts out whatever comes, until nothing more does, or nobody takes it: the reader learns why the target
@@ -128,6 +139,7 @@ impl Outlet {
                     }
                     if put.is_ok() {
                         put = self.put(&bytes).await;
+                        self.alive.behind(&bytes);
                     }
                     if let Err(why) = put {
                         break why;
@@ -140,15 +152,22 @@ impl Outlet {
     }
 
     /// What comes next. A lane that ends before may have taken along what the target waits for.
-    async fn receive(&self, outgoing: &mut mpsc::Receiver<Outgoing>) -> io::Result<Option<Outgoing>> {
-        if self.dealer.is_none() {
-            return Ok(outgoing.recv().await);
-        }
+    async fn receive(&mut self, outgoing: &mut mpsc::Receiver<Outgoing>) -> io::Result<Option<Outgoing>> {
+        let mut since = Instant::now();
         loop {
-            if let Ok(next) = timeout(LOOK_EVERY, outgoing.recv()).await {
+            let wait = if self.dealer.is_none() { self.alive.after } else { LOOK_EVERY };
+            if let Ok(next) = timeout(wait, outgoing.recv()).await {
                 return Ok(next);
             }
-            self.check_lanes()?;
+            if self.dealer.is_some() {
+                self.check_lanes()?;
+            }
+            if since.elapsed() >= self.alive.after
+                && let Some(says) = self.alive.says.clone()
+            {
+                self.put(&Bytes::Frames(says)).await?;
+                since = Instant::now();
+            }
         }
     }
 
@@ -245,6 +264,45 @@ impl Outlet {
         if let Some((left, ..)) = &mut self.coming {
             *left -= bytes as u64;
         }
+    }
+}
+
+impl Alive {
+    /// These were put out last. Within a package an empty piece says it, elsewhere a question about no place, whose
+    /// answer nobody hears; nothing where the session was ended.
+    fn behind(&mut self, last: &Bytes) {
+        let last = match last {
+            Bytes::File(_) => Some(Frame::Data(Vec::new())),
+            Bytes::Frames(frames) => last_of(frames),
+        };
+        let question = || Some(frame::message(&ToTarget::Query(Vec::new())));
+        self.says = match last {
+            Some(Frame::Data(_)) => Some(frame::data(&[])),
+            Some(Frame::Message(message)) if has_content(&message) => Some(frame::data(&[])),
+            Some(Frame::Message(ToTarget::Done { .. })) | None => None,
+            Some(Frame::Message(_)) => question(),
+        };
+    }
+}
+
+/// Whether pieces follow this message, up to the package's end.
+fn has_content(message: &ToTarget) -> bool {
+    use ToTarget::{Delta, Mend, Package, PackageList, Replace, Rest, Whole};
+    let begins = matches!(message, Package(_) | Whole(_) | Delta(_) | Rest(_) | Mend { .. });
+    begins || matches!(message, PackageList { .. } | Replace { .. })
+}
+
+/// The last of whole frames.
+fn last_of(mut frames: &[u8]) -> Option<Frame<ToTarget>> {
+    loop {
+        let header = Header::parse(*frames.first_chunk()?).ok()?;
+        let (one, rest) = frames.split_at_checked(HEADER_LEN + header.length)?;
+        if rest.is_empty() {
+            // What is in a piece does not matter.
+            let payload = if header.is_data() { Vec::new() } else { one[HEADER_LEN..].to_vec() };
+            return header.frame(payload).ok();
+        }
+        frames = rest;
     }
 }
 
@@ -391,6 +449,40 @@ mod tests {
             outlet.run(take, mpsc::unbounded_channel().1).await;
         });
         reading.join().unwrap()
+    }
+
+    #[test]
+    fn who_has_nothing_to_send_says_that_it_lives() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let messages =
+            [ToTarget::Mend { number: 1, files: 2 }, ToTarget::PackageEnd, ToTarget::Done { sent: 1 }];
+        let given = messages.clone();
+        runtime.block_on(async {
+            let mut outlet = over(writer.into());
+            outlet.alive.after = Duration::from_millis(20);
+            let (give, take) = mpsc::channel(1);
+            let giving = async move {
+                for message in &given {
+                    let frames = [frame::data(b"before"), frame::message(message)].concat();
+                    give.send(Outgoing::Bytes(Bytes::Frames(frames))).await.unwrap();
+                    sleep(Duration::from_millis(200)).await;
+                }
+            };
+            tokio::join!(outlet.run(take, mpsc::unbounded_channel().1), giving);
+        });
+        let mut all = Vec::new();
+        while let Ok(frame) = frame::read::<ToTarget>(&mut reader) {
+            if all.last() != Some(&frame) {
+                all.push(frame);
+            }
+        }
+        let (before, lives) = (Frame::Data(b"before".to_vec()), Frame::Data(Vec::new()));
+        let says = Frame::Message;
+        let question = says(ToTarget::Query(Vec::new()));
+        let [mend, end, done] = messages.map(says);
+        let expected = [before.clone(), mend, lives, before.clone(), end, question, before, done];
+        assert_eq!(all, expected, "within a package, behind it, and behind the last word");
     }
 
     fn noise(length: usize) -> Vec<u8> {

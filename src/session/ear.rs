@@ -36,6 +36,11 @@ impl Ear {
                     let _ = self.answer.send(said);
                     continue;
                 }
+                // To the question by which the outlet says that this side lives.
+                Ok(ToHost::Standing(places)) if places.is_empty() => {
+                    self.progress.moved();
+                    continue;
+                }
                 Ok(ToHost::Gathered) => {
                     self.word.gathered.notify_one();
                     continue;
