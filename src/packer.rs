@@ -27,7 +27,7 @@ use crate::press::{Packing, Press};
 use crate::progress::Progress;
 use crate::ready::{Ready, Store, Told};
 use crate::resume::{Kept, Partials, Start};
-use crate::session::{Heard, Means};
+use crate::session::{Answered, Heard, Means};
 
 /// A target on which nothing moves for so long hangs.
 pub(crate) const STALL: Duration = Duration::from_secs(45);
@@ -97,17 +97,19 @@ pub struct Resumed {
     pub bytes: u64,
 }
 
+/// Where the packer's work goes, and how it learns what became of it.
+pub(crate) struct Ways {
+    pub(crate) frames: mpsc::Sender<Outgoing>,
+    pub(crate) hear: mpsc::Sender<Heard>,
+    /// What the target keeps of packages.
+    pub(crate) answers: Receiver<ToHost>,
+    pub(crate) answered: Answered,
+}
+
 /// Starts the thread. It ends with its jobs, or when nobody takes its frames any more.
-pub(crate) fn start(
-    protocol: u16,
-    jobs: Jobs,
-    answers: Receiver<ToHost>,
-    means: Means,
-    frames: mpsc::Sender<Outgoing>,
-    hear: mpsc::Sender<Heard>,
-    progress: Progress,
-) {
+pub(crate) fn start(protocol: u16, jobs: Jobs, ways: Ways, means: Means, progress: Progress) {
     thread::spawn(move || {
+        let Ways { frames, hear, answers, answered } = ways;
         let Means { cache, memory, ready, .. } = means;
         let (window_log, threads) = (memory.window_log(protocol), memory.packers());
         let press = Press::start(window_log, threads, frames, hear.clone(), progress.clone());
@@ -120,6 +122,7 @@ pub(crate) fn start(
             memory,
             ready,
             partials,
+            answered,
             bases: HashMap::new(),
             sent: 0,
         };
@@ -139,8 +142,9 @@ struct Packer {
     memory: Memory,
     partials: Partials,
     ready: Store,
-    /// By what the packages were told that were.
-    bases: HashMap<u64, Name>,
+    answered: Answered,
+    /// By what the packages were told that were, and the digests of their manifests.
+    bases: HashMap<u64, (Name, blake3::Hash)>,
     /// How many packages, links, lists and deletions were sent.
     sent: u64,
 }
@@ -177,7 +181,7 @@ impl Packer {
         let kept = self.kept(&head, &manifest)?;
         if kept.is_none() && self.shares() && self.ready.serves(&head.id, scan.manifest.bytes()) {
             match self.make_ready(&head.id, &scan, &manifest, bases) {
-                Ok(Some(ready)) => return self.send_ready(head, scan, ready),
+                Ok(Some(ready)) => return self.send_ready(head, scan, &manifest, ready),
                 Ok(None) => {}
                 Err(failure) => {
                     self.sent -= 1;
@@ -192,11 +196,13 @@ impl Packer {
             Some(delta) => self.delta(head, &manifest, &delta)?,
             None => {
                 self.press.say(self.in_full(head))?;
-                write(&scan, &manifest, self.by_tar(), &mut self.press)
+                let by_tar = self.by_tar();
+                write(&scan, &manifest, by_tar, &mut self.answered.until(number, &mut self.press))
             }
         };
         self.press.flush().later("cannot send")?;
         if let Err(failure) = written {
+            tracing::debug!("package {number} is not sent to its end: {failure}");
             return self.press.say(ToTarget::Abandon(failure.to_string()));
         }
         self.press.say(ToTarget::PackageEnd)?;
@@ -295,13 +301,13 @@ impl Packer {
     }
 
     /// Sends a package that is packed already.
-    fn send_ready(&mut self, head: PackageHead, scan: Scan, ready: Ready) -> Result<()> {
+    fn send_ready(&mut self, head: PackageHead, scan: Scan, manifest: &[u8], ready: Ready) -> Result<()> {
         let number = head.number;
         match ready.told.clone() {
             None => self.press.say(self.in_full(head))?,
             Some(Told { base, base_stamp, recipe_length }) => {
                 tracing::debug!("{} is told by {base}", head.id);
-                self.bases.insert(number, base.clone());
+                self.bases.insert(number, (base.clone(), blake3::hash(manifest)));
                 self.press.say(ToTarget::Delta(DeltaHead { head, base, base_stamp, recipe_length }))?;
             }
         }
@@ -325,10 +331,12 @@ impl Packer {
         let Some((base, base_stamp)) = delta.base.clone() else {
             return Err(Failure::later(anyhow::anyhow!("{} is told by nothing", head.id)));
         };
-        self.bases.insert(head.number, base.clone());
+        let number = head.number;
+        self.bases.insert(number, (base.clone(), blake3::hash(manifest)));
         tracing::debug!("{} is told by {base}", head.id);
         self.press.say(ToTarget::Delta(DeltaHead { head, base, base_stamp, recipe_length }))?;
-        Ok(delta.write(manifest, &recipe, Start::default(), self.memory, &self.progress, &mut self.press))
+        let mut out = self.answered.until(number, &mut self.press);
+        Ok(delta.write(manifest, &recipe, Start::default(), self.memory, &self.progress, &mut out))
     }
 
     /// Sends the rest of a package; the inner error is the package's own.
@@ -343,24 +351,30 @@ impl Packer {
         let (number, base) = (head.number, delta.base.clone());
         if let Some((base, _)) = &base {
             tracing::debug!("the rest of {} is told by {base}", head.id);
-            self.bases.insert(number, base.clone());
+            self.bases.insert(number, (base.clone(), blake3::hash(manifest)));
         }
         self.press.tell(Heard::Resumed(Resumed { number, bytes: delta.total(start) }))?;
         let (recipe_length, files) = (recipe.len() as u32, start.files as u32);
         let rest = RestHead { head, base, recipe_length, files, bytes: start.bytes };
         self.press.say(ToTarget::Rest(rest))?;
-        Ok(delta.write(manifest, &recipe, start, self.memory, &self.progress, &mut self.press))
+        let mut out = self.answered.until(number, &mut self.press);
+        Ok(delta.write(manifest, &recipe, start, self.memory, &self.progress, &mut out))
     }
 
     /// Sends the files in full that the target could not make.
     fn mend(&mut self, number: u64, id: &PackageVersion, folder: &Path, made: &[Made]) -> Result<()> {
-        let Some(base) = self.bases.get(&number).cloned() else {
+        let Some((base, manifest)) = self.bases.get(&number).cloned() else {
             return Err(Failure::later(anyhow::anyhow!("the target doubts what was not told by another")));
         };
-        let mend = Mend::of(id, &base, folder, made, &self.cache, &self.progress);
+        let mend = Mend::of(id, (&base, manifest), folder, made, &self.cache, &self.progress);
         let files = mend.as_ref().map_or(0, Mend::count);
+        if files == 0 {
+            // Its files are right, but not what was said of them.
+            self.ready.spoiled(number);
+        }
         self.press.say(ToTarget::Mend { number, files })?;
-        let written = mend.and_then(|mend| mend.write(&mut self.press).map(|()| mend.paths()));
+        let mut out = self.answered.until(number, &mut self.press);
+        let written = mend.and_then(|mend| mend.write(&mut out).map(|()| mend.paths()));
         self.press.flush().later("cannot send")?;
         match written {
             Err(failure) => self.press.say(ToTarget::Abandon(failure.to_string())),

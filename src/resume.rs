@@ -7,6 +7,7 @@
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
+use blat_target::manifest::ENTRIES_MAX;
 use blat_target::message::{Digest, Partial, ToHost};
 
 use crate::delta::beginning;
@@ -59,7 +60,12 @@ impl Partials {
         let mut kept = Kept::default();
         loop {
             match self.answers.recv_timeout(LOOK_EVERY) {
-                Ok(ToHost::Kept(digests)) => kept.digests.extend(digests),
+                Ok(ToHost::Kept(digests)) if kept.digests.len() as u64 <= ENTRIES_MAX => {
+                    kept.digests.extend(digests);
+                }
+                Ok(ToHost::Kept(_)) => {
+                    return Err(Failure::later(anyhow::anyhow!("the target keeps more than there is")));
+                }
                 Ok(ToHost::KeptPart { bytes, digest }) => {
                     kept.part = (bytes > 0).then_some((bytes, digest));
                     return Ok(kept);

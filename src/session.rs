@@ -6,6 +6,7 @@
 //! not done, whatever exit code or end of file arrives.
 
 mod aging;
+mod answered;
 mod ear;
 mod early;
 mod open;
@@ -15,8 +16,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use blat_target::delta::GROUP;
 use blat_target::lanes::spread_after;
 use blat_target::listing::{Listing, chunk};
+use blat_target::manifest::ENTRIES_MAX;
 use blat_target::message::{
     Digest, Listed, Outcome, PROTOCOL_OF_HARD_LINKS, PROTOCOL_OF_LANES, Refusal, Standing, TargetHello,
     ToHost, ToTarget,
@@ -36,12 +39,13 @@ use crate::lanes::{self, Widening, Word};
 use crate::memory::Memory;
 use crate::outlet::Outlet;
 use crate::pace::Pace;
-use crate::packer::{self, Job};
+use crate::packer::{self, Job, Ways};
 pub use crate::packer::{Mended, Packed, Resumed};
 use crate::press::frames_ahead;
 use crate::progress::Progress;
 use crate::ready::{Lent, Store};
 use crate::ssh::Child;
+pub(crate) use answered::Answered;
 use ear::Ear;
 pub use early::Early;
 pub use open::Refused;
@@ -120,6 +124,7 @@ pub struct Session {
     sent: u64,
     /// What was packed for several targets, and is not answered yet.
     lent: Lent,
+    answered: Answered,
     /// What puts frames on the channel, hears the target, and has more channels come. They end with the session.
     _tasks: JoinSet<()>,
     /// Held, for the channel ends with it.
@@ -177,7 +182,9 @@ impl Session {
         if means.hard_links && protocol >= PROTOCOL_OF_HARD_LINKS {
             jobs.push(Job::Say(ToTarget::HardLinks)).map_err(over)?;
         }
-        packer::start(protocol, to_do, answers, means, frames, hear.clone(), progress.clone());
+        let answered = Answered::default();
+        let ways = Ways { frames, hear: hear.clone(), answers, answered: answered.clone() };
+        packer::start(protocol, to_do, ways, means, progress.clone());
         tasks.spawn(Ear { hear, answer, word, progress: progress.clone() }.listen(stdout));
         let told = HashMap::new();
         Ok(Self {
@@ -190,6 +197,7 @@ impl Session {
             done: false,
             sent: 0,
             lent,
+            answered,
             _tasks: tasks,
             _child: child,
         })
@@ -202,8 +210,8 @@ impl Session {
 
     /// The answer to a question about `count` places.
     async fn standing(&mut self, count: usize) -> Result<Vec<Standing>> {
-        match self.hear().await? {
-            Heard::Said(ToHost::Standing(standing)) if standing.len() == count => Ok(standing),
+        match self.said().await? {
+            ToHost::Standing(standing) if standing.len() == count => Ok(standing),
             other => Err(unexpected(&other)),
         }
     }
@@ -241,14 +249,14 @@ impl Session {
         self.ask(ToTarget::List { known })?;
         let mut listing = chunk::Reader::default();
         loop {
-            match self.hear().await? {
-                Heard::Said(ToHost::Listing(packed)) => {
+            match self.said().await? {
+                ToHost::Listing(packed) => {
                     let plain = zstd::bulk::decompress(&packed, chunk::CHUNK_MAX);
                     let plain = plain.later("the target's listing cannot be unpacked")?;
                     listing.chunk(&plain).later("the target's listing cannot be read")?;
                 }
-                Heard::Said(ToHost::Listed(end)) if Some(end.digest) == known => return Ok((None, end)),
-                Heard::Said(ToHost::Listed(end)) => {
+                ToHost::Listed(end) if Some(end.digest) == known => return Ok((None, end)),
+                ToHost::Listed(end) => {
                     let listing = listing.finish();
                     if Digest(listing.digest()) != end.digest {
                         return Err(Failure::later(anyhow::anyhow!("the target's listing came in broken")));
@@ -263,8 +271,8 @@ impl Session {
     /// What speaks against replacing the helper; nothing where it may be done. Only for protocol 2.
     pub async fn ask_replace(&mut self) -> Result<Option<Refusal>> {
         self.push(Job::Say(ToTarget::AskReplace))?;
-        match self.hear().await? {
-            Heard::Said(ToHost::MayReplace(against)) => Ok(against),
+        match self.said().await? {
+            ToHost::MayReplace(against) => Ok(against),
             other => Err(unexpected(&other)),
         }
     }
@@ -273,8 +281,8 @@ impl Session {
     pub async fn replace_helper(&mut self, program: Vec<u8>) -> Result<Outcome> {
         let number = self.next_number();
         self.push(Job::Helper { number, program })?;
-        match self.hear().await? {
-            Heard::Said(ToHost::Outcome { number: of, outcome }) if of == number => Ok(outcome),
+        match self.said().await? {
+            ToHost::Outcome { number: of, outcome } if of == number => Ok(outcome),
             other => Err(unexpected(&other)),
         }
     }
@@ -292,6 +300,7 @@ impl Session {
                         self.lent.look_at()?;
                     }
                     self.lent.answered(number);
+                    self.answered.answered(number);
                     return Ok(Event::Outcome { number, outcome });
                 }
                 Heard::Unreadable { number, failure } => {
@@ -299,7 +308,7 @@ impl Session {
                     return Ok(Event::Unreadable { number, failure });
                 }
                 Heard::Said(said) => self.doubt(said)?,
-                other => return Err(unexpected(&other)),
+                Heard::Broken(failure) => return Err(failure),
             }
         }
     }
@@ -307,11 +316,14 @@ impl Session {
     /// Takes the target's word on files that it could not make, and has them sent in full.
     fn doubt(&mut self, said: ToHost) -> Result<()> {
         let (ToHost::Made { number, .. } | ToHost::Doubt { number }) = &said else {
-            return Err(unexpected(&Heard::Said(said)));
+            return Err(unexpected(&said));
         };
         let number = *number;
-        let Some(told) = self.told.get_mut(&number) else { return Err(unexpected(&Heard::Said(said))) };
+        let Some(told) = self.told.get_mut(&number) else { return Err(unexpected(&said)) };
         if let ToHost::Made { group, digests, .. } = said {
+            if told.made.len() as u64 > ENTRIES_MAX / GROUP as u64 {
+                return Err(Failure::later(anyhow::anyhow!("the target doubts more than there is")));
+            }
             told.made.push((group, digests));
             return Ok(());
         }
@@ -336,8 +348,8 @@ impl Session {
         if !self.done {
             self.push(Job::Done)?;
         }
-        match self.hear().await? {
-            Heard::Said(ToHost::Done { .. }) => Ok(()),
+        match self.said().await? {
+            ToHost::Done { .. } => Ok(()),
             other => Err(unexpected(&other)),
         }
     }
@@ -352,6 +364,18 @@ impl Session {
             self.progress.asked();
         }
         self.jobs.push(job).map_err(over)
+    }
+
+    /// What the target says to a question, or at the end. A package that it answered before all of it was sent may
+    /// have been packed meanwhile; nobody waits for that any more.
+    async fn said(&mut self) -> Result<ToHost> {
+        loop {
+            match self.hear().await? {
+                Heard::Said(said) => return Ok(said),
+                Heard::Packed(_) | Heard::Mended(_) | Heard::Resumed(_) => {}
+                Heard::Unreadable { failure, .. } | Heard::Broken(failure) => return Err(failure),
+            }
+        }
     }
 
     async fn hear(&mut self) -> Result<Heard> {
@@ -385,6 +409,6 @@ fn stalled() -> Failure {
     Failure::later(anyhow::anyhow!("nothing moved for {} s: the target hangs", packer::STALL.as_secs()))
 }
 
-fn unexpected(heard: &Heard) -> Failure {
-    Failure::later(anyhow::anyhow!("the target said something that was not asked for: {heard:?}"))
+fn unexpected(said: &ToHost) -> Failure {
+    Failure::later(anyhow::anyhow!("the target said something that was not asked for: {said:?}"))
 }

@@ -426,6 +426,50 @@ fn a_base_that_is_damaged_on_the_target_is_found_told_of_and_does_no_harm() {
     }
 }
 
+/// A package of 64 MB that nobody can pack, where the target has a file in its package's place: it refuses it as
+/// soon as it begins.
+fn publish_refused(world: &Loopback, package: &str) {
+    let folder = world.source().join(package).join("1.0");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("descpkg"), "x").unwrap();
+    let mut noise = vec![0; 64 << 20];
+    blake3::Hasher::new().update(package.as_bytes()).finalize_xof().fill(&mut noise);
+    fs::write(folder.join("content"), &noise).unwrap();
+    seal(&folder);
+    fs::write(world.archive().join(package), "in the way").unwrap();
+}
+
+#[test]
+fn what_the_target_refuses_is_not_sent_to_its_end_and_what_follows_is() {
+    let world = world();
+    slowly(&world, "32m");
+    publish_refused(&world, "big");
+    world.publish("core", "1.0");
+    world.tag("big", "1.0");
+    world.tag("core", "1.0");
+    let output = world.transfer();
+    assert!(words(&output).contains("answered before all of it was sent"), "{}", words(&output));
+    assert_eq!(content(&world.archive().join("core/1.0")), "some content\n");
+}
+
+#[test]
+fn a_synchronisation_goes_on_to_its_end_where_the_last_package_is_refused() {
+    let world = world();
+    let list = world.root().join("packages.txt");
+    slowly(&world, "32m");
+    let text = fs::read_to_string(settings(&world)).unwrap();
+    let more = format!("[release]\nsource = \"file\"\nfile = {list:?}\n[aging]\nmode = \"target\"\n");
+    fs::write(settings(&world), text + &more).unwrap();
+    publish_refused(&world, "big");
+    fs::write(&list, "big 1.0\n").unwrap();
+    let helper = PathBuf::from(env!("CARGO_BIN_EXE_blat")).with_file_name("blat-target");
+    // The first run sends a PackageList behind it.
+    for _ in 0..2 {
+        let output = world.run(&["sync", loopback::TARGET, "--helper", helper.to_str().unwrap()]);
+        assert!(words(&output).contains("1 packages were not sent"), "{}", words(&output));
+    }
+}
+
 /// A package of some files of 6 MB that nobody can pack; each version has most in common with the others.
 fn publish_huge(world: &Loopback, version: &str, files: u8) -> PathBuf {
     let folder = world.publish("huge", version);

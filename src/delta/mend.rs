@@ -3,12 +3,13 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use anyhow::anyhow;
 use blat_target::delta::GROUP;
 use blat_target::message::Digest;
 use blat_target::package::{Name, PackageVersion};
 
 use super::digests::{Cache, digest};
-use crate::failure::{Needs, Result};
+use crate::failure::{Failure, Needs, Result};
 use crate::pack::{Reader, Scan, scan};
 use crate::progress::Progress;
 
@@ -22,10 +23,11 @@ pub(crate) struct Mend {
 }
 
 impl Mend {
-    /// Compares what was made with what is here. What is remembered is not relied on.
+    /// Compares what was made with what is here, which was sent with a manifest of this digest. What is
+    /// remembered is not relied on.
     pub(crate) fn of(
         id: &PackageVersion,
-        base: &Name,
+        (base, manifest): (&Name, blake3::Hash),
         folder: &Path,
         made: &[Made],
         cache: &Cache,
@@ -34,6 +36,9 @@ impl Mend {
         cache.forget(id);
         cache.forget(&id.with_version(base.clone()));
         let scan = scan(folder, progress)?;
+        if blake3::hash(&scan.manifest.encode()) != manifest {
+            return Err(Failure::later(anyhow!("{} changed while it was sent", folder.display())));
+        }
         let mut numbers = Vec::new();
         for (nth, (entry, ..)) in scan.manifest.files().enumerate() {
             let group = made.iter().find(|(group, _)| *group as usize == nth / GROUP);
@@ -67,5 +72,24 @@ impl Mend {
             out.write_all(came.as_bytes()).later("cannot send")?;
         }
         reader.end()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_build_than_the_one_that_was_sent_mends_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::write(root.path().join("descpkg"), "x").unwrap();
+        let (cache, progress) = (Cache::new(root.path().join("cache")), Progress::start());
+        let (id, base) = (PackageVersion::new("core", "1.1").unwrap(), "1.0".parse().unwrap());
+        let sent = blake3::hash(&scan(root.path(), &progress).unwrap().manifest.encode());
+        let made = [(0, vec![None])];
+        let mend = || Mend::of(&id, (&base, sent), root.path(), &made, &cache, &progress);
+        assert_eq!(mend().unwrap().numbers, [0]);
+        std::fs::write(root.path().join("another"), "").unwrap();
+        assert!(mend().is_err());
     }
 }

@@ -6,7 +6,7 @@ use blat_target::mark::Mark;
 use blat_target::message::{Info, QUERY_MAX, Standing, ToHost, ToTarget};
 use blat_target::package::PackageVersion;
 
-use super::{Heard, Session, unexpected};
+use super::{Session, unexpected};
 use crate::failure::Result;
 use crate::packer::Job;
 
@@ -53,9 +53,9 @@ impl Session {
         self.ask(ToTarget::Marks)?;
         let mut marks = Vec::new();
         loop {
-            match self.hear().await? {
-                Heard::Said(ToHost::Marks(some)) => marks.extend(some),
-                Heard::Said(ToHost::Info(info)) => return Ok((marks, info)),
+            match self.said().await? {
+                ToHost::Marks(some) => marks.extend(some),
+                ToHost::Info(info) => return Ok((marks, info)),
                 other => return Err(unexpected(&other)),
             }
         }
@@ -72,8 +72,8 @@ impl Session {
         for part in what.chunks(QUERY_MAX) {
             let (what, why) = (part.to_vec(), why.to_owned());
             self.push(Job::Say(ToTarget::Mark { what, after, why }))?;
-            match self.hear().await? {
-                Heard::Said(ToHost::Marked(some)) => count += some,
+            match self.said().await? {
+                ToHost::Marked(some) => count += some,
                 other => return Err(unexpected(&other)),
             }
         }
@@ -99,8 +99,8 @@ impl Session {
 
     async fn ask_info(&mut self, question: ToTarget) -> Result<Info> {
         self.push(Job::Say(question))?;
-        match self.hear().await? {
-            Heard::Said(ToHost::Info(info)) => Ok(info),
+        match self.said().await? {
+            ToHost::Info(info) => Ok(info),
             other => Err(unexpected(&other)),
         }
     }
