@@ -94,6 +94,18 @@ fn a_new_target_is_accepted_and_started() {
     assert_eq!(mode("etc/blat/.accepted/targets/site1.toml"), 0o644);
 }
 
+/// The manager starts with an agent what it knows that the agent wants.
+#[test]
+fn timers_are_known_before_the_agent_starts_that_brings_them_up() {
+    let machine = Machine::new();
+    let expected = ["daemon-reload", "start --no-block blat@site1.service"];
+    machine.put("etc/blat/targets/site1.toml", &format!("projects = ['Ferry']\n{GOOD}"));
+    assert_eq!(machine.apply().1, expected);
+    machine.state("failed");
+    machine.put("etc/blat/targets/site1.toml", &format!("{GOOD}[tags]\npolling = 'always'\n"));
+    assert_eq!(machine.apply().1, expected);
+}
+
 #[test]
 fn nothing_changed_asks_nothing() {
     let machine = Machine::new();

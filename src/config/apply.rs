@@ -24,7 +24,7 @@ use super::problem::Problem;
 use super::steps::{Change, State};
 use super::systemctl::Systemctl;
 use super::verdict::{Judged, Verdict, judge};
-use crate::generator::{self, Entry, Output};
+use crate::generator::{self, Output};
 use crate::ledger;
 
 /// What `apply` works with; tests put other things in place.
@@ -132,8 +132,8 @@ impl Apply {
     fn tell_manager(&self, verdict: &Verdict, undone: &BTreeSet<TargetName>) -> anyhow::Result<()> {
         let had = generator::read_back(&self.root.join("run/systemd/generator"));
         let (has, _) = generator::plan(&self.root);
-        // A reload may take a second: only where a unit is to start by a new drop-in does it come first.
-        let first = drop_ins_differ(&had, &has, &verdict.removed);
+        // A reload may take a second: only where what starts takes a new drop-in or a new timer does it come first.
+        let first = starts_differ(&had, &has, &verdict.removed);
         if first {
             self.systemctl.daemon_reload()?;
         }
@@ -185,19 +185,20 @@ impl Apply {
     }
 }
 
-/// Whether a drop-in of a target that stays is to come, to go or to change.
-fn drop_ins_differ(had: &Output, has: &Output, removed: &BTreeSet<TargetName>) -> bool {
+/// Whether anything by which the units of a target that stays start is to come, to go or to change: a drop-in,
+/// or a timer that the agent brings up. That blat.target wants the agent is for the next boot.
+fn starts_differ(had: &Output, has: &Output, removed: &BTreeSet<TargetName>) -> bool {
     let stays = |path: &Path| {
         let path = path.to_string_lossy();
         !removed.iter().any(|name| path.contains(&format!("@{name}.")))
     };
-    let differs = |(path, entry): (&PathBuf, &Entry)| {
-        matches!(entry, Entry::File(_)) && stays(path) && had.get(path) != has.get(path)
-    };
-    had.iter().chain(has).any(differs)
+    let differs = |path: &PathBuf| !path.starts_with(WANTED) && stays(path) && had.get(path) != has.get(path);
+    had.keys().chain(has.keys()).any(differs)
 }
 
 const GROUP: &str = "blat.target";
+/// Where the generator has the agents that are wanted.
+const WANTED: &str = "blat.target.wants";
 
 fn agent(name: &TargetName) -> String {
     format!("blat@{name}.service")

@@ -15,6 +15,8 @@ const SOON: Duration = Duration::from_secs(20);
 fn start_and_stop_take_all_of_a_target_with_them() {
     let field = Field::new("startstop");
     field.add_target("site1", SOURCE, "[tags]\npolling = \"always\"\n");
+    // By itself, and with no drop-in: the timer is not there because another target had the manager reload.
+    wait(&field, &["blat-tags@site1.timer"], "active");
     field.add_target("other-one", SOURCE, "");
     for target in ["site1", "other-one"] {
         field.wait_connected(target);

@@ -253,8 +253,9 @@ fn signals_and_timers_start_synchronisations() {
     let field = &synced.field;
     field.add_target("site2", SOURCE, "projects = [\"Ferry\"]\n");
     field.wait_connected("site2");
-    let listed = field.master.sh("systemctl list-timers --all --no-pager");
-    assert!(listed.contains("blat-sync@site1.timer") && listed.contains("blat-sync@site2.timer"), "{listed}");
+    for timer in ["blat-sync@site1.timer", "blat-sync@site2.timer"] {
+        wait_until(&format!("{timer} is active"), SOON, || field.active(timer) == "active");
+    }
     field.master.sh("systemctl kill -s USR1 blat@site1");
     let count = |target: &str| {
         let journal = field.master.journal(&["-u", &format!("blat@{target}"), "-o", "cat"]);
