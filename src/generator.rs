@@ -93,6 +93,14 @@ pub fn sync_timer_link(name: &TargetName) -> PathBuf {
     PathBuf::from(format!("blat@{name}.service.wants/blat-sync@{name}.timer"))
 }
 
+/// The target of whose unit a drop-in or a timer's link is.
+pub(crate) fn instance(path: &Path) -> Option<TargetName> {
+    let folder = path.iter().next()?.to_str()?;
+    let (unit, _) = folder.rsplit_once('.')?;
+    let (_, instance) = unit.rsplit_once('.')?.0.split_once('@')?;
+    instance.parse().ok()
+}
+
 fn template(name: &str) -> Entry {
     Entry::Link(Path::new(TEMPLATES).join(name))
 }

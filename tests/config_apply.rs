@@ -168,6 +168,21 @@ fn removed_and_disabled_targets_stop() {
 }
 
 #[test]
+fn a_target_whose_name_begins_as_a_removed_ones_is_no_less_new() {
+    let machine = Machine::new();
+    machine.put("etc/blat/targets/site1.toml", GOOD);
+    machine.apply();
+    fs::remove_file(machine.path("etc/blat/targets/site1.toml")).unwrap();
+    machine.put("etc/blat/targets/site1.example.org.toml", &format!("projects = ['Ferry']\n{GOOD}"));
+    let expected = [
+        "daemon-reload",
+        "stop --no-block blat@site1.service",
+        "start --no-block blat@site1.example.org.service",
+    ];
+    assert_eq!(machine.apply().1, expected);
+}
+
+#[test]
 fn a_failed_agent_is_started_again() {
     let machine = Machine::new();
     machine.put("etc/blat/targets/site1.toml", GOOD);

@@ -188,10 +188,7 @@ impl Apply {
 /// Whether anything by which the units of a target that stays start is to come, to go or to change: a drop-in,
 /// or a timer that the agent brings up. That blat.target wants the agent is for the next boot.
 fn starts_differ(had: &Output, has: &Output, removed: &BTreeSet<TargetName>) -> bool {
-    let stays = |path: &Path| {
-        let path = path.to_string_lossy();
-        !removed.iter().any(|name| path.contains(&format!("@{name}.")))
-    };
+    let stays = |path: &Path| generator::instance(path).is_none_or(|name| !removed.contains(&name));
     let differs = |path: &PathBuf| !path.starts_with(WANTED) && stays(path) && had.get(path) != has.get(path);
     had.keys().chain(has.keys()).any(differs)
 }
