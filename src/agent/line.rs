@@ -4,7 +4,7 @@
 //! soon after it came up goes on with that, so that a flapping line costs little. Where there are
 //! many targets, they do not all connect in one moment: the first attempt, and each later one,
 //! comes at a random time of its span. What is wrong is told once when it begins, and once an hour
-//! as long as it lasts.
+//! as long as it lasts, and again where from then on only a person mends it.
 //!
 //! A connection that is worse than a new one would be ([`Losses`]) is replaced by a new one once that is up;
 //! who is served by the old one then is served by it to the end.
@@ -265,7 +265,13 @@ impl Line {
             }
             Some(outage) => {
                 outage.reason.clone_from(&reason);
+                // Time would have mended what it was until now.
+                let needs_person = person && !outage.person;
                 outage.person = person;
+                if needs_person {
+                    outage.told = now;
+                    return Change::Down { reason, person };
+                }
                 if now - outage.told < TELL_AGAIN {
                     return Change::Quiet;
                 }
@@ -401,4 +407,31 @@ fn lead(control: &Path, to: &Master) -> Result<()> {
 fn within(span: Duration) -> Duration {
     let random = RandomState::new().hash_one(()) >> 11;
     span.mul_f64(random as f64 / (1_u64 << 53) as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(folder: &Path) -> Line {
+        let endpoint = Endpoint {
+            host: "nowhere".into(),
+            port: 22,
+            user: "pkgadmin".into(),
+            known_hosts: folder.join("known_hosts"),
+        };
+        let key = Key { source: folder.join("key"), credential: Some(folder.join("identity")) };
+        Line::new(endpoint, key, folder.join("ssh"), Duration::ZERO)
+    }
+
+    #[test]
+    fn an_outage_that_time_no_longer_mends_is_told_again() {
+        let mut line = line(Path::new("/nowhere"));
+        let mut fails = |failure: fn(anyhow::Error) -> Failure| line.failed(failure(anyhow!("no")));
+        assert!(matches!(fails(Failure::later), Change::Down { person: false, .. }));
+        assert!(matches!(fails(Failure::later), Change::Quiet));
+        assert!(matches!(fails(Failure::person), Change::Down { person: true, .. }));
+        assert!(matches!(fails(Failure::person), Change::Quiet));
+        assert!(matches!(fails(Failure::later), Change::Quiet));
+    }
 }
