@@ -6,6 +6,7 @@
 //! that systemd holds, and the next agent looks for both.
 
 mod beside;
+mod calls;
 mod line;
 mod losses;
 mod memory;
@@ -35,6 +36,7 @@ use crate::state;
 use crate::tags::Queue;
 use crate::told::time_of;
 use crate::trigger::touch;
+use calls::Calls;
 use line::Change;
 use tick::Tick;
 use troubles::Troubles;
@@ -63,6 +65,7 @@ pub async fn run(root: &Path, settings: Settings) -> Result<()> {
         waiting: 0,
         troubles: Troubles::default(),
         syncs: Troubles::default(),
+        calls: Calls::default(),
         old_helper: None,
         status: String::new(),
         shown: None,
@@ -92,6 +95,7 @@ struct Agent {
     waiting: usize,
     troubles: Troubles,
     syncs: Troubles,
+    calls: Calls,
     /// Which old helper serves the target, and why it was not replaced.
     old_helper: Option<String>,
     status: String,
@@ -129,6 +133,9 @@ impl Agent {
         loop {
             self.show_status();
             self.write_down(started);
+            if let Some(reason) = self.calls.due(Instant::now()) {
+                notify::call(&self.places, &reason);
+            }
             if !self.is_quiet() {
                 busy = Instant::now();
             }
@@ -189,7 +196,7 @@ impl Agent {
             }
             Change::Down { reason, person } => {
                 if person {
-                    notify::call(&self.places, &reason);
+                    self.calls.need(&reason);
                 }
                 tracing::warn!(
                     message_id = ledger::DISCONNECTED,
@@ -255,7 +262,7 @@ impl Agent {
         }
         report.log(self.settings.name.as_str());
         if let Some(reason) = report.needs_person() {
-            notify::call(&self.places, reason);
+            self.calls.need(reason);
         }
     }
 
