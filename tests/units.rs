@@ -188,6 +188,22 @@ fn the_templates_say_what_is_built_in() {
     has("blat-transfer@.service", "ReadWritePaths=-/var/lib/blat/tags/%i -/run/blat/%i");
 }
 
+/// An agent that dies again and again takes them with it, and brings them up again, each time.
+#[test]
+fn what_comes_and_goes_with_the_agent_starts_however_often() {
+    let mut bound = Vec::new();
+    for unit in fs::read_dir(Path::new(SOURCE).join("units")).unwrap() {
+        let path = unit.unwrap().path();
+        let text = fs::read_to_string(&path).unwrap();
+        let has = |line: &str| text.lines().any(|found| found == line);
+        if has("BindsTo=blat@%i.service") {
+            assert!(has("StartLimitIntervalSec=0"), "{}", path.display());
+            bound.push(path);
+        }
+    }
+    assert_eq!(bound.len(), 5, "{bound:?}");
+}
+
 #[test]
 fn another_prefix_reaches_the_units() {
     let root = tempfile::tempdir().unwrap();
