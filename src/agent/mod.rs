@@ -18,11 +18,13 @@ use std::io;
 use std::os::fd::{FromRawFd, IntoRawFd};
 use std::os::unix::net::UnixDatagram as StdDatagram;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::{Duration, SystemTime};
 
 use sd_notify::NotifyState;
 use tokio::net::UnixDatagram;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::config::{Settings, folder::Folder};
@@ -66,6 +68,7 @@ pub async fn run(root: &Path, settings: Settings) -> Result<()> {
         troubles: Troubles::default(),
         syncs: Troubles::default(),
         calls: Calls::default(),
+        due: None,
         old_helper: None,
         status: String::new(),
         shown: None,
@@ -96,6 +99,8 @@ struct Agent {
     troubles: Troubles,
     syncs: Troubles,
     calls: Calls,
+    /// Tells whether claims are due, once the tag directory has answered.
+    due: Option<oneshot::Receiver<bool>>,
     /// Which old helper serves the target, and why it was not replaced.
     old_helper: Option<String>,
     status: String,
@@ -153,6 +158,12 @@ impl Agent {
                     }
                     Err(why) => tracing::warn!("cannot receive a report: {why}"),
                 },
+                due = answer(&mut self.due) => {
+                    self.due = None;
+                    if due {
+                        self.take_up();
+                    }
+                }
                 () = tick.next() => {
                     self.look();
                     self.way.look();
@@ -266,21 +277,24 @@ impl Agent {
         }
     }
 
-    /// Starts a transfer for claims that are due and that nobody works on: of a run that was
-    /// killed or failed, of a time without a line, or waiting.
+    /// Asks whether claims are due, unless an answer is still to come, and starts a synchronisation that is
+    /// unfinished.
     fn look(&mut self) {
-        let (tags, state) = (&self.settings.tags.directory, &self.places.state);
-        if self.way.is_open()
-            && self.troubles.allow(Instant::now())
-            && Queue::has_due(tags, state, SystemTime::now())
-            && !lock::is_held(&self.places.transfer_lock())
-        {
-            touch(&self.places.transfer_trigger());
-        }
         let now = Instant::now();
+        if self.due.is_none() && self.way.is_open() && self.troubles.allow(now) {
+            self.due = Some(ask_for_due(&self.settings.tags.directory, &self.places.state));
+        }
         if self.way.is_open() && self.syncs.allow(now) && self.sync_is_unfinished() {
             self.syncs.taken_up(now);
             touch(&self.places.sync_trigger());
+        }
+    }
+
+    /// Starts a transfer for claims that are due and that nobody works on: of a run that was
+    /// killed or failed, of a time without a line, or waiting.
+    fn take_up(&self) {
+        if self.way.is_open() && !lock::is_held(&self.places.transfer_lock()) {
+            touch(&self.places.transfer_trigger());
         }
     }
 
@@ -313,21 +327,26 @@ impl Agent {
         };
         tracing::info!(blat_target = %settings.name, "read the configuration again");
         self.way.redirect(&settings, &self.places).await;
-        self.tell_of_left_tags(&settings.tags.directory);
-        self.settings = settings;
+        let old = std::mem::replace(&mut self.settings, settings).tags.directory;
+        if old != self.settings.tags.directory {
+            self.due = None;
+            self.tell_of_left_tags(old);
+        }
     }
 
     /// Tags in a directory that is the target's no more: nothing looks there.
-    fn tell_of_left_tags(&self, new: &Path) {
-        let old = self.settings.tags.directory.as_path();
-        if old != new && (Queue::has_claims(old) || Queue::has_fresh(old)) {
-            tracing::warn!(
-                blat_target = %self.settings.name,
-                "tags are left in {}, where nothing looks any more: drop them again in {}",
-                old.display(),
-                new.display()
-            );
-        }
+    fn tell_of_left_tags(&self, old: PathBuf) {
+        let (target, new) = (self.settings.name.clone(), self.settings.tags.directory.clone());
+        aside(move || {
+            if Queue::has_claims(&old) || Queue::has_fresh(&old) {
+                tracing::warn!(
+                    blat_target = %target,
+                    "tags are left in {}, where nothing looks any more: drop them again in {}",
+                    old.display(),
+                    new.display()
+                );
+            }
+        });
     }
 
     fn show_status(&mut self) {
@@ -362,6 +381,33 @@ impl Agent {
             state::keep(&self.places.agent(), &now);
             self.shown = Some(now);
         }
+    }
+}
+
+/// Looks into a tag directory on a thread of its own: where its file server is gone it may never answer, and the
+/// agent has to.
+fn aside(look: impl FnOnce() + Send + 'static) {
+    if let Err(why) = thread::Builder::new().spawn(look) {
+        tracing::warn!("cannot look into the tag directory: {why}");
+    }
+}
+
+/// Asks whether any claim may be looked at now.
+fn ask_for_due(tags: &Path, state: &Path) -> oneshot::Receiver<bool> {
+    let (tell, told) = oneshot::channel();
+    let (tags, state) = (tags.to_owned(), state.to_owned());
+    aside(move || {
+        // A reload may have made the question void.
+        let _ = tell.send(Queue::has_due(&tags, &state, SystemTime::now()));
+    });
+    told
+}
+
+/// Waits for the answer, if there was a question. Can be dropped at any point and called again.
+async fn answer(due: &mut Option<oneshot::Receiver<bool>>) -> bool {
+    match due {
+        Some(due) => due.await.unwrap_or(false),
+        None => std::future::pending().await,
     }
 }
 

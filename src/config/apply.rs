@@ -21,6 +21,7 @@ use super::folder::{Folder, Texts};
 use super::in_force::Reading;
 use super::name::TargetName;
 use super::problem::Problem;
+use super::settings::Settings;
 use super::steps::{Change, State};
 use super::systemctl::Systemctl;
 use super::verdict::{Judged, Verdict, judge};
@@ -100,10 +101,11 @@ impl Apply {
             }
         }
         let pending = self.accept(copies, &verdict).context("cannot write an accepted copy")?;
-        for (settings, _) in verdict.targets.values().filter_map(|judged| judged.after.as_ref()) {
-            if let Err(error) = directories::make(&self.root, settings, &self.owners) {
-                tracing::warn!(BLAT_TARGET = %settings.name, "{}: {error:#}", settings.name);
-            }
+        let (root, owners) = (self.root.clone(), self.owners);
+        let made = move |settings: &Settings| directories::make(&root, settings, &owners);
+        let targets = verdict.targets.values().filter_map(Judged::settings);
+        for (name, error) in directories::of_all(targets, made) {
+            tracing::warn!(BLAT_TARGET = %name, "{name}: {error:#}");
         }
         self.tell_manager(&verdict, &pending)?;
         copies.put_pending(&BTreeSet::new()).context("cannot note that the manager was told")?;

@@ -4,18 +4,25 @@
 //! where every folder above it is root's and nobody else's to write: then nobody can put a symbolic
 //! link in the way, neither before nor while we look. The directory itself is held open, and never
 //! reached through a link. Elsewhere (a file server, a user's folder) its owner sees to it.
+//!
+//! A tag directory whose file server is gone may never answer, and no other target's waits for it: each has a
+//! thread of its own, and one that is not done in time is left to itself, until the program ends.
 
+use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::{Mode, fchmod, mkdirat};
 use nix::unistd::{Gid, Group, Uid, User, fchown};
 
+use super::name::TargetName;
 use super::settings::Settings;
 
 /// Where claimed tags lie inside the tag directory; hidden, so it does not count as content.
@@ -43,6 +50,36 @@ impl Owners {
             Group::from_name("blat-tags")?.context("there is no group `blat-tags`; run systemd-sysusers")?;
         Ok(Self { trusted: Uid::from_raw(0), user: user.uid, group: user.gid, publishers: group.gid })
     }
+}
+
+/// For how long all of them are waited for.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Has `make` make the directories of all these targets at a time. Returns what is in the way.
+pub(super) fn of_all<'a, M>(
+    targets: impl Iterator<Item = &'a Settings>,
+    make: M,
+) -> Vec<(TargetName, anyhow::Error)>
+where
+    M: Fn(&Settings) -> anyhow::Result<()> + Clone + Send + 'static,
+{
+    let until = Instant::now() + PATIENCE;
+    let (done, made) = mpsc::channel();
+    let mut waiting = BTreeMap::new();
+    for settings in targets {
+        waiting.insert(settings.name.clone(), settings.tags.directory.clone());
+        let (settings, make, done) = (settings.clone(), make.clone(), done.clone());
+        std::thread::spawn(move || done.send((make(&settings), settings.name)));
+    }
+    drop(done);
+    let mut in_the_way = Vec::new();
+    while let Ok((made, name)) = made.recv_timeout(until.saturating_duration_since(Instant::now())) {
+        waiting.remove(&name);
+        in_the_way.extend(made.err().map(|error| (name, error)));
+    }
+    let silent = |directory: PathBuf| anyhow!("tag directory {}: it does not answer", directory.display());
+    in_the_way.extend(waiting.into_iter().map(|(name, directory)| (name, silent(directory))));
+    in_the_way
 }
 
 /// Makes the state directory and the tag directory, or puts right what is ours of them.
@@ -110,10 +147,13 @@ fn give(held: &File, wanted: &Wanted, owners: &Owners) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes a folder that everyone can pass, whatever the umask.
+/// Makes a folder that everyone can pass, whatever the umask; another target's thread may be quicker.
 fn make_for_all(path: &Path) -> io::Result<()> {
-    fs::create_dir(path)?;
-    fs::set_permissions(path, Permissions::from_mode(0o755))
+    match fs::create_dir(path) {
+        Err(why) if why.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(why) => Err(why),
+        Ok(()) => fs::set_permissions(path, Permissions::from_mode(0o755)),
+    }
 }
 
 /// Makes the folders down to `path`, as long as each is such that only the trusted user can change it.
@@ -174,6 +214,31 @@ mod tests {
         fs::set_permissions(&tags, PermissionsExt::from_mode(0o700)).unwrap();
         made().unwrap();
         assert_eq!(mode(&tags), 0o2775);
+    }
+
+    #[test]
+    fn a_directory_that_does_not_answer_holds_up_no_other() {
+        let root = tempfile::tempdir().unwrap();
+        let mut targets = ["a", "b", "c", "d"].map(|name| {
+            let mut settings = settings(&format!("/srv/deep/{name}"));
+            settings.name = name.parse().unwrap();
+            settings
+        });
+        targets[1].tags.directory = "/hangs".into();
+        let inside = root.path().to_owned();
+        let made = move |settings: &Settings| match settings.name.as_str() {
+            "b" => loop {
+                std::thread::park();
+            },
+            _ => make(&inside, settings, &owners()),
+        };
+        let in_the_way = of_all(targets.iter(), made);
+        assert_eq!(in_the_way.len(), 1, "{in_the_way:?}");
+        assert_eq!(in_the_way[0].0, targets[1].name);
+        assert!(in_the_way[0].1.to_string().contains("/hangs: it does not answer"), "{in_the_way:?}");
+        for name in ["a", "c", "d"] {
+            assert_eq!(mode(&root.path().join("srv/deep").join(name)), 0o2775);
+        }
     }
 
     #[test]

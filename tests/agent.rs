@@ -1,0 +1,100 @@
+//! The agent by itself: of a bucket, to which it keeps no line.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::Mode;
+use nix::unistd::{Pid, mkfifo};
+use tempfile::TempDir;
+
+const SOON: Duration = Duration::from_secs(20);
+const BUCKET: &str = "source = \"/srv/a\"\nkind = \"s3\"\ns3.bucket = \"packages\"\n";
+
+/// A root with one target, whose settings are these.
+fn root(settings: &str) -> TempDir {
+    let root = tempfile::tempdir().unwrap();
+    for folder in ["etc/blat/targets", "tags/.claimed", "var/lib/blat/site1", "run/blat/site1"] {
+        fs::create_dir_all(root.path().join(folder)).unwrap();
+    }
+    write(root.path(), settings);
+    root
+}
+
+fn write(root: &Path, settings: &str) {
+    let text = format!("{settings}[tags]\ndirectory = {:?}\n", root.join("tags"));
+    fs::write(root.join("etc/blat/targets/site1.toml"), text).unwrap();
+}
+
+/// An agent, and what it says.
+struct Agent {
+    process: Child,
+    lines: mpsc::Receiver<String>,
+}
+
+impl Agent {
+    fn start(root: &Path) -> Self {
+        let mut agent = Command::new(env!("CARGO_BIN_EXE_blat-agent"));
+        agent.arg("--root").arg(root).arg("site1").env_remove("BLAT_LOG").env_remove("JOURNAL_STREAM");
+        let mut process = agent.stderr(Stdio::piped()).spawn().unwrap();
+        let stderr = BufReader::new(process.stderr.take().unwrap());
+        let (tell, lines) = mpsc::channel();
+        std::thread::spawn(move || stderr.lines().map(Result::unwrap).try_for_each(|line| tell.send(line)));
+        Self { process, lines }
+    }
+
+    fn says(&self, words: &str) {
+        while !self.lines.recv_timeout(SOON).expect(words).contains(words) {}
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.process.id().try_into().unwrap()), signal).unwrap();
+    }
+
+    /// Ends at TERM, and soon.
+    fn ends(&mut self) {
+        self.signal(Signal::SIGTERM);
+        let begin = Instant::now();
+        while self.process.try_wait().unwrap().is_none() {
+            assert!(begin.elapsed() < SOON, "the agent does not end");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn a_look_at_the_tags_that_never_comes_back_leaves_the_agent_to_its_work() {
+    let root = root(BUCKET);
+    fs::write(root.path().join("tags/.claimed/0000000000000001-core::1.0"), "").unwrap();
+    // Whoever opens it waits, as where a file server is gone.
+    mkfifo(&root.path().join("var/lib/blat/site1/waiting.json"), Mode::S_IRWXU).unwrap();
+    let mut agent = Agent::start(root.path());
+    agent.says("is ready");
+    agent.signal(Signal::SIGHUP);
+    agent.says("read the configuration again");
+    agent.ends();
+}
+
+#[test]
+fn claims_that_are_due_are_taken_up() {
+    let root = root(BUCKET);
+    fs::write(root.path().join("tags/.claimed/0000000000000001-core::1.0"), "").unwrap();
+    let mut agent = Agent::start(root.path());
+    let (trigger, begin) = (root.path().join("run/blat/site1/transfer"), Instant::now());
+    while !trigger.exists() {
+        assert!(begin.elapsed() < SOON, "nothing has the tag looked at");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    agent.ends();
+}
