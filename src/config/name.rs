@@ -28,7 +28,11 @@ pub enum BadName {
     #[error("a target's name has only the characters A-Z a-z 0-9 _ . -")]
     Character,
     #[error("a target cannot be called `tags`, for /var/lib/blat/tags has the tag directories")]
-    Reserved,
+    Tags,
+    #[error("a target cannot be called `tag`, for /run/blat/tag is the socket that takes tags")]
+    Tag,
+    #[error("a target cannot be called `release_manager.db`, for that file is the release database")]
+    Database,
     #[error("a target's name cannot end in `.report`, for sockets in /run/blat are called so")]
     Report,
 }
@@ -50,7 +54,9 @@ impl FromStr for TargetName {
             _ if !text.chars().all(allowed) => Err(BadName::Character),
             _ if text.len() > LONGEST => Err(BadName::Long),
             _ if text.starts_with(['.', '-']) => Err(BadName::Start),
-            "tags" => Err(BadName::Reserved),
+            "tags" => Err(BadName::Tags),
+            "tag" => Err(BadName::Tag),
+            "release_manager.db" => Err(BadName::Database),
             _ if text.ends_with(".report") => Err(BadName::Report),
             _ => Ok(Self(text.to_owned())),
         }
@@ -92,7 +98,9 @@ mod tests {
         assert_eq!(bad("a/b"), BadName::Character);
         assert_eq!(bad("a@b"), BadName::Character);
         assert_eq!(bad("größe"), BadName::Character);
-        assert_eq!(bad("tags"), BadName::Reserved);
+        assert_eq!(bad("tags"), BadName::Tags);
+        assert_eq!(bad("tag"), BadName::Tag);
+        assert_eq!(bad("release_manager.db"), BadName::Database);
         assert_eq!(bad("site1.report"), BadName::Report);
     }
 
