@@ -22,6 +22,8 @@ pub(super) struct Troubles {
     failed: bool,
     /// How many runs have failed, one after the other.
     count: u32,
+    /// Whether the last of them was counted as it began.
+    taken_up: bool,
     until: Option<Instant>,
     told: Option<(String, Instant)>,
     /// What was told of single packages, since a run last ended well.
@@ -45,19 +47,22 @@ impl Troubles {
         if !std::mem::take(&mut self.failed) {
             return *self = Self::default();
         }
+        if std::mem::take(&mut self.taken_up) {
+            self.count = self.count.saturating_sub(1);
+        }
         self.pause(now);
     }
 
-    /// A run is started anew that nobody heard the end of; whatever killed it may kill it again.
+    /// A run is started anew that failed, or that nobody heard the end of: whatever killed it may kill it
+    /// again, so it counts as one that fails until it is heard to end.
     pub(super) fn taken_up(&mut self, now: Instant) {
-        if self.told.is_none() {
-            self.pause(now);
-        }
+        self.pause(now);
+        self.taken_up = true;
     }
 
     /// A run gets something done: if it fails or is killed, the next need not wait long.
     pub(super) fn moved(&mut self) {
-        self.count = 0;
+        (self.count, self.until) = (0, None);
     }
 
     /// Whether a line about a single package is to be told.
@@ -129,6 +134,27 @@ mod tests {
         troubles.moved();
         troubles.taken_up(now);
         assert!(troubles.allow(now + Duration::from_secs(5)));
+    }
+
+    #[test]
+    fn a_run_that_is_taken_up_counts_once_whether_it_fails_or_is_killed() {
+        let (mut troubles, mut now) = (Troubles::default(), Instant::now());
+        for (seconds, is_killed) in
+            [(5, false), (10, false), (20, true), (40, true), (80, false), (160, true)]
+        {
+            troubles.taken_up(now);
+            if !is_killed {
+                now += Duration::from_secs(3);
+                troubles.heard("no", now);
+                troubles.run_ended(now);
+            }
+            assert!(!troubles.allow(now + Duration::from_secs(seconds - 1)));
+            now += Duration::from_secs(seconds);
+            assert!(troubles.allow(now));
+        }
+        troubles.taken_up(now);
+        troubles.moved();
+        assert!(troubles.allow(now));
     }
 
     #[test]
