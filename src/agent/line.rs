@@ -68,12 +68,19 @@ impl Key {
         Ok(file.clone())
     }
 
-    /// Whether the configured file is there and was put there, or changed, after `since`. By its
-    /// change time: a key that is copied back from elsewhere keeps the time of its content.
-    fn changed_since(&self, since: SystemTime) -> bool {
-        let since = since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs() as i64;
-        std::fs::metadata(&self.source).is_ok_and(|file| file.ctime() >= since)
+    /// The state of the configured file, if it is there.
+    fn version(&self) -> Option<Version> {
+        let file = std::fs::metadata(&self.source).ok()?;
+        Some(Version { inode: file.ino(), changed: (file.ctime(), file.ctime_nsec()) })
     }
+}
+
+/// Another one for a file that was put there, or changed. By its change time, for a key that is copied back from
+/// elsewhere keeps the time of its content; never by the clock, which may be set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Version {
+    inode: u64,
+    changed: (i64, i64),
 }
 
 /// What happened to the line, as far as it is to be told.
@@ -98,6 +105,8 @@ pub(super) enum Change {
 pub(super) struct Line {
     endpoint: Endpoint,
     key: Key,
+    /// What the key file was when systemd loaded it.
+    loaded: Option<Version>,
     /// Leads to the socket of the connection that is up.
     control: PathBuf,
     state: State,
@@ -147,6 +156,7 @@ impl Line {
         let now = Instant::now();
         Self {
             endpoint,
+            loaded: key.version(),
             key,
             control,
             state: State::Waiting { until: now + within(span), last: now },
@@ -311,8 +321,9 @@ impl Line {
 
     /// Whether the key file was mended since the agent started: systemd loads it anew
     /// only for a new process.
-    pub(super) fn needs_new_key(&self, started: SystemTime) -> bool {
-        self.outage.is_some() && self.key.credential.is_some() && self.key.changed_since(started)
+    pub(super) fn needs_new_key(&self) -> bool {
+        let is_another = || self.key.version().is_some_and(|now| self.loaded != Some(now));
+        self.outage.is_some() && self.key.credential.is_some() && is_another()
     }
 
     /// The state, for whoever reads the agent's file; so many more connections are up beside it.
@@ -422,6 +433,27 @@ mod tests {
         };
         let key = Key { source: folder.join("key"), credential: Some(folder.join("identity")) };
         Line::new(endpoint, key, folder.join("ssh"), Duration::ZERO)
+    }
+
+    #[test]
+    fn a_key_is_new_when_its_file_is_another_whatever_the_clock_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut line = line(folder.path());
+        let put = |text: &str| {
+            std::fs::write(folder.path().join("new"), text).unwrap();
+            std::fs::rename(folder.path().join("new"), folder.path().join("key")).unwrap();
+        };
+        line.failed(Failure::person(anyhow!("there is no key")));
+        assert!(!line.needs_new_key());
+        put("one");
+        assert!(line.needs_new_key());
+        // Written in the same moment as the agent is started, or later by the clock of then.
+        line.loaded = line.key.version();
+        assert!(!line.needs_new_key());
+        put("another");
+        assert!(line.needs_new_key());
+        std::fs::remove_file(folder.path().join("key")).unwrap();
+        assert!(!line.needs_new_key(), "nothing could be loaded");
     }
 
     #[test]

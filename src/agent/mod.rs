@@ -167,7 +167,7 @@ impl Agent {
                 () = tick.next() => {
                     self.look();
                     self.way.look();
-                    if self.way.needs_new_key(started) {
+                    if self.way.needs_new_key() {
                         tracing::info!("the key file has changed: starting again, for systemd to load it");
                         break;
                     }

@@ -131,9 +131,9 @@ impl Way {
     }
 
     /// Whether the key file was mended since the agent started. A run to a bucket gets its own.
-    pub(super) fn needs_new_key(&self, started: SystemTime) -> bool {
+    pub(super) fn needs_new_key(&self) -> bool {
         match self {
-            Self::Host(host) => host.first.needs_new_key(started),
+            Self::Host(host) => host.first.needs_new_key(),
             Self::Bucket { .. } => false,
         }
     }
