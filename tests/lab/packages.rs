@@ -64,8 +64,12 @@ fn the_rpm_brings_the_same_files_and_starts_the_units() {
     field.wait_connected("site1");
     field.tag("site1", "by-rpm", "1.0");
     field.wait_for("site1", "by-rpm", "1.0", SOON);
+    // As a file that the earlier version refuses: it is not in force, and nothing but the upgrade has it judged.
+    field.master.sh("systemctl stop blat-config.path");
+    field.add_target("refused", SOURCE, "");
     field.master.sh(&format!("{rpm} --upgrade --force {path} 2>&1"));
     field.wait_connected("site1");
+    field.wait_connected("refused");
     field.assert_no_failed_unit();
     field.master.sh("rpm --force-debian --erase blat");
     assert_eq!(

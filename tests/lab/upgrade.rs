@@ -110,7 +110,11 @@ fn an_upgrade_in_the_middle_of_the_work_loses_and_tears_nothing() {
     let at = (field.count("blat@site1", "committed bulk"), field.count("blat@site1", "committed storm"));
     println!("upgraded after {} of {BULK} in bulk and {} of {STORM} by tag", at.0, at.1);
     assert!(at.0 < BULK && at.1 < STORM, "the work was over before the upgrade");
+    // As a file that the earlier version refuses: it is not in force, and nothing but the upgrade has it judged.
+    field.master.sh("systemctl stop blat-config.path");
+    field.add_target("refused", SOURCE, "");
     install_deb(&field.master, "blat");
+    wait_until("what was refused is judged again", SOON, || field.active("blat@refused") == "active");
     field.wait_no_tags("site1", LONG);
     wait_until("the synchronisation is complete", LONG, || {
         // Not the line that says that one was cut.
