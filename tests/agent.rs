@@ -7,6 +7,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use blat::agent;
+use blat::config::Settings;
+use blat::start::block_on;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
@@ -84,6 +87,22 @@ fn a_look_at_the_tags_that_never_comes_back_leaves_the_agent_to_its_work() {
     agent.signal(Signal::SIGHUP);
     agent.says("read the configuration again");
     agent.ends();
+}
+
+/// As where a file is accepted between the agent's reading it and its being ready: systemd reloads nothing that is
+/// not ready.
+#[test]
+fn what_came_into_force_while_the_agent_started_is_what_it_goes_by() {
+    let root = root("source = \"/srv/a\"\nssh.host = \"nowhere\"\n");
+    let settings = Settings::load(root.path(), &"site1".parse().unwrap()).unwrap();
+    write(root.path(), BUCKET);
+    let runs = async {
+        let _ = tokio::time::timeout(Duration::from_secs(2), agent::run(root.path(), settings)).await;
+        Ok(())
+    };
+    block_on(runs).unwrap();
+    let known = fs::read_to_string(root.path().join("run/blat/site1/agent.json")).unwrap();
+    assert!(known.contains("not_kept"), "{known}");
 }
 
 #[test]

@@ -133,6 +133,8 @@ impl Agent {
         let watchdog = sd_notify::watchdog_enabled().unwrap_or(Duration::from_secs(120)) / 2;
         let (started, mut fed) = (SystemTime::now(), Instant::now());
         let mut busy = Instant::now();
+        // A reload that systemd is asked for while the agent starts is lost.
+        self.catch_up().await;
         self.look();
         memory::let_go_of_the_start();
         loop {
@@ -308,12 +310,17 @@ impl Agent {
     /// then says that the configuration has changed: so that is looked at here, too.
     async fn sync_now(&mut self) {
         tracing::info!(blat_target = %self.settings.name, "asked to synchronise now");
-        if Settings::load(&self.root, &self.settings.name).is_ok_and(|now| now != self.settings) {
-            self.reload().await;
-        }
+        self.catch_up().await;
         touch(&self.places.sync_trigger());
         touch(&self.places.transfer_trigger());
         self.way.hurry();
+    }
+
+    /// Reads the configuration again if it is another by now.
+    async fn catch_up(&mut self) {
+        if Settings::load(&self.root, &self.settings.name).is_ok_and(|now| now != self.settings) {
+            self.reload().await;
+        }
     }
 
     async fn reload(&mut self) {
