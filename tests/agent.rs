@@ -106,6 +106,21 @@ fn what_came_into_force_while_the_agent_started_is_what_it_goes_by() {
 }
 
 #[test]
+fn an_agent_that_reads_its_configuration_again_is_as_wordy_as_that_says() {
+    let root = root(&format!("verbosity = \"error\"\n{BUCKET}"));
+    let mut agent = Agent::start(root.path());
+    let begin = Instant::now();
+    while !root.path().join("run/blat/site1/agent.json").exists() {
+        assert!(begin.elapsed() < SOON, "the agent does not start");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    write(root.path(), BUCKET);
+    agent.signal(Signal::SIGHUP);
+    agent.says("read the configuration again");
+    agent.ends();
+}
+
+#[test]
 fn claims_that_are_due_are_taken_up() {
     let root = root(BUCKET);
     fs::write(root.path().join("tags/.claimed/0000000000000001-core::1.0"), "").unwrap();

@@ -31,6 +31,7 @@ use crate::config::{Settings, folder::Folder};
 use crate::failure::{Needs, Result};
 use crate::ledger;
 use crate::lock;
+use crate::log;
 use crate::notify;
 use crate::places::Places;
 use crate::report::{self, Cause, REPORT_MAX, Report};
@@ -332,6 +333,7 @@ impl Agent {
                 );
             }
         };
+        log::set(settings.verbosity);
         tracing::info!(blat_target = %settings.name, "read the configuration again");
         self.way.redirect(&settings, &self.places).await;
         let old = std::mem::replace(&mut self.settings, settings).tags.directory;
