@@ -18,6 +18,7 @@ use std::io;
 use std::os::fd::{FromRawFd, IntoRawFd};
 use std::os::unix::net::UnixDatagram as StdDatagram;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
@@ -69,6 +70,7 @@ pub async fn run(root: &Path, settings: Settings) -> Result<()> {
         troubles: Troubles::default(),
         syncs: Troubles::default(),
         calls: Calls::default(),
+        looks: None,
         due: None,
         old_helper: None,
         status: String::new(),
@@ -100,7 +102,9 @@ struct Agent {
     troubles: Troubles,
     syncs: Troubles,
     calls: Calls,
-    /// Tells whether claims are due, once the tag directory has answered.
+    /// Looks for claims that are due,
+    looks: Option<Looks>,
+    /// and tells, once the tag directory has answered.
     due: Option<oneshot::Receiver<bool>>,
     /// Which old helper serves the target, and why it was not replaced.
     old_helper: Option<String>,
@@ -285,7 +289,10 @@ impl Agent {
     fn look(&mut self) {
         let now = Instant::now();
         if self.due.is_none() && self.way.is_open() && self.troubles.allow(now) {
-            self.due = Some(ask_for_due(&self.settings.tags.directory, &self.places.state));
+            let looks = self.looks.get_or_insert_with(|| look_for_due(&self.settings, &self.places));
+            let (tell, told) = oneshot::channel();
+            // One that could not be started has said so.
+            self.due = looks.send(tell).is_ok().then_some(told);
         }
         if self.way.is_open() && self.syncs.allow(now) && self.sync_is_unfinished() {
             self.syncs.taken_up(now);
@@ -338,7 +345,7 @@ impl Agent {
         self.way.redirect(&settings, &self.places).await;
         let old = std::mem::replace(&mut self.settings, settings).tags.directory;
         if old != self.settings.tags.directory {
-            self.due = None;
+            (self.looks, self.due) = (None, None);
             self.tell_of_left_tags(old);
         }
     }
@@ -402,14 +409,19 @@ fn aside(look: impl FnOnce() + Send + 'static) {
 }
 
 /// Asks whether any claim may be looked at now.
-fn ask_for_due(tags: &Path, state: &Path) -> oneshot::Receiver<bool> {
-    let (tell, told) = oneshot::channel();
-    let (tags, state) = (tags.to_owned(), state.to_owned());
+type Looks = mpsc::Sender<oneshot::Sender<bool>>;
+
+/// Starts what answers that for as long as it may be asked: the agent looks often.
+fn look_for_due(settings: &Settings, places: &Places) -> Looks {
+    let (looks, asked) = mpsc::channel::<oneshot::Sender<bool>>();
+    let (tags, state) = (settings.tags.directory.clone(), places.state.clone());
     aside(move || {
-        // A reload may have made the question void.
-        let _ = tell.send(Queue::has_due(&tags, &state, SystemTime::now()));
+        for tell in asked {
+            // A reload may have made the question void.
+            let _ = tell.send(Queue::has_due(&tags, &state, SystemTime::now()));
+        }
     });
-    told
+    looks
 }
 
 /// Waits for the answer, if there was a question. Can be dropped at any point and called again.
