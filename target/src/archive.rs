@@ -4,6 +4,7 @@
 //! below it is reached through one: see [`crate::folder`].
 
 use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::fcntl::AtFlags;
@@ -11,6 +12,7 @@ use nix::sys::stat::SFlag;
 use nix::sys::statvfs::fstatvfs;
 use nix::unistd::{AccessFlags, faccessat};
 
+use crate::channel::Pulse;
 use crate::folder::{Folder, kind};
 use crate::message::{Refusal, Standing};
 use crate::package::{Name, PackageVersion};
@@ -23,6 +25,8 @@ pub(crate) const OWN_FOLDER: &str = ".dpkg_archive";
 /// An archive, held open.
 pub(crate) struct Archive {
     pub(crate) root: Folder,
+    /// Moves with each step of work that is as long as there is much in the archive.
+    pub(crate) pulse: Arc<Pulse>,
 }
 
 impl Archive {
@@ -34,16 +38,16 @@ impl Archive {
             Errno::ENOSYS => Refusal::person("the target's kernel is older than Linux 5.6: update it"),
             why => unusable(&path, why),
         })?;
-        Ok(Self { root })
+        Ok(Self { root, pulse: Arc::new(Pulse::new()) })
     }
 
     /// Opens the archive at `path`, absolute or below the user's home, for writing.
     pub(crate) fn open(path: &[u8]) -> Result<Self, Refusal> {
-        let Self { root } = Self::open_to_read(path)?;
+        let archive = Self::open_to_read(path)?;
         let rights = AccessFlags::W_OK | AccessFlags::X_OK;
-        faccessat(&root, ".", rights, AtFlags::AT_EACCESS)
+        faccessat(&archive.root, ".", rights, AtFlags::AT_EACCESS)
             .map_err(|why| refusal(format_args!("write to the archive {}", shown(path)), why))?;
-        Ok(Self { root })
+        Ok(archive)
     }
 
     /// What the transfer user can still write: bytes, and files (0 where that is not counted).

@@ -239,9 +239,13 @@ impl Pulse {
 
     /// Whether work is in hand that moved within `time`.
     fn beats(&self, time: Duration) -> bool {
-        let moved = Duration::from_millis(self.moved.load(Ordering::Relaxed));
         let works = self.busy.load(Ordering::Relaxed) || self.waiting.load(Ordering::Relaxed) > 0;
-        works && self.start.elapsed().saturating_sub(moved) < time
+        works && self.rested() < time
+    }
+
+    /// For how long nothing has moved.
+    pub(crate) fn rested(&self) -> Duration {
+        self.start.elapsed().saturating_sub(Duration::from_millis(self.moved.load(Ordering::Relaxed)))
     }
 
     /// Tells the host, from a thread of its own, for as long as the process lives.

@@ -393,7 +393,11 @@ impl Committer {
             }
         }
         turn.write_marks()?;
-        Ok(pending.iter().map(Pending::place).collect())
+        let place = |member: &Pending| {
+            self.pulse.moved();
+            member.place()
+        };
+        Ok(pending.iter().map(place).collect())
     }
 
     /// Renames all into place and syncs the folders that hold them.

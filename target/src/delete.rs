@@ -52,7 +52,7 @@ pub(crate) fn take_away(
     if let Some(why) = why_it_stays(turn, id, expected, &standing) {
         return Ok(Doomed::Stays(format!("{id} stays: {why}")));
     }
-    if let Some(link) = link_without_mark(turn, &folder, id).map_err(failed)? {
+    if let Some(link) = link_without_mark(archive, turn, &folder, id).map_err(failed)? {
         return Ok(Doomed::Stays(format!("{id} stays: the link {link}, which has no mark, addresses it")));
     }
     Hidden::take(archive, session, id, folder).map(Doomed::Hidden).map_err(failed)
@@ -82,11 +82,12 @@ pub(crate) const HELD: &str = "deletion is held back; `blat release-hold` ends t
 
 /// A link beside `id` that addresses it and has no mark that counts: someone may need it.
 fn link_without_mark(
+    archive: &Archive,
     turn: &mut Turn<'_>,
     folder: &Folder,
     id: &PackageVersion,
 ) -> nix::Result<Option<PackageVersion>> {
-    for (link, text) in links_to(folder, id)? {
+    for (link, text) in links_to(archive, folder, id)? {
         let counts = turn.marks().get(&link).is_some_and(|mark| mark.stands == Standing::Link(text));
         if !counts {
             return Ok(Some(link));
@@ -96,9 +97,14 @@ fn link_without_mark(
 }
 
 /// The links in a package's folder that address `id` themselves, with their texts.
-pub(crate) fn links_to(folder: &Folder, id: &PackageVersion) -> nix::Result<Vec<(PackageVersion, Vec<u8>)>> {
+pub(crate) fn links_to(
+    archive: &Archive,
+    folder: &Folder,
+    id: &PackageVersion,
+) -> nix::Result<Vec<(PackageVersion, Vec<u8>)>> {
     let mut found = Vec::new();
     for name in folder.names()? {
+        archive.pulse.moved();
         let text = match folder.link_text(&name) {
             Ok(text) => text,
             // No link, or gone meanwhile.

@@ -235,6 +235,8 @@ impl<'a> Packed<'a> {
         loop {
             let given = inflate.inflate(out)?;
             if given > 0 || self.closed.borrow().is_some() {
+                // A piece that came may make very much.
+                intake.pulse.moved();
                 return Ok(given);
             }
             match intake.frame()? {

@@ -36,19 +36,20 @@ pub struct Listed {
 
 /// Lists the archive that is open as `archive`.
 ///
-/// A package's folder that cannot be opened is passed over, and told.
+/// A package's folder that cannot be opened is passed over, and told. Tells `moved` as it goes on.
 ///
 /// # Errors
 /// When the archive, or a folder in it, cannot be read to its end: half a listing is none.
-pub fn list(archive: impl AsFd) -> Result<Listed> {
+pub fn list(archive: impl AsFd, moved: impl Fn()) -> Result<Listed> {
     let mut listed = Listed::default();
     let root = openat(&archive, ".", folder_flags(), Mode::empty())?;
     for (package, kind) in names(&mut Dir::from_fd(root)?, &mut listed)? {
+        moved();
         if !matches!(kind, Some(Type::Directory) | None) {
             continue;
         }
         match openat(&archive, package.as_str(), folder_flags(), Mode::empty()) {
-            Ok(folder) => list_package(Dir::from_fd(folder)?, &package, &mut listed)?,
+            Ok(folder) => list_package(Dir::from_fd(folder)?, &package, &mut listed, &moved)?,
             // A file or a symlink beside the packages, or what was deleted meanwhile.
             Err(Errno::ENOTDIR | Errno::ELOOP | Errno::ENOENT) => (),
             Err(Errno::EACCES) => listed.pass_over(format!("{package}: the transfer user may not read it")),
@@ -58,10 +59,11 @@ pub fn list(archive: impl AsFd) -> Result<Listed> {
     Ok(listed)
 }
 
-fn list_package(mut folder: Dir, package: &Name, listed: &mut Listed) -> Result<()> {
+fn list_package(mut folder: Dir, package: &Name, listed: &mut Listed, moved: impl Fn()) -> Result<()> {
     let versions = names(&mut folder, listed)?;
     let mut path = String::new();
     for (version, kind) in versions {
+        moved();
         path.clear();
         path.push_str(version.as_str());
         path.push('/');
@@ -163,6 +165,7 @@ fn folder_flags() -> OFlag {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::cell::Cell;
     use std::fs::{self, File, FileTimes};
     use std::os::unix::fs::symlink;
     use std::path::Path;
@@ -176,7 +179,7 @@ mod tests {
     }
 
     fn lines(root: &Path) -> (Vec<String>, Listed) {
-        let listed = list(File::open(root).unwrap()).unwrap();
+        let listed = list(File::open(root).unwrap(), || ()).unwrap();
         let line = |entry: Entry<'_>| match entry.stands {
             Stands::Version(stamp) => format!("{}/{} {stamp}", entry.package, entry.version),
             Stands::Link(text) => {
@@ -216,6 +219,17 @@ mod tests {
         ];
         assert_eq!(lines, expected);
         assert_eq!(listed.passed_over, ["\"a b\": no name of a package or version"]);
+    }
+
+    #[test]
+    fn each_package_and_version_is_told_to_move() {
+        let root = tempfile::tempdir().unwrap();
+        for path in ["a/1", "a/2", "b/1"] {
+            version(root.path(), path, 1);
+        }
+        let moves = Cell::new(0);
+        list(File::open(root.path()).unwrap(), || moves.set(moves.get() + 1)).unwrap();
+        assert_eq!(moves.get(), 5);
     }
 
     #[test]

@@ -160,7 +160,7 @@ impl Partial {
 
     fn remove(&self, archive: &Archive) -> nix::Result<()> {
         match archive.root.below(self.package()) {
-            Ok(folder) => remove(&folder, &self.head.name)?,
+            Ok(folder) => remove(&folder, &self.head.name, &archive.pulse)?,
             Err(Errno::ENOENT | Errno::ELOOP | Errno::ENOTDIR) => return Ok(()),
             Err(why) => return Err(why),
         }

@@ -131,8 +131,8 @@ impl Purge {
             let last = together.len();
             for at in 0..last {
                 let addressed = together[at].clone();
-                for (link, text) in
-                    links_to(&folder, &addressed).map_err(|why| format!("{id} stays: {why}"))?
+                for (link, text) in links_to(&self.archive, &folder, &addressed)
+                    .map_err(|why| format!("{id} stays: {why}"))?
                 {
                     let counts =
                         turn.marks().get(&link).is_some_and(|mark| mark.stands == Standing::Link(text));

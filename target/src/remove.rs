@@ -10,25 +10,26 @@ use nix::Result;
 use nix::errno::Errno;
 use nix::sys::stat::{FchmodatFlags, FileStat, Mode, SFlag, fchmodat, fstat};
 
+use crate::channel::Pulse;
 use crate::folder::{Folder, by_descriptor, kind};
 
-/// Removes whatever `name` is, with all that is in it. Nothing there is no error.
-pub(crate) fn remove(parent: &Folder, name: &[u8]) -> Result<()> {
+/// Removes whatever `name` is, with all that is in it; `pulse` moves with each entry. Nothing there is no error.
+pub(crate) fn remove(parent: &Folder, name: &[u8], pulse: &Pulse) -> Result<()> {
     match parent.stat(name)? {
         None => Ok(()),
-        Some(found) if is_folder(&found) => remove_tree(parent, name),
+        Some(found) if is_folder(&found) => remove_tree(parent, name, pulse),
         Some(_) => gone(parent.unlink(name)),
     }
 }
 
 /// Removes a tree whose owner may lack every right in its folders.
-fn remove_tree(parent: &Folder, name: &[u8]) -> Result<()> {
+fn remove_tree(parent: &Folder, name: &[u8], pulse: &Pulse) -> Result<()> {
     let Some(top) = found(unlocked(parent, name))? else { return Ok(()) };
     // The folders that are open, from the top, by their paths below it.
     let mut open: Vec<Vec<u8>> = vec![Vec::new()];
     while let Some(path) = open.last().cloned() {
         let (at, inner) = split(&path);
-        let folders = found(empty_of_files(&top, at, inner))?.unwrap_or_default();
+        let folders = found(empty_of_files(&top, at, inner, pulse))?.unwrap_or_default();
         open.extend(folders.iter().map(|inner| join(&path, inner)));
         if folders.is_empty() {
             open.pop();
@@ -42,13 +43,14 @@ fn remove_tree(parent: &Folder, name: &[u8]) -> Result<()> {
 }
 
 /// Unlinks all but the folders in a folder of the tree, and returns those.
-fn empty_of_files(top: &Folder, at: Option<&[u8]>, name: &[u8]) -> Result<Vec<Vec<u8>>> {
+fn empty_of_files(top: &Folder, at: Option<&[u8]>, name: &[u8], pulse: &Pulse) -> Result<Vec<Vec<u8>>> {
     let folder = match at {
         None => top.below(b"")?,
         Some(at) => unlocked(&top.place(at)?, name)?,
     };
     let mut folders = Vec::new();
     for name in folder.names()? {
+        pulse.moved();
         match folder.unlink(&name) {
             Ok(()) | Err(Errno::ENOENT) => (),
             // Linux says EISDIR, other servers behind NFS may say EPERM.
@@ -112,6 +114,7 @@ mod tests {
     use std::fs;
     use std::os::unix::ffi::OsStrExt;
     use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::time::{Duration, Instant};
 
     #[test]
     fn a_read_only_tree_goes_and_what_its_links_address_stays() {
@@ -126,10 +129,15 @@ mod tests {
             fs::set_permissions(tree.join(folder), fs::Permissions::from_mode(0o000)).unwrap();
         }
         let parent = Folder::open(dir.path().as_os_str().as_bytes()).unwrap();
-        remove(&parent, b"tree").unwrap();
+        let pulse = Pulse::new();
+        std::thread::sleep(Duration::from_millis(20));
+        let begin = Instant::now();
+        remove(&parent, b"tree", &pulse).unwrap();
+        // It counts whole milliseconds.
+        assert!(pulse.rested() <= begin.elapsed() + Duration::from_millis(1), "nothing moved");
         assert!(!tree.exists());
         assert!(dir.path().join("kept/file").exists());
-        assert_eq!(remove(&parent, b"tree"), Ok(()), "nothing there is no error");
+        assert_eq!(remove(&parent, b"tree", &pulse), Ok(()), "nothing there is no error");
     }
 
     #[test]
@@ -141,7 +149,7 @@ mod tests {
             at.mkdir(b"d", 0o700).unwrap();
             at = at.below(b"d").unwrap();
         }
-        remove(&parent, b"d").unwrap();
+        remove(&parent, b"d", &Pulse::new()).unwrap();
         assert!(parent.names().unwrap().is_empty());
     }
 }

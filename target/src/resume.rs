@@ -62,7 +62,7 @@ impl Kept {
         let nothing = (0, Digest(*blake3::hash(b"").as_bytes()));
         let mut kept = Self { archive: archive.clone(), what, held, digests: Vec::new(), part: nothing };
         if let Some(manifest) = manifest {
-            kept.unlock(&manifest);
+            kept.unlock(&manifest, &moved);
             kept.read(&manifest, moved);
         }
         kept
@@ -81,10 +81,11 @@ impl Kept {
     }
 
     /// Gives the owner all rights in the folders: some may have had their final mode already.
-    fn unlock(&self, manifest: &Manifest) {
+    fn unlock(&self, manifest: &Manifest, moved: impl Fn()) {
         for (_, tree) in &self.held {
             let folders = manifest.entries.iter().filter(|entry| entry.kind == Kind::Folder);
             for (parent, name) in folders.map(Entry::split) {
+                moved();
                 let name = if name.is_empty() { b"." } else { name };
                 let _ = tree.place(parent).and_then(|parent| unlocked(&parent, name));
             }
@@ -94,6 +95,7 @@ impl Kept {
     fn read(&mut self, manifest: &Manifest, moved: impl Fn()) {
         let mut buffer = vec![0; PIECE];
         for (entry, size, _) in manifest.files() {
+            moved();
             let Some((at, found)) = self.longest(entry, size) else { return };
             let open = || self.held[at].1.read(&entry.path).ok();
             let Some(hasher) = open().and_then(|file| hash(&file, found, &mut buffer, &moved)) else {

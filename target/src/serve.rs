@@ -122,7 +122,8 @@ fn converse(mut input: Input, output: &Arc<Output>, pulse: Arc<Pulse>, allowed: 
         let (asked, only) = (shown(&hello.archive), shown(only));
         return Err(End::broken(format!("this key serves the archive {only} only, not {asked}")));
     }
-    let archive = Arc::new(Archive::open(&hello.archive).map_err(End::Failed)?);
+    let archive = Archive::open(&hello.archive).map_err(End::Failed)?;
+    let archive = Arc::new(Archive { pulse: pulse.clone(), ..archive });
     let protocol = hello.protocol.min(PROTOCOL);
     output.say(&ToHost::Hello(introduction(&archive, protocol)?))?;
     if protocol >= ToTarget::PROTOCOL_OF_PARTIALS {

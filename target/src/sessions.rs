@@ -132,7 +132,7 @@ impl Session {
         folder: &Folder,
         name: &[u8],
     ) -> nix::Result<()> {
-        let removed = remove(folder, name).inspect_err(|_| self.leaves.store(true, Relaxed));
+        let removed = remove(folder, name, &archive.pulse).inspect_err(|_| self.leaves.store(true, Relaxed));
         if self.made(package) {
             let _ = archive.root.rmdir(package.as_str().as_bytes());
         }
@@ -156,7 +156,7 @@ impl Session {
             let Some(id) = session_of(&name) else { continue };
             let unrecorded = id != self.id && self.sessions.stat(id.as_bytes())?.is_none();
             if unrecorded && !partial::is_kept(archive, package.as_str().as_bytes(), &name) {
-                let _ = remove(folder, &name);
+                let _ = remove(folder, &name, &archive.pulse);
             }
         }
         Ok(())
@@ -215,7 +215,7 @@ fn read_line(line: &[u8]) -> Option<(&[u8], &[u8])> {
 
 fn clear_named(archive: &Archive, package: &[u8], name: &[u8]) -> nix::Result<()> {
     match archive.root.below(package) {
-        Ok(folder) => remove(&folder, name),
+        Ok(folder) => remove(&folder, name, &archive.pulse),
         Err(Errno::ENOENT | Errno::ELOOP | Errno::ENOTDIR) => Ok(()),
         Err(why) => Err(why),
     }

@@ -205,6 +205,7 @@ impl Staging {
     /// Takes a complete regular file over from another staging of the same package.
     pub(crate) fn take_over(&self, entry: &Entry, size: u64, from: &Folder) -> Result<(), Refusal> {
         let (parent, name) = entry.split();
+        self.moved();
         let take = || {
             let to = self.parent(parent)?;
             from.place(parent)?.move_to(name, &to)?;
@@ -249,6 +250,7 @@ impl Staging {
     /// Makes all folders and symlinks, from the manifest alone.
     pub(crate) fn lay_out(&self, manifest: &Manifest) -> Result<(), Refusal> {
         for entry in &manifest.entries[1..] {
+            self.moved();
             self.lay(entry).map_err(|why| self.refusal("make", entry, why))?;
         }
         Ok(())
@@ -272,6 +274,7 @@ impl Staging {
         let (parent, name) = entry.split();
         // Another session may have to read it, and go on.
         let mode = if self.hidden.partial.is_some() { entry.mode | 0o400 } else { entry.mode };
+        self.moved();
         let create = || {
             let file = self.parent(parent)?.create_with(name, mode)?;
             if !self.modes.borrow().contains(&mode) && has_mode(&file, mode)? {
@@ -286,6 +289,7 @@ impl Staging {
     /// was made.
     pub(crate) fn link(&self, entry: &Entry, size: u64, to: &File) -> bool {
         let (parent, name) = entry.split();
+        self.moved();
         let Ok(held) = to.try_clone() else { return false };
         let linked = is_like(to, entry, size)
             && self.parent(parent).is_ok_and(|parent| parent.hard_link(to, name).is_ok());
@@ -321,6 +325,7 @@ impl Staging {
     pub(crate) fn seal(self, manifest: &Manifest) -> Result<(Hidden, Unsynced), Refusal> {
         let folders = manifest.entries.iter().filter(|entry| entry.kind == Kind::Folder);
         for entry in folders.rev() {
+            self.moved();
             let seal = || {
                 let held = self.held.borrow_mut().remove(&entry.path);
                 let folder = held.map_or_else(|| self.open(&entry.path), Ok)?;
@@ -332,6 +337,11 @@ impl Staging {
             self.unsynced.borrow_mut().add(folder.into(), 0);
         }
         Ok((self.hidden, self.unsynced.into_inner()))
+    }
+
+    /// There may be very many entries, and nothing to be read for them.
+    fn moved(&self) {
+        self.hidden.archive.pulse.moved();
     }
 
     /// The refusal when `attempt` failed on an entry.

@@ -192,7 +192,8 @@ impl Talk {
 
     fn list(&mut self, known: Option<Digest>) -> Result<(), End> {
         self.intake.group.commit()?;
-        let listed = list(&self.archive.root).map_err(|why| End::Failed(refusal("list the archive", why)))?;
+        let listed = list(&self.archive.root, || self.archive.pulse.moved())
+            .map_err(|why| End::Failed(refusal("list the archive", why)))?;
         let digest = Digest(listed.listing.digest());
         if known != Some(digest) {
             for chunk in listed.listing.chunks() {
