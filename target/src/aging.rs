@@ -15,6 +15,7 @@ use crate::mark::Mark;
 use crate::marks::Confirmed;
 use crate::message::{HostHello, Info, Outcome, Refusal, Standing, ToHost};
 use crate::package::PackageVersion;
+use crate::partial::with_room;
 use crate::purge::forget_gone;
 use crate::refusal::refusal;
 use crate::sessions::Session;
@@ -162,7 +163,8 @@ impl Aging {
         match reason {
             Some(reason) => {
                 let text = format!("{} {}\n", self.master, reason.replace(char::is_control, " "));
-                history::replace(turn.own(), "hold", text.as_bytes()).map_err(failed)?;
+                with_room(&self.archive, || history::replace(turn.own(), "hold", text.as_bytes()))
+                    .map_err(failed)?;
                 turn.own().sync().map_err(failed)?;
             }
             None => match turn.own().unlink(HOLD) {

@@ -126,7 +126,7 @@ impl Pending {
 
     /// Renames it into its place.
     fn place(&self) -> Outcome {
-        match self.try_place() {
+        match partial::with_room(&self.hidden.archive, || self.try_place()) {
             Ok(outcome) => outcome,
             Err(why) => Outcome::Refused(refusal(format_args!("rename {} into place", self.id), why)),
         }

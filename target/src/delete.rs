@@ -3,7 +3,8 @@
 //! In a turn ([`crate::turn`]), so that nobody receives, marks or takes a mark away meanwhile:
 //! nothing goes while a person holds deletion back; nothing goes that has no mark, or that is not
 //! what was marked; nothing goes that a link without a mark addresses. Then it is renamed to a hidden
-//! name of the session, which is on record before: a reader sees the whole of it or none.
+//! name of the session, which is on record before, if the disk has room for that: a reader sees the whole of it
+//! or none.
 //!
 //! After the turn the tree is removed. A crash before that leaves it hidden and on record, and a
 //! later session removes it ([`crate::sessions`]); so does the next one where it could not be removed.

@@ -12,6 +12,7 @@ use crate::archive::{Archive, OWN_FOLDER, open_or_make};
 use crate::folder::Folder;
 use crate::inflate::Packed;
 use crate::message::{Digest, Outcome, PACKAGE_LIST_MAX};
+use crate::partial::make_room;
 use crate::refusal::{Stop, refusal};
 use crate::whole_file::Announced;
 
@@ -37,6 +38,10 @@ pub(crate) fn receive(
         return Err(Stop::person(format!("{length} bytes are more than the {PACKAGE_LIST_MAX} allowed")));
     }
     packed.announce(length);
+    let written = |why| {
+        make_room(archive, why);
+        Stop::from(refusal(format_args!("write {OWN_FOLDER}/package_list.txt"), why))
+    };
     let (own, _) = open_or_make(&archive.root, OWN_FOLDER.as_bytes()).map_err(written)?;
     let placed = draft(&own).map_err(written).and_then(|draft| {
         Announced { length, digest, mode: 0o644 }.receive(&draft, packed, written)?;
@@ -54,8 +59,4 @@ fn draft(own: &Folder) -> nix::Result<File> {
         Ok(()) | Err(Errno::ENOENT) => own.create(DRAFT),
         Err(why) => Err(why),
     }
-}
-
-fn written(why: Errno) -> Stop {
-    refusal(format_args!("write {OWN_FOLDER}/package_list.txt"), why).into()
 }

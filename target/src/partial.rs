@@ -33,7 +33,7 @@ use crate::folder::Folder;
 use crate::manifest::{MANIFEST_MAX, Manifest};
 use crate::message::{self, Digest, PackageHead, Refusal, Standing};
 use crate::package::PackageVersion;
-use crate::refusal::{errno, refusal, shown};
+use crate::refusal::{errno, is_full, refusal, shown};
 use crate::remove::remove;
 use crate::sessions::{HIDDEN, is_hidden};
 
@@ -260,8 +260,21 @@ pub(crate) fn clear(archive: &Archive) -> Vec<Refusal> {
 
 /// Removes all that nobody works on, if that is what `why` asks for: space is short.
 pub(crate) fn make_room(archive: &Archive, why: Errno) {
-    if matches!(why, Errno::ENOSPC | Errno::EDQUOT) {
+    if is_full(why) && clear_if(archive, |_| true) {
+        // A session that begins holds all for a moment, this very one too.
+        std::thread::sleep(LOOK_EVERY);
         clear_if(archive, |_| true);
+    }
+}
+
+/// Does what may find the disk full: then once more, when there may be room.
+pub(crate) fn with_room<T>(archive: &Archive, mut write: impl FnMut() -> nix::Result<T>) -> nix::Result<T> {
+    match write() {
+        Err(why) if is_full(why) => {
+            make_room(archive, why);
+            write()
+        }
+        done => done,
     }
 }
 
@@ -273,15 +286,20 @@ pub(crate) fn clear_overtaken<'a>(archive: &Archive, committed: impl Iterator<It
     }
 }
 
-fn clear_if(archive: &Archive, which: impl Fn(&message::Partial) -> bool) {
+/// Removes what nobody works on of these. Says whether others hold something.
+fn clear_if(archive: &Archive, which: impl Fn(&message::Partial) -> bool) -> bool {
+    let mut held = false;
     for (name, folder) in records(archive) {
-        // What cannot be removed is tried again by a later session.
-        if let Ok(partial) = Partial::lock(folder, &name)
-            && which(&partial.head.what)
-        {
-            let _ = partial.discard(archive);
+        match Partial::lock(folder, &name) {
+            // What cannot be removed is tried again by a later session.
+            Ok(partial) if which(&partial.head.what) => {
+                let _ = partial.discard(archive);
+            }
+            Err(Errno::EWOULDBLOCK) => held = true,
+            _ => {}
         }
     }
+    held
 }
 
 /// The names of all records, each with their folder.

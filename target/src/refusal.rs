@@ -70,6 +70,11 @@ pub(crate) fn errno(why: &io::Error) -> Errno {
     Errno::from_raw(why.raw_os_error().unwrap_or(Errno::EIO as i32))
 }
 
+/// Whether there is no room for it: on the disk, or for this user.
+pub(crate) fn is_full(why: Errno) -> bool {
+    matches!(why, Errno::ENOSPC | Errno::EDQUOT)
+}
+
 /// Makes the refusal of what was attempted, `attempt` reading on from "could not".
 pub(crate) fn refusal(attempt: impl std::fmt::Display, why: Errno) -> Refusal {
     let (later, mend) = mend(why);

@@ -54,7 +54,7 @@ fn empty_of_files(top: &Folder, at: Option<&[u8]>, name: &[u8], pulse: &Pulse) -
         match folder.unlink(&name) {
             Ok(()) | Err(Errno::ENOENT) => (),
             // Linux says EISDIR, other servers behind NFS may say EPERM.
-            Err(Errno::EISDIR | Errno::EPERM) if folder.stat(&name)?.is_some_and(|it| is_folder(&it)) => {
+            Err(Errno::EISDIR | Errno::EPERM) if folder.stat(&name)?.is_none_or(|it| is_folder(&it)) => {
                 folders.push(name);
             }
             Err(why) => return Err(why),

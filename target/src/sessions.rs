@@ -15,6 +15,9 @@
 //! that would cost each session a disk's latency). So whoever opens a package's
 //! folder also removes the hidden names there whose session has no record at all.
 //!
+//! Nor is a full disk an obstacle to a session that deletes: its record is made when there is room, and what
+//! is to be removed at once need not be on it ([`crate::stage::Hidden::take`]).
+//!
 //! A crash while clearing leaves the record, which goes last.
 //!
 //! What is kept of a large package ([`crate::partial`]) has a record of its own, and is left to that.
@@ -23,7 +26,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
@@ -35,7 +38,7 @@ use crate::folder::Folder;
 use crate::message::Refusal;
 use crate::package::Name;
 use crate::partial;
-use crate::refusal::{errno, refusal, shown};
+use crate::refusal::{errno, is_full, refusal, shown};
 use crate::remove::remove;
 
 const SESSIONS: &str = "sessions";
@@ -46,9 +49,10 @@ const RECORD_MAX: u64 = 64 << 20;
 
 /// A live session's record, shared by the thread that stages and the one that commits.
 pub(crate) struct Session {
-    sessions: Folder,
+    archive: Arc<Archive>,
     id: String,
-    record: Flock<File>,
+    /// None as long as there is no room for one.
+    record: Mutex<Option<Record>>,
     next: AtomicU64,
     /// The packages whose folders this session made.
     made: Mutex<BTreeSet<Name>>,
@@ -58,51 +62,71 @@ pub(crate) struct Session {
     leaves: AtomicBool,
 }
 
-impl Session {
-    /// Puts a session on record.
-    pub(crate) fn begin(archive: &Archive) -> Result<Self, Refusal> {
-        Self::record(archive).map_err(|why| {
-            refusal(format_args!("put the session on record in {OWN_FOLDER}/{SESSIONS} of the archive"), why)
-        })
-    }
+/// The file of a record, held.
+struct Record {
+    sessions: Folder,
+    file: Flock<File>,
+}
 
-    fn record(archive: &Archive) -> nix::Result<Self> {
+impl Record {
+    fn make(archive: &Archive, id: &str) -> nix::Result<Self> {
         let (own, _) = open_or_make(&archive.root, OWN_FOLDER.as_bytes())?;
         let (sessions, _) = open_or_make(&own, SESSIONS.as_bytes())?;
         loop {
-            let id = fresh_id();
-            let record = match sessions.create(id.as_bytes()) {
-                Ok(record) => record,
-                Err(Errno::EEXIST) => continue,
-                Err(why) => return Err(why),
-            };
-            let record = Flock::lock(record, FlockArg::LockExclusive).map_err(|(_, why)| why)?;
-            if stands(&sessions, &id, &record)? {
-                return Ok(Self {
-                    sessions,
-                    id,
-                    record,
-                    next: AtomicU64::new(0),
-                    made: Mutex::default(),
-                    searched: Mutex::default(),
-                    leaves: AtomicBool::new(false),
-                });
+            let file = sessions.create(id.as_bytes())?;
+            let file = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, why)| why)?;
+            if stands(&sessions, id, &file)? {
+                return Ok(Self { sessions, file });
             }
         }
+    }
+}
+
+impl Session {
+    /// Puts a session on record, if there is room for that.
+    pub(crate) fn begin(archive: &Arc<Archive>) -> Result<Self, Refusal> {
+        let (id, record) = loop {
+            let id = fresh_id();
+            match Record::make(archive, &id) {
+                Ok(record) => break (id, Some(record)),
+                Err(Errno::EEXIST) => continue,
+                Err(why) if is_full(why) => break (id, None),
+                Err(why) => {
+                    let attempt = "put the session on record in";
+                    return Err(refusal(
+                        format_args!("{attempt} {OWN_FOLDER}/{SESSIONS} of the archive"),
+                        why,
+                    ));
+                }
+            }
+        };
+        Ok(Self {
+            archive: archive.clone(),
+            id,
+            record: Mutex::new(record),
+            next: AtomicU64::new(0),
+            made: Mutex::default(),
+            searched: Mutex::default(),
+            leaves: AtomicBool::new(false),
+        })
     }
 
     /// A hidden name in a package's folder, on record from now on.
     pub(crate) fn hidden_name(&self, package: &Name) -> nix::Result<Vec<u8>> {
-        let number = self.next.fetch_add(1, Relaxed);
-        let name = format!("{HIDDEN}{}-{number}", self.id);
-        self.write(&format!("{package}/{name}\n"))?;
+        let name = self.fresh_name();
+        self.write(format_args!("{package}/{name}"))?;
         Ok(name.into_bytes())
+    }
+
+    /// A hidden name that is on no record.
+    pub(crate) fn fresh_name(&self) -> String {
+        format!("{HIDDEN}{}-{}", self.id, self.next.fetch_add(1, Relaxed))
     }
 
     /// Opens a package's folder for staging; makes it, on record, where it is missing.
     pub(crate) fn package(&self, archive: &Archive, package: &Name) -> nix::Result<Folder> {
         if archive.root.stat(package.as_str().as_bytes())?.is_none() {
-            self.write(&format!("{package}/\n"))?;
+            self.write(format_args!("{package}/"))?;
         }
         let (folder, made) = archive.package(package)?;
         if made {
@@ -141,20 +165,25 @@ impl Session {
 
     /// Takes the session off record: nothing hidden is left of it.
     pub(crate) fn end(&self) {
-        if !self.leaves.load(Relaxed) {
-            let _ = self.sessions.unlink(self.id.as_bytes());
+        if let (false, Some(record)) = (self.leaves.load(Relaxed), &*lock(&self.record)) {
+            let _ = record.sessions.unlink(self.id.as_bytes());
         }
     }
 
-    fn write(&self, line: &str) -> nix::Result<()> {
-        let mut record: &File = &self.record;
-        record.write_all(line.as_bytes()).map_err(|why| errno(&why))
+    fn write(&self, line: std::fmt::Arguments<'_>) -> nix::Result<()> {
+        let mut record = lock(&self.record);
+        let record = match &mut *record {
+            Some(record) => record,
+            none => none.insert(Record::make(&self.archive, &self.id)?),
+        };
+        // The line before may be torn, if there was no room for it.
+        record.file.write_all(format!("\n{line}\n").as_bytes()).map_err(|why| errno(&why))
     }
 
     fn clear_unrecorded(&self, archive: &Archive, package: &Name, folder: &Folder) -> nix::Result<()> {
         for name in folder.names()? {
             let Some(id) = session_of(&name) else { continue };
-            let unrecorded = id != self.id && self.sessions.stat(id.as_bytes())?.is_none();
+            let unrecorded = id != self.id && !is_on_record(archive, id)?;
             if unrecorded && !partial::is_kept(archive, package.as_str().as_bytes(), &name) {
                 let _ = remove(folder, &name, &archive.pulse);
             }
@@ -228,6 +257,12 @@ fn session_of(name: &[u8]) -> Option<&str> {
     (good && number.parse::<u64>().is_ok()).then_some(id)
 }
 
+/// Whether a session has a record, dead or alive.
+fn is_on_record(archive: &Archive, id: &str) -> nix::Result<bool> {
+    let path = format!("{OWN_FOLDER}/{SESSIONS}/{id}");
+    archive.root.look(path.as_bytes()).map(|found| found.is_some())
+}
+
 /// Whether a name in a package's folder is one of staging, or of what is being deleted.
 pub(crate) fn is_hidden(name: &[u8]) -> bool {
     session_of(name).is_some()
@@ -240,8 +275,8 @@ fn stands(sessions: &Folder, id: &str, record: &File) -> nix::Result<bool> {
     Ok(named.is_some_and(|named| (named.st_dev, named.st_ino) == (held.st_dev, held.st_ino)))
 }
 
-fn lock(names: &Mutex<BTreeSet<Name>>) -> MutexGuard<'_, BTreeSet<Name>> {
-    names.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(held: &Mutex<T>) -> MutexGuard<'_, T> {
+    held.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Unique among sessions at once on machines that share the archive, for all practical purposes.

@@ -27,7 +27,7 @@ use crate::manifest::{Entry, Kind, Manifest, Time};
 use crate::message::{PackageHead, Refusal};
 use crate::package::{Name, PackageVersion};
 use crate::partial::{self, Partial};
-use crate::refusal::{Stop, refusal, shown};
+use crate::refusal::{Stop, is_full, refusal, shown};
 use crate::sessions::Session;
 
 /// So many of a package's folders are held open while it is built, where there may be that many,
@@ -39,7 +39,7 @@ const ATTEMPTS: usize = 100;
 
 /// A hidden name in a package's folder; what stands there is removed when this is dropped.
 pub(crate) struct Hidden {
-    archive: Arc<Archive>,
+    pub(crate) archive: Arc<Archive>,
     pub(crate) session: Arc<Session>,
     package: Name,
     pub(crate) folder: Folder,
@@ -51,8 +51,18 @@ pub(crate) struct Hidden {
 }
 
 impl Hidden {
-    /// Takes a fresh name, and makes what stands there by `make`.
+    /// Takes a fresh name, and makes what stands there by `make`; on a full disk once more, after what is kept
+    /// of other packages was removed.
     fn make<T>(
+        archive: &Arc<Archive>,
+        session: &Arc<Session>,
+        package: &Name,
+        make: impl Fn(&Folder, &[u8]) -> nix::Result<T>,
+    ) -> nix::Result<(Self, T)> {
+        partial::with_room(archive, || Self::try_make(archive, session, package, &make))
+    }
+
+    fn try_make<T>(
         archive: &Arc<Archive>,
         session: &Arc<Session>,
         package: &Name,
@@ -96,13 +106,19 @@ impl Hidden {
 
 impl Hidden {
     /// Takes what stands at `id` in its package's `folder` out of sight, in one step.
+    ///
+    /// It is to be removed, which takes no room; so where there is none for its name in the record, it goes
+    /// without: what a crash leaves of it is cleared like what lost its record in a power cut.
     pub(crate) fn take(
         archive: &Arc<Archive>,
         session: &Arc<Session>,
         id: &PackageVersion,
         folder: Folder,
     ) -> nix::Result<Self> {
-        let name = session.hidden_name(&id.package)?;
+        let name = match session.hidden_name(&id.package) {
+            Err(why) if is_full(why) => session.fresh_name().into_bytes(),
+            name => name?,
+        };
         let from = id.version.as_str().as_bytes();
         match folder.rename(from, &name, RenameFlags::RENAME_NOREPLACE) {
             // The name is fresh: nothing stands there that could be replaced.

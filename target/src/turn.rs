@@ -1,7 +1,8 @@
 //! Taking turns at an archive: who commits, marks or deletes holds `.dpkg_archive/lock` meanwhile.
 //!
 //! The turn is short: a rename or two. What is slow (receiving, syncing, removing a tree) happens
-//! outside of it. The marks are read under it, so who deletes sees each mark that a receiver took
+//! outside of it; but where the disk is full, what is kept of packages goes in a turn, so that the marks can be
+//! written. They are read under it, so who deletes sees each mark that a receiver took
 //! away, and who receives can tell that nobody deletes what it has just found standing.
 //!
 //! The lock is `flock`'s: the kernel frees it whatever becomes of the process.
@@ -14,6 +15,7 @@ use nix::fcntl::{Flock, FlockArg};
 use crate::archive::{Archive, OWN_FOLDER, open_or_make};
 use crate::folder::Folder;
 use crate::marks::Marks;
+use crate::partial::with_room;
 use crate::refusal::errno;
 
 const LOCK: &[u8] = b"lock";
@@ -28,6 +30,7 @@ pub(crate) struct Turns {
 }
 
 struct Held {
+    archive: Arc<Archive>,
     own: Folder,
     lock: File,
     marks: Marks,
@@ -49,9 +52,9 @@ impl Turns {
     pub(crate) fn take(&self) -> nix::Result<Turn<'_>> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         if held.is_none() {
-            *held = Some(Held::open(&self.archive)?);
+            *held = Some(with_room(&self.archive, || Held::open(&self.archive))?);
         }
-        let Held { own, lock, marks } = held.as_mut().expect("just opened");
+        let Held { own, lock, marks, .. } = held.as_mut().expect("just opened");
         let lock = lock.try_clone().map_err(|why| errno(&why))?;
         let lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, why)| why)?;
         marks.refresh(own)?;
@@ -60,10 +63,10 @@ impl Turns {
 }
 
 impl Held {
-    fn open(archive: &Archive) -> nix::Result<Self> {
+    fn open(archive: &Arc<Archive>) -> nix::Result<Self> {
         let (own, _) = open_or_make(&archive.root, OWN_FOLDER.as_bytes())?;
         let lock = own.open_or_create(LOCK)?;
-        Ok(Self { own, lock, marks: Marks::default() })
+        Ok(Self { archive: archive.clone(), own, lock, marks: Marks::default() })
     }
 }
 
@@ -82,8 +85,8 @@ impl Turn<'_> {
 
     /// Writes the marks, if they were changed in this turn.
     pub(crate) fn write_marks(&mut self) -> nix::Result<()> {
-        let Held { own, marks, .. } = self.held_mut();
-        marks.write(own)
+        let Held { archive, own, marks, .. } = self.held_mut();
+        with_room(archive, || marks.write(own))
     }
 
     /// The folder where blat keeps what is its own.

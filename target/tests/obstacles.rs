@@ -6,10 +6,13 @@ mod common;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use blat_target::message::{Mend, Outcome, Refusal};
-use common::pack::{Pack, Parts};
-use common::{Host, Site};
+use blat_target::frame::{self, MAGIC};
+use blat_target::message::{HostHello, Mend, Outcome, PackageHead, Refusal, Standing, ToHost, ToTarget};
+use blat_target::stamp::Stamp;
+use common::pack::{Pack, Parts, STAMP};
+use common::{Host, Site, host_hello, id};
 
 const NEW: Outcome = Outcome::Committed { replaced: false };
 
@@ -110,7 +113,7 @@ fn many_small_packages_at_once_need_few_open_files() {
 #[test]
 fn a_full_disk_refuses_what_does_not_fit_and_takes_what_does() {
     let site = Site::new();
-    let mut host = on_a_small_disk(&site);
+    let mut host = on_a_small_disk(&site, "size=1m", "\"$0\" serve");
     host.greet();
     let refusal = refused(&mut host, &Parts::described("a/1").file("x", &noise(3 << 20)).pack());
     assert_eq!(refusal.mend, Mend::Later);
@@ -128,14 +131,121 @@ fn a_full_disk_refuses_what_does_not_fit_and_takes_what_does() {
     assert_eq!(left, [&["."][..], &own, &["./b", "./b/1", "./b/1/descpkg", "./b/1/x"]].concat());
 }
 
-/// A session on an archive that has 1 MiB; what is left in it at the end is listed on stderr.
-fn on_a_small_disk(site: &Site) -> Host {
-    let lines = "mount -t tmpfs -o size=1m,mode=777 none \"$HOME/dpkg_archive\" && \
-                 \"$0\" serve; code=$?; cd \"$HOME/dpkg_archive\" && find . >&2; exit $code";
+/// What takes the last block of a small disk, or the last inode.
+const FILLS: [&str; 2] =
+    ["cat /dev/zero >fill 2>/dev/null", "n=0; while true 2>/dev/null >fill$n; do n=$((n + 1)); done"];
+
+#[test]
+fn what_is_kept_makes_room_for_whatever_is_written_next() {
+    let small = Parts::described("b/1").pack();
+    let acts: [fn(&mut Host, &Pack); 4] = [
+        |host, small| {
+            host.send(small);
+            assert_eq!(host.outcome(), NEW);
+        },
+        |host, _| {
+            host.link("a/now", b"0");
+            assert_eq!(host.outcome(), NEW);
+        },
+        |host, _| {
+            host.say(&marked());
+            assert_eq!(host.next(), Some(ToHost::Marked(1)));
+        },
+        |host, _| {
+            host.say(&ToTarget::Hold(Some("the audit".into())));
+            assert!(matches!(host.next(), Some(ToHost::Info(info)) if info.hold.is_some()));
+        },
+    ];
+    let large = Parts::described("a/1").file("x", &noise(9 << 20)).pack();
+    for fill in FILLS {
+        for act in acts {
+            let site = Site::new();
+            say_before(&site, &[whole(&Parts::described("a/0").pack()), part(&large)].concat());
+            let mut host = on_a_small_disk(&site, "size=4m,nr_inodes=60", &before(fill, "\"$0\" serve"));
+            host.greet();
+            let kept = host.next();
+            assert!(matches!(kept, Some(ToHost::Partial(_))), "{fill}: {kept:?}");
+            act(&mut host, &small);
+            let ended = host.done();
+            assert_eq!(ended.code, Some(0), "{fill}: {ended:?}");
+            assert!(!ended.stderr.contains("./a/.blat"), "{fill}: {ended:?}");
+        }
+    }
+}
+
+#[test]
+fn what_is_marked_can_be_deleted_where_a_disk_is_full_to_the_last() {
+    let aged = "sed -i s/since=[0-9]*/since=5/ .dpkg_archive/marks.txt";
+    let marks = [frame::message(&marked()), frame::message(&ToTarget::Confirm { max_delete: 9 })].concat();
+    let done = frame::message(&ToTarget::Done { sent: 1 });
+    let said = [whole(&Parts::described("a/0").pack()), marks, done].concat();
+    for fill in FILLS {
+        let start = |what: &str| {
+            let site = Site::new();
+            say_before(&site, &said);
+            let host =
+                on_a_small_disk(&site, "size=1m,nr_inodes=60", &before(&format!("{aged}; {fill}"), what));
+            (site, host)
+        };
+        let (_site, host) = start("\"$0\" purge >&2");
+        let ended = host.end();
+        assert!(ended.stderr.contains("deleted a/0\npurged: 1 deleted, 0 failed\n"), "{fill}: {ended:?}");
+        assert!(ended.code == Some(0) && !ended.stderr.contains("./a"), "{fill}: {ended:?}");
+        let (_site, mut host) = start("\"$0\" serve");
+        host.greet();
+        let number = host.number();
+        host.say(&ToTarget::Delete { number, id: id("a/0"), stands: Standing::Version(Stamp(STAMP)) });
+        assert_eq!(host.outcome(), Outcome::Committed { replaced: true }, "{fill}");
+        let ended = host.done();
+        assert!(ended.code == Some(0) && !ended.stderr.contains("./a"), "{fill}: {ended:?}");
+    }
+}
+
+fn marked() -> ToTarget {
+    let what = vec![(id("a/0"), Standing::Version(Stamp(STAMP)))];
+    ToTarget::Mark { what, after: Some(0), why: "it left".into() }
+}
+
+/// The lines of a session that hears what is said in a file, what fills the disk, and what comes then.
+fn before(fill: &str, then: &str) -> String {
+    format!("cd \"$HOME/dpkg_archive\"; \"$0\" serve <\"$HOME/said\" >/dev/null 2>&1; {fill}; {then}")
+}
+
+/// Has a session hear this behind its hello.
+fn say_before(site: &Site, said: &[u8]) {
+    let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() as i64;
+    let hello = frame::message(&ToTarget::Hello(HostHello { clock, ..host_hello() }));
+    fs::write(site.path("home/said"), [MAGIC, &hello[..], said].concat()).unwrap();
+}
+
+/// What is said of a package, the first of its session.
+fn whole(pack: &Pack) -> Vec<u8> {
+    [begun(0, pack, pack.plain.len()), frame::message(&ToTarget::PackageEnd)].concat()
+}
+
+/// What is said of the second up to its middle.
+fn part(pack: &Pack) -> Vec<u8> {
+    begun(1, pack, 2 << 20)
+}
+
+fn begun(number: u64, pack: &Pack, bytes: usize) -> Vec<u8> {
+    let (id, stamp, manifest_length) = (pack.id.clone(), pack.stamp, pack.manifest_length);
+    let head = frame::message(&ToTarget::Package(PackageHead { number, id, stamp, manifest_length }));
+    let packed = zstd::encode_all(&pack.plain[..bytes], 3).unwrap();
+    let data = packed.chunks(frame::PAYLOAD_MAX).flat_map(frame::data);
+    head.into_iter().chain(data).collect()
+}
+
+/// What these lines do with an archive on such a small disk; what is left in it at the end is listed on stderr.
+fn on_a_small_disk(site: &Site, options: &str, lines: &str) -> Host {
+    let lines = format!(
+        "mount -t tmpfs -o {options},mode=777 none \"$HOME/dpkg_archive\" && \
+         {{ {lines}; }}; code=$?; cd \"$HOME/dpkg_archive\" && find . >&2; exit $code"
+    );
     let mut command = Command::new("unshare");
     // Whoever is not root becomes it in a user namespace.
     let spaces = if common::is_root() { "--mount" } else { "--map-root-user" };
-    command.args([spaces, "--mount", "/bin/sh", "-c", lines]).arg(site.helper());
+    command.args([spaces, "--mount", "/bin/sh", "-c", &lines]).arg(site.helper());
     command.env("HOME", site.path("home"));
     let tried = Command::new("unshare").args([spaces, "--mount", "true"]).status();
     assert!(
