@@ -118,6 +118,49 @@ fn what_is_wrong_with_the_base_is_told_file_by_file_and_mended() {
 }
 
 #[test]
+fn a_link_waits_for_what_is_in_doubt_and_so_does_a_link_to_that() {
+    let in_doubt = || {
+        let site = site();
+        fs::remove_file(site.archive().join("a/0/y")).unwrap();
+        let mut host = site.host();
+        let number = host.tell(&told());
+        doubt(&mut host);
+        host.link("a/now", b"1");
+        host.link("a/newest", b"./now");
+        // Who waits for nothing does not wait.
+        host.link("a/old", b"0");
+        assert_eq!(host.outcome(), NEW);
+        (site, host, number)
+    };
+    let (site, mut host, number) = in_doubt();
+    host.mend(number, &[(2, b"more")]);
+    let ended = host.done();
+    assert_eq!(ended.outcomes(), [NEW, NEW, NEW, NEW]);
+    assert_eq!(ended.heard.last(), Some(&ToHost::Done { committed: 4, unchanged: 0, refused: 0 }));
+    assert_arrived(&site);
+    assert_eq!(content(&site, "a/newest/new"), b"new");
+
+    let dangles = |outcome: &Outcome| match outcome {
+        Outcome::Refused(refusal) => refusal.mend == Mend::Later && refusal.reason.ends_with("is not there"),
+        _ => false,
+    };
+    let (site, mut host, number) = in_doubt();
+    host.say(&ToTarget::Mend { number, files: 1 });
+    host.say(&ToTarget::Abandon("gone".into()));
+    let ended = host.done();
+    let [Outcome::Refused(_), now, newest, NEW] = &ended.outcomes()[..] else { panic!("{ended:?}") };
+    assert!(dangles(now) && dangles(newest), "{ended:?}");
+    assert_eq!(ended.heard.last(), Some(&ToHost::Done { committed: 1, unchanged: 0, refused: 3 }));
+    assert!(site.leftovers().is_empty());
+
+    // A host that never mends it.
+    let (_site, host, _) = in_doubt();
+    let ended = host.done();
+    let [now, newest, NEW] = &ended.outcomes()[..] else { panic!("{ended:?}") };
+    assert!(dangles(now) && dangles(newest), "{ended:?}");
+}
+
+#[test]
 fn a_base_that_is_gone_or_another_build_costs_the_files_not_the_session() {
     for (base, stamp) in [("9", STAMP), ("0", STAMP + 1)] {
         let site = site();

@@ -1,5 +1,6 @@
 //! What is said in a session after the hellos, message by message.
 
+mod links;
 mod packages;
 
 use std::collections::BTreeMap;
@@ -9,19 +10,18 @@ use std::sync::Arc;
 use crate::aging::Aging;
 use crate::archive::Archive;
 use crate::channel::Output;
-use crate::commit::{Pending, Unsynced};
 use crate::inflate::{Inflate, Intake, Packed};
 use crate::list::{Listed, list};
-use crate::manifest::Time;
 use crate::message::{self, Digest, Outcome, QUERY_MAX, Refusal, Standing, ToHost, ToTarget};
-use crate::package::{PackageVersion, link_target};
+use crate::package::PackageVersion;
 use crate::package_list;
 use crate::rebuild::Doubtful;
 use crate::refusal::{End, Stop, refusal};
 use crate::resume::Kept;
 use crate::sessions::Session;
-use crate::stage::Hidden;
 use crate::update::Place;
+
+use links::Link;
 
 /// zstd's level for listings: names that were shortened already.
 const LISTING_LEVEL: i32 = 1;
@@ -41,6 +41,8 @@ pub(super) struct Talk {
     kept: Option<Kept>,
     /// Packages that wait for files to be mended.
     doubtful: BTreeMap<u64, Doubtful>,
+    /// Links that wait for these, in their order.
+    waiting: Vec<Link>,
     /// The least number that the next package or link may have.
     next: u64,
     /// How many packages and links came.
@@ -68,6 +70,7 @@ impl Talk {
             session: None,
             kept: None,
             doubtful: BTreeMap::new(),
+            waiting: Vec::new(),
             next: 0,
             came: 0,
             hard_links: false,
@@ -135,27 +138,6 @@ impl Talk {
         // Who cannot look finds something else there: sending it will tell why.
         let standing = |id| self.archive.standing(id).unwrap_or(Standing::Other);
         self.output.say(&ToHost::Standing(places.iter().map(standing).collect()))
-    }
-
-    fn link(&mut self, number: u64, id: PackageVersion, text: Vec<u8>, modified: Time) -> Result<(), End> {
-        self.count(number)?;
-        let addressed = match link_target(&id, &text) {
-            Ok(addressed) => addressed.version,
-            Err(why) => {
-                let refusal = Refusal::person(why.to_string());
-                return self.output.answer(number, Outcome::Refused(refusal));
-            }
-        };
-        let session = self.session()?;
-        match Hidden::link(&self.archive, &session, &id, &text, modified) {
-            Ok(hidden) => {
-                self.intake
-                    .group
-                    .add(Pending::link(number, id, text, addressed, hidden), Unsynced::default());
-                Ok(())
-            }
-            Err(refusal) => self.output.answer(number, Outcome::Refused(refusal)),
-        }
     }
 
     fn unmark(&mut self, places: &[PackageVersion]) -> Result<(), End> {
@@ -249,6 +231,7 @@ impl Talk {
     }
 
     fn done(&mut self, sent: u64) -> Result<(), End> {
+        self.stage_all_waiting()?;
         self.intake.group.commit()?;
         if sent != self.came {
             let came = self.came;

@@ -130,7 +130,7 @@ impl Talk {
         let came = doubtful.mend(files, &packed);
         let came = unless_refused(came, &id, number, &self.output, packed)?;
         self.commit_soon(came);
-        Ok(())
+        self.stage_waiting()
     }
 
     /// Answers for a package that stands already, and drops its bytes.
