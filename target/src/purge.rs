@@ -20,7 +20,7 @@ use crate::message::{Mend, Ran, Refusal, Standing};
 use crate::package::PackageVersion;
 use crate::refusal::refusal;
 use crate::serve::{EXIT_DONE, EXIT_LATER, EXIT_PERSON};
-use crate::sessions::{Session, clear_dead};
+use crate::sessions::{Session, clear_all_unrecorded, clear_dead};
 use crate::turn::Turns;
 
 /// After so many deletions the marks are written, and at the end.
@@ -78,6 +78,7 @@ impl Purge {
     fn run(&mut self, dry_run: bool) -> Result<(), Refusal> {
         if !dry_run {
             clear_dead(&self.archive).iter().for_each(|refusal| self.fails(refusal));
+            clear_all_unrecorded(&self.archive).iter().for_each(|refusal| self.fails(refusal));
         }
         let (due, most) = self.due()?;
         let mut seen = BTreeSet::new();

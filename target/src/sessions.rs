@@ -13,7 +13,9 @@
 //!
 //! A power cut can lose a record but not what it names (nothing syncs the record:
 //! that would cost each session a disk's latency). So whoever opens a package's
-//! folder also removes the hidden names there whose session has no record at all.
+//! folder also removes the hidden names there whose session has no record at all; and
+//! as the record may be there but torn until a later session has cleared it, the purge
+//! looks for such names in all packages.
 //!
 //! Nor is a full disk an obstacle to a session that deletes: its record is made when there is room, and what
 //! is to be removed at once need not be on it ([`crate::stage::Hidden::take`]).
@@ -134,7 +136,7 @@ impl Session {
         }
         if lock(&self.searched).insert(package.clone()) {
             // What cannot be removed hinders nobody: it stays hidden.
-            let _ = self.clear_unrecorded(archive, package, &folder);
+            let _ = clear_unrecorded(archive, package, &folder);
         }
         Ok(folder)
     }
@@ -179,17 +181,6 @@ impl Session {
         // The line before may be torn, if there was no room for it.
         record.file.write_all(format!("\n{line}\n").as_bytes()).map_err(|why| errno(&why))
     }
-
-    fn clear_unrecorded(&self, archive: &Archive, package: &Name, folder: &Folder) -> nix::Result<()> {
-        for name in folder.names()? {
-            let Some(id) = session_of(&name) else { continue };
-            let unrecorded = id != self.id && !is_on_record(archive, id)?;
-            if unrecorded && !partial::is_kept(archive, package.as_str().as_bytes(), &name) {
-                let _ = remove(folder, &name, &archive.pulse);
-            }
-        }
-        Ok(())
-    }
 }
 
 /// Clears what killed sessions left, and what others could not remove, each as far as that can be
@@ -203,6 +194,38 @@ pub(crate) fn clear_dead(archive: &Archive) -> Vec<Refusal> {
         }
     }
     left
+}
+
+/// Clears what nobody has on record, in all packages, as far as that can be done; returns what could not.
+pub(crate) fn clear_all_unrecorded(archive: &Archive) -> Vec<Refusal> {
+    let names = archive.root.names().unwrap_or_default();
+    let packages = names.iter().filter_map(|name| std::str::from_utf8(name).ok()?.parse::<Name>().ok());
+    let clear = |package: Name| {
+        // What is no folder, or nobody may look into, has nothing of ours.
+        let folder = archive.root.below(package.as_str().as_bytes()).ok()?;
+        match clear_unrecorded(archive, &package, &folder) {
+            Ok(removed) if removed => {
+                let _ = archive.root.rmdir(package.as_str().as_bytes());
+                None
+            }
+            cleared => cleared.err(),
+        }
+        .map(|why| refusal(format_args!("remove what broken sessions left in {package}"), why))
+    };
+    packages.filter_map(clear).collect()
+}
+
+/// Removes the hidden names in a package's folder whose session is not on record; whether there were any.
+fn clear_unrecorded(archive: &Archive, package: &Name, folder: &Folder) -> nix::Result<bool> {
+    let mut all = Ok(false);
+    for name in folder.names()? {
+        let Some(id) = session_of(&name) else { continue };
+        if !is_on_record(archive, id)? && !partial::is_kept(archive, package.as_str().as_bytes(), &name) {
+            let removed = remove(folder, &name, &archive.pulse);
+            all = all.and_then(|_| removed.map(|()| true));
+        }
+    }
+    all
 }
 
 fn clear_if_dead(archive: &Archive, sessions: &Folder, id: &str, left: &mut Vec<Refusal>) -> nix::Result<()> {

@@ -256,6 +256,35 @@ fn hidden_names_that_nobody_has_on_record_are_cleared_when_their_package_is_next
 }
 
 #[test]
+fn what_a_power_cut_took_off_its_record_is_cleared_by_the_purge_and_what_lives_is_not() {
+    let site = Site::new();
+    site.send(&[build("a/1", 1)]);
+    let lost = ["a/.blat-1f-2-3", "c/.blat-1f-2-4"].map(|name| {
+        site.folder(&format!("home/dpkg_archive/{}", name.split_once('/').unwrap().0));
+        site.folder(&format!("home/dpkg_archive/{name}"))
+    });
+    let torn = |name: &str| {
+        let path = site.archive().join(".dpkg_archive").join(name);
+        site.give(&fs::write(&path, "").map(|()| path).unwrap());
+    };
+    torn("sessions/1f-2");
+    site.folder("home/dpkg_archive/.dpkg_archive/partial");
+    torn("partial/1f-2-3");
+    // What begins and ends a session clears the record, which names nothing.
+    let pack = build("b/1", 1);
+    let mut live = half_sent(&site, &pack);
+    wait_for("a record that is cleared", || !site.archive().join(".dpkg_archive/sessions/1f-2").exists());
+    assert!(lost.iter().all(|path| path.exists()));
+    assert!(site.command().arg("purge").status().unwrap().success());
+    assert!(!lost[0].exists() && !site.archive().join("c").exists());
+    live.bytes(&pack.plain[pack.plain.len() / 2..]);
+    live.say(&blat_target::message::ToTarget::PackageEnd);
+    assert_eq!(live.outcome(), NEW);
+    assert_eq!(live.done().code, Some(0));
+    assert!(site.leftovers().is_empty(), "{:?}", site.leftovers());
+}
+
+#[test]
 fn a_dead_record_can_only_name_staging_of_its_own() {
     let site = Site::new();
     site.send(&[build("a/1", 1)]);
