@@ -22,6 +22,9 @@ use crate::stamp::{DESCPKG, Stamp};
 /// The folder in an archive where blat keeps what is its own.
 pub(crate) const OWN_FOLDER: &str = ".dpkg_archive";
 
+/// What stands at the root of a file system, and only root may read: an archive may be one.
+pub(crate) const LOST_AND_FOUND: &str = "lost+found";
+
 /// An archive, held open.
 pub(crate) struct Archive {
     pub(crate) root: Folder,

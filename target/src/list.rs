@@ -17,6 +17,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstatat};
 
+use crate::archive::LOST_AND_FOUND;
 use crate::listing::{Entry, LINK_TEXT_MAX, Listing, Stands};
 use crate::package::Name;
 use crate::stamp::{DESCPKG, Stamp};
@@ -36,7 +37,7 @@ pub struct Listed {
 
 /// Lists the archive that is open as `archive`.
 ///
-/// A package's folder that cannot be opened is passed over, and told. Tells `moved` as it goes on.
+/// A package's folder that cannot be opened is passed over, and told, but for a file system's own. Tells `moved` as it goes on.
 ///
 /// # Errors
 /// When the archive, or a folder in it, cannot be read to its end: half a listing is none.
@@ -52,6 +53,7 @@ pub fn list(archive: impl AsFd, moved: impl Fn()) -> Result<Listed> {
             Ok(folder) => list_package(Dir::from_fd(folder)?, &package, &mut listed, &moved)?,
             // A file or a symlink beside the packages, or what was deleted meanwhile.
             Err(Errno::ENOTDIR | Errno::ELOOP | Errno::ENOENT) => (),
+            Err(Errno::EACCES) if package.as_str() == LOST_AND_FOUND => (),
             Err(Errno::EACCES) => listed.pass_over(format!("{package}: the transfer user may not read it")),
             Err(why) => return Err(why),
         }

@@ -5,13 +5,15 @@ mod common;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use common::Site;
+use blat_target::message::{ToHost, ToTarget};
+use common::{Host, Site};
 
 const VERSIONS: usize = 150;
 
@@ -105,6 +107,39 @@ fn what_is_searched_is_found_and_nothing_is_told_by_the_exit_code() {
 }
 
 #[test]
+fn where_the_archive_is_a_file_systems_root_what_that_keeps_for_root_is_no_fault() {
+    let site = Site::new();
+    version(&site, 1, "x.h");
+    let kept = |path: &str| {
+        fs::create_dir_all(site.archive().join(path)).unwrap();
+        fs::set_permissions(
+            site.archive().join(path),
+            PermissionsExt::from_mode(if common::is_root() { 0o700 } else { 0 }),
+        )
+        .unwrap();
+    };
+    kept("lost+found");
+    assert!(index(&site).status().unwrap().success());
+    let mut host = site.host();
+    assert_eq!(passed_over(&mut host), Vec::<String>::new());
+    kept("other");
+    assert_eq!(index(&site).status().unwrap().code(), Some(75));
+    assert_eq!(passed_over(&mut host), ["other: the transfer user may not read it"]);
+    assert_eq!(host.done().code, Some(0));
+}
+
+fn passed_over(host: &mut Host) -> Vec<String> {
+    host.say(&ToTarget::List { known: None });
+    loop {
+        match host.next() {
+            Some(ToHost::Listing(_)) => {}
+            Some(ToHost::Listed(listed)) => return listed.passed_over,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
 fn a_folder_that_cannot_be_read_is_told_and_all_else_is_listed() {
     if !common::is_root() {
         return eprintln!("only root can make what its user cannot read: not tried");
@@ -113,14 +148,14 @@ fn a_folder_that_cannot_be_read_is_told_and_all_else_is_listed() {
     version(&site, 1, "x.h");
     version(&site, 2, "x.h");
     let hidden = site.archive().join("a/1/include");
-    fs::set_permissions(&hidden, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    fs::set_permissions(&hidden, PermissionsExt::from_mode(0o700)).unwrap();
     let said = site.command().arg("index").output().unwrap();
     let words = String::from_utf8(said.stderr).unwrap();
     assert_eq!(said.status.code(), Some(75), "{words}");
     assert!(words.contains("cannot list a/1/include/"), "{words}");
     let list = read(&site.archive().join(".dpkg_archive/dpkg_archive_list.txt"));
     assert!(list.contains("a/1/include/\n") && list.contains("a/2/include/x.h\n"), "{list}");
-    fs::set_permissions(&hidden, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    fs::set_permissions(&hidden, PermissionsExt::from_mode(0o755)).unwrap();
     assert!(index(&site).status().unwrap().success());
     assert_eq!(read(&site.archive().join(".dpkg_archive/dpkg_archive_list.txt")), due(&site));
 }

@@ -10,7 +10,7 @@ use nix::sys::stat::{SFlag, fstatat};
 use super::compose::Compose;
 use super::fragments::{Fragments, Known, Sign};
 use super::walk::{Faults, items, walk};
-use crate::archive::OWN_FOLDER;
+use crate::archive::{LOST_AND_FOUND, OWN_FOLDER};
 use crate::folder::{Folder, kind};
 use crate::sessions::is_hidden;
 use crate::stamp::DESCPKG;
@@ -30,6 +30,7 @@ pub(super) fn scan(
         let Some(name) = item.folder else { continue };
         match package(root, &name, &mut line, &mut known, compose, faults) {
             Ok(()) | Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => (),
+            Err(Errno::EACCES) if name == LOST_AND_FOUND.as_bytes() => (),
             Err(why) => faults.add(&line, why),
         }
     }
