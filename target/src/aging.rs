@@ -120,7 +120,7 @@ impl Aging {
     ) -> Result<Outcome, Refusal> {
         let taken = {
             let mut turn = self.turn()?;
-            let taken = take_away(&self.archive, session, &mut turn, id, stands)?;
+            let taken = take_away(&self.archive, session, &mut turn, id, |mark| mark.stands == *stands)?;
             if let Doomed::Stays(why) = taken {
                 return Err(Refusal::later(why));
             }

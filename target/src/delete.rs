@@ -15,6 +15,7 @@ use nix::errno::Errno;
 
 use crate::archive::{Archive, standing_in};
 use crate::folder::Folder;
+use crate::mark::Mark;
 use crate::message::{Refusal, Standing};
 use crate::package::{Name, PackageVersion, link_target};
 use crate::refusal::refusal;
@@ -32,13 +33,14 @@ pub(crate) enum Doomed {
     Stays(String),
 }
 
-/// Takes what stands at `id` out of sight, if it is what is `expected` and may be deleted.
+/// Takes what stands at `id` out of sight, if it is what was marked, its mark is the one that is meant, and it may be
+/// deleted.
 pub(crate) fn take_away(
     archive: &Arc<Archive>,
     session: &Arc<Session>,
     turn: &mut Turn<'_>,
     id: &PackageVersion,
-    expected: &Standing,
+    is_meant: impl Fn(&Mark) -> bool,
 ) -> Result<Doomed, Refusal> {
     let failed = |why| refusal(format_args!("delete {id}"), why);
     let folder = match archive.root.below(id.package.as_str().as_bytes()) {
@@ -50,7 +52,7 @@ pub(crate) fn take_away(
     if standing == Standing::Absent {
         return Ok(Doomed::Absent);
     }
-    if let Some(why) = why_it_stays(turn, id, expected, &standing) {
+    if let Some(why) = why_it_stays(turn, id, is_meant, &standing) {
         return Ok(Doomed::Stays(format!("{id} stays: {why}")));
     }
     if let Some(link) = link_without_mark(archive, turn, &folder, id).map_err(failed)? {
@@ -62,7 +64,7 @@ pub(crate) fn take_away(
 fn why_it_stays(
     turn: &mut Turn<'_>,
     id: &PackageVersion,
-    expected: &Standing,
+    is_meant: impl Fn(&Mark) -> bool,
     standing: &Standing,
 ) -> Option<&'static str> {
     if turn.is_held() {
@@ -73,7 +75,8 @@ fn why_it_stays(
     }
     match turn.marks().get(id) {
         None => Some("it has no mark (any more)"),
-        Some(mark) if mark.stands != *standing || expected != standing => Some("it is not what was marked"),
+        Some(mark) if mark.stands != *standing => Some("it is not what was marked"),
+        Some(mark) if !is_meant(mark) => Some("it was marked anew"),
         Some(_) => None,
     }
 }

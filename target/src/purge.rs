@@ -5,6 +5,9 @@
 //! nothing: neither a clock that is wrong here, nor a master that cannot tell any more what is needed, makes
 //! anything go early.
 //!
+//! What it is about to delete may be needed again, and left again, while it runs: each mark is looked at once more,
+//! and one that was made anew counts from then on.
+//!
 //! A link that would dangle goes with what it addresses, and before it. What cannot be deleted is told, and
 //! the rest goes on.
 
@@ -15,7 +18,7 @@ use std::sync::Arc;
 use crate::archive::Archive;
 use crate::delete::{Doomed, HELD, links_to, remove_hidden, take_away};
 use crate::history::{self, now};
-use crate::marks::Marks;
+use crate::mark::Mark;
 use crate::message::{Mend, Ran, Refusal, Standing};
 use crate::package::PackageVersion;
 use crate::refusal::refusal;
@@ -65,8 +68,8 @@ struct Purge {
     trouble: Option<String>,
 }
 
-/// What is to go together: links before what they address.
-type Together = Vec<(PackageVersion, Standing)>;
+/// What is to go together, by its marks: links before what they address.
+type Together = Vec<Mark>;
 
 impl Purge {
     fn begin(archive: Arc<Archive>) -> Self {
@@ -83,9 +86,12 @@ impl Purge {
         let (due, most) = self.due()?;
         let mut seen = BTreeSet::new();
         let mut count = 0;
-        for (id, _) in &due {
-            let together: Together = match self.with_links(id) {
-                Ok(together) => together.into_iter().filter(|(id, _)| seen.insert(id.clone())).collect(),
+        for mark in &due {
+            if seen.contains(&mark.id) {
+                continue;
+            }
+            let together: Together = match self.with_links(mark) {
+                Ok(together) => together.into_iter().filter(|mark| seen.insert(mark.id.clone())).collect(),
                 Err(stays) => {
                     println!("{stays}");
                     continue;
@@ -97,7 +103,7 @@ impl Purge {
             }
             count += together.len() as u64;
             if dry_run {
-                together.iter().for_each(|(id, _)| println!("would delete {id}"));
+                together.iter().for_each(|mark| println!("would delete {}", mark.id));
             } else if !self.delete_all(&together)? {
                 break;
             }
@@ -110,20 +116,20 @@ impl Purge {
         let mut turn = self.turn()?;
         let confirmed = turn.marks().confirmed();
         let now = now().min(confirmed.at);
-        let old = |marks: &Marks| -> Together {
-            let old = marks.iter().filter(|mark| {
-                let age = mark.age(now);
-                mark.after.is_some_and(|after| age.is_some_and(|age| age >= after))
-            });
-            old.map(|mark| (mark.id.clone(), mark.stands.clone())).collect()
-        };
-        Ok((old(turn.marks()), confirmed.max_delete))
+        let old = turn.marks().iter().filter(|mark| {
+            let age = mark.age(now);
+            mark.after.is_some_and(|after| age.is_some_and(|age| age >= after))
+        });
+        Ok((old.cloned().collect(), confirmed.max_delete))
     }
 
-    /// What goes when `id` goes: the links that lead to it, before it. An error says why it stays.
-    fn with_links(&self, id: &PackageVersion) -> Result<Together, String> {
+    /// What goes when what has this mark goes: the links that lead to it, before it. An error says why it stays.
+    fn with_links(&self, due: &Mark) -> Result<Together, String> {
         let turn = self.turn().map_err(|refusal| refusal.reason);
-        let mut turn = turn?;
+        let (mut turn, id) = (turn?, &due.id);
+        if turn.marks().get(id) != Some(due) {
+            return Err(format!("{id} stays: its mark was taken away, or made anew"));
+        }
         let Ok(folder) = self.archive.root.below(id.package.as_str().as_bytes()) else {
             return Ok(Vec::new());
         };
@@ -147,8 +153,7 @@ impl Purge {
             }
             if together.len() == last {
                 let marks = turn.marks();
-                let stands = |id: &PackageVersion| Some((id.clone(), marks.get(id)?.stands.clone()));
-                return Ok(together.iter().rev().filter_map(stands).collect());
+                return Ok(together.iter().rev().filter_map(|id| marks.get(id).cloned()).collect());
             }
         }
         Err(format!("{id} stays: too many links lead to it, or lead in a circle"))
@@ -156,7 +161,8 @@ impl Purge {
 
     /// Deletes them in this order, up to the first that stays; false when a person stops it all.
     fn delete_all(&mut self, together: &Together) -> Result<bool, Refusal> {
-        for (id, stands) in together {
+        for mark in together {
+            let id = &mark.id;
             let session = self.session()?;
             let taken = {
                 let mut turn = self.turn()?;
@@ -164,7 +170,7 @@ impl Purge {
                     println!("{HELD}");
                     return Ok(false);
                 }
-                let taken = take_away(&self.archive, &session, &mut turn, id, stands);
+                let taken = take_away(&self.archive, &session, &mut turn, id, |found| found == mark);
                 if matches!(taken, Ok(Doomed::Hidden(_))) {
                     let _ = history::deleted(turn.own(), id, "purge");
                 }
@@ -256,4 +262,48 @@ pub(crate) fn forget_gone(archive: &Archive, turns: &Turns, gone: &[PackageVersi
         }
     }
     turn.write_marks().map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::ffi::OsStrExt;
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use crate::marks::Confirmed;
+    use crate::stamp::Stamp;
+
+    #[test]
+    fn what_is_marked_anew_while_the_purge_runs_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let versions = ["1", "2", "3"].map(|version| dir.path().join("a").join(version));
+        for version in &versions {
+            std::fs::create_dir_all(version).unwrap();
+            let descpkg = std::fs::File::create(version.join("descpkg")).unwrap();
+            descpkg.set_modified(UNIX_EPOCH + Duration::from_secs(7)).unwrap();
+        }
+        let archive = Archive::open(dir.path().as_os_str().as_bytes()).unwrap();
+        let mut purge = Purge::begin(Arc::new(archive));
+        let mark = |purge: &Purge, version: &str, since: i64| {
+            let id = PackageVersion::new("a", version).unwrap();
+            let (stands, after) = (Standing::Version(Stamp(7)), Some(60));
+            let mark = Mark { id, stands, since, after, master: "m".into(), why: "it left".into() };
+            let mut turn = purge.turn().unwrap();
+            turn.marks().add(mark);
+            turn.marks().confirm(Confirmed { at: now(), max_delete: 9 });
+            turn.write_marks().unwrap();
+        };
+        ["1", "2", "3"].iter().for_each(|version| mark(&purge, version, 5));
+        let (due, _) = purge.due().unwrap();
+        assert_eq!(due.len(), 3);
+        let together = due.iter().map(|due| purge.with_links(due).unwrap()).collect::<Vec<_>>();
+        // Needed again, and not any more: before anybody looks at it, and after that.
+        mark(&purge, "1", now());
+        assert!(purge.with_links(&due[0]).is_err());
+        mark(&purge, "2", now());
+        for together in &together {
+            assert!(purge.delete_all(together).unwrap());
+        }
+        assert_eq!(versions.map(|version| version.exists()), [true, true, false]);
+    }
 }
