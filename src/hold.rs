@@ -1,8 +1,9 @@
 //! A person holds all deletion at a target back, and ends that.
 //!
 //! The hold stands on the target, where it counts at once, for a session's deletions and for the
-//! target's own purge alike; a bucket has no such place. It stands here too: then a target that cannot be reached now is told by the
-//! next synchronisation, before anything is deleted there.
+//! target's own purge alike. It stands here too: then a target that cannot be reached now is told by the
+//! next synchronisation, before anything is deleted there. A bucket has no such place, so a
+//! synchronisation looks here before each object that it deletes.
 
 use std::fs;
 use std::path::Path;

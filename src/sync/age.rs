@@ -25,6 +25,8 @@ pub(super) struct Done {
     /// What does not stand on the target any more.
     pub(super) gone: BTreeSet<PackageVersion>,
     pub(super) failed: Vec<Refusal>,
+    /// Whether a person held deletion back meanwhile, so that the rest stays.
+    pub(super) held: bool,
 }
 
 impl Done {

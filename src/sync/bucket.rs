@@ -3,6 +3,7 @@
 //! What was put before an error, or a kill, stays; the next run finds it. The object of a link holds
 //! what the link leads to at last, so it is made anew too when that was built again.
 
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::anyhow;
@@ -14,7 +15,7 @@ use blat_target::stamp::Stamp;
 use tokio::task::JoinSet;
 
 use super::age::{Done, MARKS_TOLD};
-use super::aging::{Decision, Fate};
+use super::aging::{Decision, Fate, Keep};
 use super::carry::{Carried, FAILURES_TOLD};
 use super::current_set::{CurrentSet, LINKS_MAX, Seen};
 use super::known;
@@ -98,6 +99,8 @@ pub(super) struct Carry<'a> {
     pub(super) state: &'a mut State,
     pub(super) reporter: &'a mut Reporter,
     pub(super) show: &'a mut Show,
+    /// Stands there from when a person holds all deletion back.
+    pub(super) hold: &'a Path,
     pub(super) carried: Carried,
     pub(super) aged: Done,
     /// How many packages the server did not take since it took one.
@@ -137,6 +140,12 @@ impl Carry<'_> {
             }
         }
         for aged in decision.deletions() {
+            // A bucket refuses nothing that is held back meanwhile, as a target would.
+            if self.hold.exists() {
+                self.aged.held = true;
+                let reason = format!("what else was to be deleted stays: {}", Keep::Held);
+                return self.reporter.tell(Report::Notice { reason });
+            }
             self.delete(&aged.id).await;
         }
     }

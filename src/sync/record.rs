@@ -9,7 +9,7 @@ use blat_target::package::PackageVersion;
 
 use super::age::Done;
 use super::aged_text::why;
-use super::aging::{Aged, Decision, Fate};
+use super::aging::{Aged, Decision, Fate, Keep};
 use super::carry::Carried;
 use super::current_set::CurrentSet;
 use super::plan::Plan;
@@ -137,6 +137,7 @@ fn excess(decision: &Decision, done: &Done) -> Vec<Excess> {
         reason: match aged.fate {
             Fate::Keep(_) => why(&aged.fate),
             Fate::Mark => "marked by the last synchronisation, deleted when that is long enough ago".into(),
+            Fate::Delete(_) if done.held => Keep::Held.to_string(),
             Fate::Delete(_) => "it was to be deleted, and that failed".into(),
         },
     };

@@ -224,6 +224,7 @@ impl<'a> Run<'a> {
         }
         record.begins(&plan, &listing);
         let mut show = Show::of(&plan, self.places.progress());
+        let hold = self.places.hold();
         let carry = bucket::Carry {
             bucket: &bucket,
             archive,
@@ -231,6 +232,7 @@ impl<'a> Run<'a> {
             state: &mut state,
             reporter: self.reporter,
             show: &mut show,
+            hold: &hold,
             carried: Carried::default(),
             aged: Done::default(),
             in_a_row: 0,

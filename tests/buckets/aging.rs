@@ -1,6 +1,7 @@
 //! What becomes of objects that nothing asks for any more, in each mode.
 
 use crate::master::{Master, get, keys};
+use crate::proxy::{Fate, Proxy};
 use crate::servers::{BUCKET, Kind, Server, aws, said};
 
 const INDEX: &str = "ci/packages.json";
@@ -77,4 +78,29 @@ fn a_set_that_shrank_deletes_nothing() {
     let (code, text) = master.fails();
     assert!(code == 78 && text.contains("blat sync --accept-shrink bucket1"), "{code}: {text}");
     assert_eq!(keys(&server).len(), 12);
+}
+
+#[test]
+fn a_hold_stops_a_synchronisation_that_deletes() {
+    let server = Server::start(Kind::Seaweed);
+    let proxy = Proxy::to(&server.endpoint());
+    let mut master = filled(&server, "");
+    master.configure(&proxy.endpoint(), "[aging]\nmode = \"immediate\"\nmax_shrink = \"90%\"");
+    (4..10).for_each(|number| master.want_no_more(&format!("core/1.{number}")));
+    let hold = master.path().join("var/lib/blat/bucket1/hold");
+    let held = hold.clone();
+    proxy.rule(move |asked| {
+        if asked.starts_with("DELETE") {
+            std::fs::write(&held, "a person looks\n").expect("a file");
+        }
+        Fate::Forward
+    });
+    assert_eq!(master.sync(), (0, 0));
+    assert_eq!(keys(&server).len(), 11, "one was under way");
+    assert_eq!(master.sync(), (0, 0));
+    assert_eq!(keys(&server).len(), 11);
+    std::fs::remove_file(hold).expect("a file");
+    proxy.rule(|_| Fate::Forward);
+    assert_eq!(master.sync(), (0, 0));
+    assert_eq!(keys(&server).len(), 6, "four packages, a link and the index");
 }
