@@ -105,8 +105,11 @@ impl Queue {
 
     /// Claims all tags that lie in the directory, oldest claim first.
     ///
-    /// What cannot be claimed (a folder of somebody else's) is hidden where it lies, so that
-    /// it cannot trigger again, rejected, and told to `refused`.
+    /// What can never be claimed (a folder of somebody else's) is rejected, hidden where it lies, so that
+    /// it cannot trigger again, and told to `refused`.
+    ///
+    /// # Errors
+    /// What may be over another time, such as a full disk: those tags lie there still.
     pub fn claim(&mut self, mut refused: impl FnMut(&OsStr, &str)) -> io::Result<Vec<Claim>> {
         let mut claims = Vec::new();
         for item in fs::read_dir(&self.directory)? {
@@ -116,12 +119,13 @@ impl Queue {
             }
             match self.claim_one(&name) {
                 Ok(claim) => claims.extend(claim),
-                Err(why) => {
+                Err(why) if stays(&why) => {
                     let reason = format!("the tag cannot be claimed: {why}");
-                    self.hide(&name)?;
                     self.record(&name, &reason)?;
+                    self.hide(&name)?;
                     refused(&name, &reason);
                 }
+                Err(why) => return Err(why),
             }
         }
         claims.sort_by(|a, b| a.file.cmp(&b.file));
@@ -268,6 +272,12 @@ impl Claim {
     }
 }
 
+/// Whether it is the tag itself that cannot be claimed, now or later: its name is too long with the
+/// number before it, or it belongs to somebody else.
+fn stays(why: &io::Error) -> bool {
+    matches!(why.kind(), io::ErrorKind::InvalidFilename | io::ErrorKind::PermissionDenied)
+}
+
 /// Keeps a folder of records from growing for years: the oldest go.
 fn forget_oldest(folder: &Path) -> io::Result<()> {
     let items = fs::read_dir(folder)?.collect::<io::Result<Vec<_>>>()?;
@@ -387,5 +397,28 @@ mod tests {
         assert!(world.queue().claim(|_, _| told += 1).unwrap().is_empty());
         assert_eq!(told, 1);
         assert!(world.claim(&mut world.queue()).is_empty(), "it triggers again");
+    }
+
+    #[test]
+    fn a_tag_that_cannot_be_claimed_now_lies_there_still() {
+        let world = World::new();
+        world.drop_tag("core::1.0");
+        let mut queue = world.queue();
+        let claimed = world.tags().join(CLAIMED);
+        fs::remove_dir(&claimed).unwrap();
+        fs::write(&claimed, "").unwrap();
+        queue.claim(|name, why| panic!("{name:?}: {why}")).unwrap_err();
+        fs::remove_file(claimed).unwrap();
+        assert_eq!(world.claim(&mut world.queue()).len(), 1);
+    }
+
+    #[test]
+    fn a_tag_whose_rejection_cannot_be_written_down_lies_there_still() {
+        let world = World::new();
+        let name = "x".repeat(250);
+        world.drop_tag(&name);
+        fs::write(world.root.path().join("state/rejected"), "").unwrap();
+        world.queue().claim(|name, why| panic!("{name:?}: {why}")).unwrap_err();
+        assert!(world.tags().join(name).exists());
     }
 }
