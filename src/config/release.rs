@@ -140,7 +140,9 @@ impl Queries {
     }
 }
 
-/// The shipped queries: SQL that Oracle, PostgreSQL, MariaDB and SQLite all take.
+/// The shipped queries: SQL that Oracle, PostgreSQL, MariaDB and SQLite all take. A row of a content
+/// whose package or version is gone has to be told (as NULL, which is refused): were it left out, its
+/// package would be in excess.
 impl Default for Queries {
     fn default() -> Self {
         let release = "SELECT r.rtag_id, p.proj_name, r.rtag_name, r.official, r.s3_flag \
@@ -151,8 +153,8 @@ impl Default for Queries {
             release: built_in(&format!("{release} WHERE r.rtag_id = ?")),
             content: built_in(
                 "SELECT k.pkg_name, v.pkg_version FROM release_content c \
-                 INNER JOIN package_versions v ON v.pv_id = c.pv_id \
-                 INNER JOIN packages k ON k.pkg_id = v.pkg_id \
+                 LEFT JOIN package_versions v ON v.pv_id = c.pv_id \
+                 LEFT JOIN packages k ON k.pkg_id = v.pkg_id \
                  WHERE c.rtag_id = ? ORDER BY k.pkg_name, v.pkg_version",
             ),
         }

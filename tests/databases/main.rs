@@ -28,6 +28,7 @@ on_each!(
     what_does_not_exist_is_named,
     bad_queries_and_bad_values_are_told,
     bad_names_are_refused_row_by_row,
+    rows_whose_names_are_gone_are_refused,
     a_hundred_thousand_rows,
     a_database_that_is_gone_is_an_error,
     an_import_comes_whole_or_not_at_all,
@@ -183,6 +184,24 @@ fn bad_names_are_refused_row_by_row(kind: Kind) {
     let nulls = server.settings(&format!("queries.content = \"{nulls}\"\n"));
     let answer = ask(&mut Database::open(&nulls).unwrap(), &["Tram/0"], &[]).unwrap();
     assert_eq!(answer.refused.len(), 5);
+}
+
+fn rows_whose_names_are_gone_are_refused(kind: Kind) {
+    let (_server, mut database) = filled(kind);
+    let unchecked = match kind {
+        Kind::Sqlite => &[][..],
+        Kind::Postgresql => &[
+            "ALTER TABLE release_content DROP CONSTRAINT release_content_pv_id_fkey",
+            "ALTER TABLE package_versions DROP CONSTRAINT package_versions_pkg_id_fkey",
+        ],
+        Kind::Mariadb => &["SET foreign_key_checks = 0"],
+    };
+    unchecked.iter().for_each(|statement| database.run(statement, ()).unwrap());
+    database.run("DELETE FROM packages WHERE pkg_name = 'Tram_00'", ()).unwrap();
+    let pv = "SELECT pkg_id FROM packages WHERE pkg_name = 'Tram_01'";
+    database.run(&format!("DELETE FROM package_versions WHERE pkg_id = ({pv})"), ()).unwrap();
+    let answer = ask(&mut database, &["Tram/0"], &[]).unwrap();
+    assert_eq!((answer.rows.len(), answer.refused.len()), (21, 2));
 }
 
 /// A content of 107,163 rows.
