@@ -57,18 +57,14 @@ impl Answer {
     /// Asks the source. Without one, the answer is what `[packages]` says.
     ///
     /// # Errors
-    /// Those of the source, and [`ReleaseError::Empty`] where it has not a single package-version.
+    /// Those of the source, and where it has not a single package-version, why that is.
     pub fn of(source: Option<&mut dyn ReleaseSource>, asked: &Asked<'_>) -> Result<Self, ReleaseError> {
         let mut answer = Self::default();
         if let Some(source) = source {
             answer.choose(source, asked)?;
             answer.take_content(source)?;
             if answer.rows.is_empty() {
-                return Err(if answer.unsupported.is_empty() {
-                    ReleaseError::Empty
-                } else {
-                    ReleaseError::NoneForS3
-                });
+                return Err(answer.nothing());
             }
         }
         for id in asked.packages.iter() {
@@ -78,6 +74,15 @@ impl Answer {
             }
         }
         Ok(answer)
+    }
+
+    /// Why there is not a single package-version.
+    fn nothing(&self) -> ReleaseError {
+        match &self.refused[..] {
+            [first, ..] => ReleaseError::AllRefused(self.refused.len(), first.clone()),
+            [] if self.unsupported.is_empty() => ReleaseError::Empty,
+            [] => ReleaseError::NoneForS3,
+        }
     }
 
     fn choose(&mut self, source: &mut dyn ReleaseSource, asked: &Asked<'_>) -> Result<(), ReleaseError> {
@@ -131,6 +136,8 @@ impl Answer {
 
 #[cfg(test)]
 mod tests {
+    use blat_target::message::Mend;
+
     use super::*;
     use crate::release::file::List;
 
@@ -169,5 +176,16 @@ mod tests {
         let (_folder, list) = list("# nothing\n");
         assert!(matches!(Answer::of(Some(&mut list.unwrap()), &NOTHING), Err(ReleaseError::Empty)));
         assert!(Answer::of(None, &NOTHING).unwrap().rows.is_empty());
+    }
+
+    #[test]
+    fn a_list_of_nothing_but_bad_names_needs_a_person_and_names_one() {
+        let (_folder, list) = list("../x 1\ncore ..\n");
+        let why = Answer::of(Some(&mut list.unwrap()), &NOTHING).unwrap_err();
+        assert!(
+            why.to_string().contains("the first of 2: ") && why.to_string().contains("\"../x\""),
+            "{why}"
+        );
+        assert_eq!(why.mend(), Mend::Person);
     }
 }

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use blat_target::message::Mend;
 
+use super::RefusedRow;
 use crate::failure::Failure;
 
 /// What a driver said: its SQLSTATE, and its text without the password.
@@ -36,6 +37,9 @@ pub enum ReleaseError {
     NotInList(String),
     #[error("the release source answered with nothing at all for this target")]
     Empty,
+    /// How many rows, and the first of them.
+    #[error("no row of the release source's answer names a package-version; the first of {0}: {1}")]
+    AllRefused(usize, RefusedRow),
     #[error(
         "none of the open releases that this bucket names has its S3 flag set: set it in the release database"
     )]
