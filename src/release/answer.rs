@@ -1,6 +1,6 @@
 //! What a release source answers for one target: the rows of its current set.
 //!
-//! It is a whole answer or an error. A name that no release or project has is an error, and so is
+//! It is a whole answer, of one moment if the source can do that, or an error. A name that no release or project has is an error, and so is
 //! a connection that is lost between two rows, or an answer without a single row. A row that names no
 //! package-version (a NULL, a slash, `..`, a control character) is refused and told, and the
 //! others stand.
@@ -61,8 +61,10 @@ impl Answer {
     pub fn of(source: Option<&mut dyn ReleaseSource>, asked: &Asked<'_>) -> Result<Self, ReleaseError> {
         let mut answer = Self::default();
         if let Some(source) = source {
-            answer.choose(source, asked)?;
-            answer.take_content(source)?;
+            source.begin();
+            let taken = answer.take(source, asked);
+            source.end();
+            taken?;
             if answer.rows.is_empty() {
                 return Err(answer.nothing());
             }
@@ -74,6 +76,11 @@ impl Answer {
             }
         }
         Ok(answer)
+    }
+
+    fn take(&mut self, source: &mut dyn ReleaseSource, asked: &Asked<'_>) -> Result<(), ReleaseError> {
+        self.choose(source, asked)?;
+        self.take_content(source)
     }
 
     /// Why there is not a single package-version.

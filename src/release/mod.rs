@@ -110,6 +110,12 @@ pub type TakeRow<'a> = &'a mut dyn FnMut(Option<&str>, Option<&str>) -> Result<(
 
 /// Where releases come from. Each question is answered whole, or is an error.
 pub trait ReleaseSource {
+    /// All that is asked from now on is answered as of one moment, if the source can do that.
+    fn begin(&mut self) {}
+
+    /// What began ends.
+    fn end(&mut self) {}
+
     /// The release of this name, open or closed.
     ///
     /// # Errors

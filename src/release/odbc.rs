@@ -2,7 +2,8 @@
 //!
 //! It is asked four questions, each a query of the configuration, with the parameter bound. All
 //! columns are fetched as text, many rows at a time, into a buffer of bounded rows; a value that
-//! would not fit is an error, never cut. Ids are bound as 32 bits, for Oracle's driver knows no more.
+//! would not fit is an error, never cut. A whole answer is read in one transaction, so that what is moved
+//! from one release to another meanwhile is in either of them: the databases that are known can do that. Ids are bound as 32 bits, for Oracle's driver knows no more.
 
 use odbc_api::buffers::TextRowSet;
 use odbc_api::{Connection, Cursor, DataType, ParameterCollectionRef, ResultSetMetadata};
@@ -70,6 +71,36 @@ impl Database {
         }
         let limit = format!("SET SESSION max_statement_time = {}", self.settings.timeout.as_secs());
         self.connection.execute(&limit, (), None).map(drop).map_err(self.failed("timeout"))
+    }
+
+    /// What has to be run before a transaction, and as its first statement, for all its queries to see the
+    /// same: `None` where a transaction does not do that.
+    fn one_moment(&self) -> Option<(&'static str, &'static str)> {
+        let name = self.connection.database_management_system_name().unwrap_or_default();
+        let name = name.to_ascii_lowercase();
+        let is = |part: &str| name.contains(part);
+        if is("sqlite") {
+            Some(("", ""))
+        } else if is("postgresql") {
+            Some(("SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL REPEATABLE READ", ""))
+        } else if is("mariadb") || is("mysql") {
+            Some(("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ", ""))
+        } else if is("oracle") {
+            Some(("", "SET TRANSACTION READ ONLY"))
+        } else {
+            None
+        }
+    }
+
+    fn try_begin(&self) -> Result<(), odbc_api::Error> {
+        let Some((before, first)) = self.one_moment() else { return Ok(()) };
+        let run = |statement: &str| match statement {
+            "" => Ok(()),
+            _ => self.connection.execute(statement, (), None).map(drop),
+        };
+        run(before)?;
+        self.connection.set_autocommit(false)?;
+        run(first)
     }
 
     /// Forgets what was read of a database that has changed.
@@ -171,6 +202,21 @@ impl Database {
 }
 
 impl ReleaseSource for Database {
+    fn begin(&mut self) {
+        // A connection that is lost fails the first query.
+        if let Err(why) = self.try_begin() {
+            let words = self.password.words(&why);
+            tracing::warn!("the release database may change while it is asked: {words}");
+        }
+    }
+
+    fn end(&mut self) {
+        let ended = self.connection.rollback().and_then(|()| self.connection.set_autocommit(true));
+        if let Err(why) = ended {
+            tracing::debug!("cannot end a transaction: {}", self.password.words(&why));
+        }
+    }
+
     fn named(&mut self, name: &ReleaseName) -> Result<Release, ReleaseError> {
         match name {
             ReleaseName::Id(id) => {

@@ -11,7 +11,7 @@ use blat::failure::{EXIT_LATER, EXIT_PERSON, Failure};
 use blat::release::answer::{Answer, Asked};
 use blat::release::import::{Import, list};
 use blat::release::odbc::Database;
-use blat::release::{ReleaseError, ReleaseSource};
+use blat::release::{Project, Release, ReleaseError, ReleaseSource, TakeRow};
 use servers::{Kind, PASSWORD, Server, settings};
 
 macro_rules! on_each {
@@ -29,6 +29,7 @@ on_each!(
     bad_queries_and_bad_values_are_told,
     bad_names_are_refused_row_by_row,
     rows_whose_names_are_gone_are_refused,
+    what_moves_between_releases_while_they_are_read_is_in_one_of_them,
     a_hundred_thousand_rows,
     a_database_that_is_gone_is_an_error,
     an_import_comes_whole_or_not_at_all,
@@ -202,6 +203,72 @@ fn rows_whose_names_are_gone_are_refused(kind: Kind) {
     database.run(&format!("DELETE FROM package_versions WHERE pkg_id = ({pv})"), ()).unwrap();
     let answer = ask(&mut database, &["Tram/0"], &[]).unwrap();
     assert_eq!((answer.rows.len(), answer.refused.len()), (21, 2));
+}
+
+/// The package has moved to the first release.
+const AFTER: &str = "[Tram/0] N\none 1\nmoves 1\n[Tram/1] R\ntwo 1\n";
+
+/// A database in which, once one release was read, somebody moves a package to it from the next.
+struct Moving<'a> {
+    database: &'a mut Database,
+    other: Database,
+    read: usize,
+}
+
+impl ReleaseSource for Moving<'_> {
+    fn begin(&mut self) {
+        self.database.begin();
+    }
+
+    fn end(&mut self) {
+        self.database.end();
+    }
+
+    fn named(&mut self, name: &ReleaseName) -> Result<Release, ReleaseError> {
+        self.database.named(name)
+    }
+
+    fn of_project(&mut self, name: &ProjectName) -> Result<Vec<Release>, ReleaseError> {
+        self.database.of_project(name)
+    }
+
+    fn projects(&mut self) -> Result<Vec<Project>, ReleaseError> {
+        self.database.projects()
+    }
+
+    fn unnamed(&mut self) -> Result<Vec<Release>, ReleaseError> {
+        self.database.unnamed()
+    }
+
+    fn content(&mut self, release: &Release, take: TakeRow<'_>) -> Result<(), ReleaseError> {
+        self.database.content(release, take)?;
+        self.read += 1;
+        if self.read == 1 {
+            // SQLite's waits for the reader, in vain: nothing has moved then.
+            let _ = self.other.import(&import(AFTER));
+        }
+        Ok(())
+    }
+}
+
+fn what_moves_between_releases_while_they_are_read_is_in_one_of_them(kind: Kind) {
+    let (server, mut database) = filled(kind);
+    database.import(&import("[Tram/0] N\none 1\n[Tram/1] R\ntwo 1\nmoves 1\n")).unwrap();
+    let other = match kind {
+        Kind::Sqlite => {
+            let path = server.path("rm.db");
+            let told = format!("connection = \"Driver=SQLite3;Database={};Timeout=100\"\n", path.display());
+            Database::open(&settings(&told)).unwrap()
+        }
+        _ => server.open(),
+    };
+    let releases = ["0", "1"]
+        .map(|release| ReleaseName::Named { project: "Tram".to_owned(), release: release.to_owned() });
+    let asked = Asked { releases: &releases, projects: &[], packages: &Packages::NONE, is_bucket: false };
+    let mut moving = Moving { database: &mut database, other, read: 0 };
+    let answer = Answer::of(Some(&mut moving), &asked).unwrap();
+    assert_eq!((moving.read, answer.rows.len()), (2, 3));
+    database.import(&import(AFTER)).expect("nobody reads any more");
 }
 
 /// A content of 107,163 rows.
