@@ -1,6 +1,6 @@
 //! What becomes of objects that nothing asks for any more, in each mode.
 
-use crate::master::{Master, get, keys};
+use crate::master::{Master, get, keys, words};
 use crate::proxy::{Fate, Proxy};
 use crate::servers::{BUCKET, Kind, Server, aws, said};
 
@@ -68,6 +68,22 @@ fn excess_goes_as_the_mode_says() {
     assert_eq!(master.sync(), (0, 0));
     assert!(!has(&server, "current") && !has(&server, "1.3"));
     assert_eq!(keys(&server).len(), 8, "seven packages and the index");
+}
+
+#[test]
+fn a_tag_for_what_stands_there_takes_its_mark_away() {
+    let server = Server::start(Kind::Seaweed);
+    let mut master = filled(&server, "[aging]\nmode = \"master\"\nmax_shrink = \"90%\"");
+    ["core/1.0", "core/1.3", "core/current"].iter().for_each(|id| master.want_no_more(id));
+    assert_eq!(master.sync(), (0, 0));
+    make_older(&server);
+    for id in ["core/1.0", "core/current"] {
+        let output = master.transfer(id);
+        assert!(output.status.success(), "{}", words(&output));
+    }
+    assert!(marked(&server).is_empty());
+    assert_eq!(master.sync(), (0, 0));
+    assert_eq!(keys(&server).len(), 12, "each is marked anew");
 }
 
 #[test]
