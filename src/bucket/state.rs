@@ -62,12 +62,14 @@ impl State {
         Ok(state)
     }
 
-    /// What the index says, without a look at the rest: for single packages.
+    /// What the index says, without a look at the rest: for single packages. Where there is no index that
+    /// can be read, all is looked at, for the new one is of all objects.
     pub async fn of_index(bucket: &Bucket) -> Result<Self> {
         let index = read_index(bucket).await?;
+        let Some(entries) = index.entries else { return Self::read(bucket).await };
         Ok(Self {
-            is_indexed: index.entries.is_some(),
-            entries: index.entries.unwrap_or_default(),
+            is_indexed: true,
+            entries,
             foreign: HashSet::new(),
             index: index.etag,
             changes: BTreeMap::new(),

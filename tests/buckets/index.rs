@@ -2,7 +2,7 @@
 
 use std::sync::mpsc;
 
-use crate::master::{Master, counts, get, keys};
+use crate::master::{Master, counts, get, keys, words};
 use crate::proxy::{Fate, Proxy};
 use crate::servers::{BUCKET, Kind, Server, aws, said};
 
@@ -69,6 +69,24 @@ fn an_index_that_is_lost_stale_or_broken_is_made_anew() {
     put(&server, INDEX, "{\"format\":2,\"packages\":[]}");
     let (code, text) = master.fails();
     assert!(code == 78 && text.contains("which a later blat wrote; update blat here"), "{code}: {text}");
+}
+
+#[test]
+fn a_tag_makes_a_lost_or_broken_index_anew_of_all_objects() {
+    let server = Server::start(Kind::Seaweed);
+    let mut master = Master::new(&server.endpoint(), "ci/", "");
+    (0..5).for_each(|number| master.publish(&format!("core/1.{number}"), &[]));
+    master.publish_link("core/current", "1.3");
+    assert_eq!(master.sync(), (5, 1));
+    let good = get(&server, INDEX);
+    let spoil: [fn(&Server); 2] =
+        [|server| remove(server, INDEX), |server| put(server, INDEX, "{\"format\":1,\"pack")];
+    for spoil in spoil {
+        spoil(&server);
+        let output = master.transfer("core/1.0");
+        assert!(output.status.success(), "{}", words(&output));
+        assert!(get(&server, INDEX) == good, "it is as it was");
+    }
 }
 
 #[test]
