@@ -158,6 +158,8 @@ fn advice(bucket: &Bucket, operation: Operation, said: &Said) -> (Mend, String) 
             "the server does not know this part of S3, and blat cannot do without it: see blat.toml(5)"
                 .into(),
         ),
+        // What was sent came too slowly.
+        (400, "RequestTimeout") => (Mend::Later, String::new()),
         (400 | 401 | 405, _) => person("see blat.toml(5) for what the server has to be able to do".into()),
         (503 | 429, _) => (Mend::Later, "; it is asked again later, and less".into()),
         _ => (Mend::Later, String::new()),

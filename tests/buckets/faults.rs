@@ -209,7 +209,7 @@ fn each_refusal_of_a_server_names_bucket_operation_and_mend() {
     let proxy = Proxy::to(&server.endpoint());
     let mut master = Master::new(&proxy.endpoint(), "ci/", "");
     master.publish("core/1.0", &[]);
-    let cases: [(&str, &'static str, &'static str, &'static str, i32, &str); 11] = [
+    let cases: [(&str, &'static str, &'static str, &'static str, i32, &str); 12] = [
         (
             "list-type",
             "404 Not Found",
@@ -267,6 +267,14 @@ fn each_refusal_of_a_server_names_bucket_operation_and_mend() {
             "KMS.NotFoundException",
             78,
             "mend s3.encryption and s3.kms_key",
+        ),
+        (
+            "core-1.0.zip",
+            "400 Bad Request",
+            "",
+            "RequestTimeout",
+            75,
+            "cannot put ci/core/core-1.0.zip in the bucket ci-packages: the server says RequestTimeout",
         ),
         (
             "core-1.0.zip",
