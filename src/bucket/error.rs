@@ -59,6 +59,8 @@ pub(super) enum Refused {
     /// Something else stands there than was expected.
     Changed,
     Failed(Failure),
+    /// Nobody answered.
+    Unanswered(Failure),
 }
 
 impl Refused {
@@ -68,7 +70,7 @@ impl Refused {
         match self {
             Self::Missing => Failure::later(anyhow!("{attempt}: it has vanished")),
             Self::Changed => Failure::later(anyhow!("{attempt}: somebody else changed it meanwhile")),
-            Self::Failed(failure) => failure,
+            Self::Failed(failure) | Self::Unanswered(failure) => failure,
         }
     }
 }
@@ -101,7 +103,7 @@ where
 {
     let attempt = attempt(bucket, operation, key);
     let Some(response) = error.raw_response() else {
-        return Refused::Failed(unanswered(bucket, &attempt, &error));
+        return Refused::Unanswered(unanswered(bucket, &attempt, &error));
     };
     let header = |name: &str| response.headers().get(name).map(str::to_owned);
     let said = Said {

@@ -5,7 +5,6 @@
 
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart};
-use blat_target::message::Mend;
 use tokio::task::JoinSet;
 
 use super::Bucket;
@@ -33,20 +32,26 @@ impl Bucket {
     pub async fn clean(&self) -> Result<()> {
         for upload in self.0.left.all() {
             match self.abort(&upload).await {
-                Ok(()) => tracing::info!("aborted an upload of {} that an earlier run left", upload.key),
-                Err(why) if why.mend == Mend::Person => tracing::warn!("parts that cost are left: {why}"),
-                Err(why) => return Err(why),
+                Ok(()) => {
+                    tracing::info!("aborted an upload of {} that an earlier run left", upload.key);
+                    self.0.left.ended(&upload).later("cannot note an upload")?;
+                }
+                Err(Refused::Unanswered(why)) => return Err(why),
+                Err(refused) => {
+                    let why = refused.failure(self, Operation::Abort, &upload.key);
+                    tracing::warn!("parts that cost are left: {why}");
+                }
             }
         }
         Ok(())
     }
 
-    async fn abort(&self, upload: &Upload) -> Result<()> {
+    async fn abort(&self, upload: &Upload) -> Result<(), Refused> {
         let request = self.client().abort_multipart_upload().bucket(self.name());
         let answer = self.answer(request.key(&upload.key).upload_id(&upload.id).send()).await;
         match answer.map_err(|error| refused(self, Operation::Abort, &upload.key, error)) {
-            Ok(_) | Err(Refused::Missing) => self.0.left.ended(upload).later("cannot note an upload"),
-            Err(refused) => Err(refused.failure(self, Operation::Abort, &upload.key)),
+            Ok(_) | Err(Refused::Missing) => Ok(()),
+            Err(refused) => Err(refused),
         }
     }
 }
@@ -138,8 +143,12 @@ impl Going<'_> {
     }
 
     async fn give_up(&self, upload: &Upload) {
-        if let Err(why) = self.bucket.abort(upload).await {
-            tracing::debug!("the next run aborts it: {why}");
+        match self.bucket.abort(upload).await {
+            Ok(()) => drop(self.bucket.0.left.ended(upload)),
+            Err(refused) => {
+                let why = refused.failure(self.bucket, Operation::Abort, &upload.key);
+                tracing::debug!("the next run aborts it: {why}");
+            }
         }
     }
 }

@@ -70,19 +70,27 @@ fn an_old_upload_that_may_not_be_ended_is_in_nobodys_way() {
     master.publish("core/1.0", &[]);
     let note = master.path().join("var/lib/blat/bucket1/uploads.sync");
     std::fs::write(&note, "some-id ci/core/core-0.9.zip\n").expect("a note");
-    proxy.rule(|asked| match asked.starts_with("DELETE") {
-        true => Fate::Answer("403 Forbidden", "", "AccessDenied"),
-        false => Fate::Forward,
-    });
-    let output = master.try_sync();
-    let text = crate::master::words(&output);
-    assert!(output.status.success() && text.contains("1 packages sent"), "{text}");
-    assert!(
-        text.contains("cannot abort the upload of ci/core/core-0.9.zip in the bucket ci-packages")
-            && text.contains("allow s3:AbortMultipartUpload"),
-        "{text}"
-    );
-    assert!(std::fs::read_to_string(&note).expect("a note").contains("some-id"), "it is tried again");
+    let cases = [
+        ("403 Forbidden", "AccessDenied", "allow s3:AbortMultipartUpload"),
+        ("500 Internal Server Error", "InternalError", "the server says InternalError"),
+        ("409 Conflict", "OperationAborted", "the server says OperationAborted"),
+        ("409 Conflict", "ConditionalRequestConflict", "somebody else changed it"),
+    ];
+    for (place, (status, code, said)) in cases.into_iter().enumerate() {
+        proxy.rule(move |asked| match asked.starts_with("DELETE") {
+            true => Fate::Answer(status, "", code),
+            false => Fate::Forward,
+        });
+        let output = master.try_sync();
+        let (text, sent) = (crate::master::words(&output), u8::from(place == 0));
+        assert!(output.status.success() && text.contains(&format!("{sent} packages sent")), "{text}");
+        assert!(
+            text.contains("cannot abort the upload of ci/core/core-0.9.zip in the bucket ci-packages")
+                && text.contains(said),
+            "{text}"
+        );
+        assert!(std::fs::read_to_string(&note).expect("a note").contains("some-id"), "it is tried again");
+    }
     proxy.rule(|_| Fate::Forward);
     assert_eq!(master.sync(), (0, 0));
 }
