@@ -191,9 +191,11 @@ impl Target {
         self.sync.good_at.map(|at| now.saturating_sub(at))
     }
 
-    /// For how long there was no good synchronisation, where that is too long.
+    /// For how long there was no good synchronisation, where that is too long. Where there never was one,
+    /// since the first that failed.
     pub(super) fn overdue(&self, now: Seconds) -> Option<u64> {
-        let since = self.since_good_sync(now).filter(|_| self.wanted)?;
+        let failing = || self.sync.failed.as_ref().map(|failed| now.saturating_sub(failed.since));
+        let since = self.since_good_sync(now).or_else(failing).filter(|_| self.wanted)?;
         (since > self.sync_period * PERIODS + OVERDUE).then_some(since)
     }
 }

@@ -314,6 +314,19 @@ fn too_long_without_a_good_synchronisation_is_critical() {
 }
 
 #[test]
+fn a_target_whose_first_synchronisations_all_fail_becomes_critical() {
+    let world = World::well();
+    let since = |since| {
+        let failed = Some(Failed { since, ..failed("the database cannot be reached", false).unwrap() });
+        world.syncs(Syncs { good_at: None, failed, ..Syncs::default() });
+    };
+    since(NOW - HOUR);
+    world.assert_says(Level::Warning, "synchronisation has failed for 1h");
+    since(NOW - 10 * HOUR);
+    world.assert_says(Level::Critical, "no good synchronisation for 10h");
+}
+
+#[test]
 fn a_waiting_tag_is_shown_with_its_reason_and_counts_as_lag() {
     let world = World::well();
     world.publish(&core("2.0"), 5, false);
