@@ -277,16 +277,22 @@ impl<'a> Run<'a> {
     /// What the configuration, a person here and the guards say.
     fn policy(&self, aim: Aim<'_>, listing: &Listing) -> aging::Policy {
         let aging = &self.settings.aging;
-        let accept = matches!(aim.mode, Mode::Real { accept_shrink: true });
-        let (members, there) = (aim.set.len() as u64, listing.len() as u64);
-        let before = good::members(&self.places.last_good()).unwrap_or(there);
         aging::Policy {
             mode: aging.mode,
             after: aging.after.into(),
             max_delete: aging.max_delete.into(),
-            guard: Guard::look(members, aim.refused, before, aging.max_shrink, accept),
+            guard: self.guard(aim, listing.len() as u64),
             held: self.places.hold().exists(),
         }
+    }
+
+    /// What makes the set doubtful. It is held against how many members there were at the last good
+    /// synchronisation; where there was none, against `otherwise`.
+    fn guard(&self, aim: Aim<'_>, otherwise: u64) -> Option<Guard> {
+        let accept = matches!(aim.mode, Mode::Real { accept_shrink: true });
+        let before = good::members(&self.places.last_good()).unwrap_or(otherwise);
+        let most = self.settings.aging.max_shrink;
+        Guard::look(aim.set.len() as u64, aim.refused, before, most, accept)
     }
 
     fn remember(&self, before: &Listing, carried: &Carried, aged: &Done) {

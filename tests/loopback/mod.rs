@@ -104,6 +104,24 @@ impl Loopback {
         self.run(&["transfer", TARGET, "--helper", helper])
     }
 
+    /// Runs a synchronisation, as `blat-sync@site1.service` does, with these arguments besides.
+    pub(crate) fn sync(&self, more: &[&str]) -> Output {
+        let helper = self.helper.to_str().expect("a plain path");
+        self.run(&[&["sync", TARGET, "--helper", helper], more].concat())
+    }
+
+    /// From now on, the target should have these (`PACKAGE VERSION`).
+    pub(crate) fn want(&self, wanted: &[String]) {
+        let (path, list) =
+            (self.root().join("etc/blat/targets/site1.toml"), self.root().join("packages.txt"));
+        let text = fs::read_to_string(&path).expect("the configuration");
+        if !text.contains("[release]") {
+            let release = format!("[release]\nsource = \"file\"\nfile = {list:?}\n");
+            fs::write(path, text + &release).expect("the configuration");
+        }
+        fs::write(list, wanted.join("\n") + "\n").expect("the list");
+    }
+
     /// Starts a transfer; nobody hears what it says.
     pub(crate) fn start_transfer(&self) -> Child {
         let helper = self.helper.to_str().expect("a plain path");

@@ -80,11 +80,12 @@ impl Run<'_> {
         record.begins(&planned.plan, &planned.listing);
         let text = package_list(set);
         let same = planned.listed.package_list == Some(Digest(*blake3::hash(&text).as_bytes()));
+        let lays_down = !same && !self.withholds_list(aim, &planned, &text);
         let mut show = Show::of(&planned.plan, self.places.progress());
         let silent = self.is_silent_about_excess(&planned);
         let look = room::Look::begin(&planned.plan, &self.settings.source, archive, planned.info.clone());
         let carry = Carry::new(archive, &planned.listing, channel, look, self.reporter, &mut show);
-        let carried = carry.out(&planned.plan, (!same).then_some(text), silent).await;
+        let carried = carry.out(&planned.plan, lays_down.then_some(text), silent).await;
         show.end();
         let carried = carried?;
         let aged = match silent {
@@ -136,6 +137,24 @@ impl Run<'_> {
             planned = self.plan(channel, aim).await?;
         }
         Err(Failure::later(anyhow!("what stands on the target keeps changing")))
+    }
+
+    /// Whether the list on the target stays as it was, for this one is doubtful: whoever reads it there would
+    /// take it at its word.
+    fn withholds_list(&mut self, aim: Aim<'_>, planned: &Planned, text: &[u8]) -> bool {
+        let is_told = planned.plan.aged.as_ref().is_some_and(|aged| aged.guarded().is_some());
+        // What stands on the target is nothing to hold a list against: much of it may be in excess.
+        let why = match self.guard(aim, 0) {
+            Some(guard) if is_told => guard.to_string(),
+            Some(guard) => format!("{guard}; {}", guard.mend(self.settings.name.as_str())),
+            None if text.is_empty() => {
+                "the source archive has nothing of what the target should have: is it mounted?".to_owned()
+            }
+            None => return false,
+        };
+        let reason = format!("the PackageList on the target stays as it was: {why}");
+        self.reporter.tell(Report::Problem { reason, about: None });
+        true
     }
 
     /// Whether nothing has to be said about excess once everything was sent.

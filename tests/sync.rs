@@ -1,0 +1,54 @@
+//! Synchronisations over a private sshd on loopback: what needs no systemd to show.
+
+#[path = "loopback/mod.rs"]
+mod loopback;
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Output;
+
+use loopback::Loopback;
+
+fn world() -> Loopback {
+    let blat = PathBuf::from(env!("CARGO_BIN_EXE_blat"));
+    let helper = blat.with_file_name("blat-target");
+    Loopback::new(&blat, &helper)
+}
+
+fn words(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[track_caller]
+fn assert_done(output: &Output) {
+    assert!(output.status.success(), "{}\n{}", output.status, words(output));
+}
+
+#[test]
+fn a_doubtful_list_is_not_laid_down() {
+    let world = world();
+    let all: Vec<String> = (0..10).map(|number| format!("core 1.{number}")).collect();
+    (0..10).for_each(|number| drop(world.publish("core", &format!("1.{number}"))));
+    let lines = || {
+        let text = fs::read_to_string(world.archive().join(".dpkg_archive/package_list.txt"));
+        text.expect("the PackageList").lines().count()
+    };
+    world.want(&all);
+    assert_done(&world.sync(&[]));
+    assert_eq!(lines(), 10);
+    world.want(&all[..2]);
+    let output = world.sync(&[]);
+    assert_done(&output);
+    let said = words(&output);
+    assert!(said.contains("the PackageList on the target stays as it was"), "{said}");
+    assert!(said.contains("say so once: `blat sync --accept-shrink site1`"), "{said}");
+    assert_eq!(lines(), 10, "a fifth of what there should have been before");
+    assert_done(&world.sync(&["--accept-shrink"]));
+    assert_eq!(lines(), 2, "a person says that it is meant");
+    fs::rename(world.source(), world.root().join("away")).unwrap();
+    fs::create_dir(world.source()).unwrap();
+    let output = world.sync(&[]);
+    assert_eq!(output.status.code(), Some(75), "{}", words(&output));
+    assert!(words(&output).contains("is it mounted?"), "{}", words(&output));
+    assert_eq!(lines(), 2, "the archive is not mounted");
+}
