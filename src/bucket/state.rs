@@ -76,6 +76,13 @@ impl State {
         })
     }
 
+    /// A bucket that has these, for tests.
+    #[cfg(test)]
+    pub(crate) fn of_entries(entries: Entries) -> Self {
+        let (foreign, changes) = (HashSet::new(), BTreeMap::new());
+        Self { entries, foreign, index: None, changes, is_indexed: true }
+    }
+
     /// Keeps the entries that the listing confirms. Returns the objects of which it knows nothing.
     fn take(&mut self, bucket: &Bucket, mut indexed: Entries, listed: Vec<Listed>) -> Vec<PackageVersion> {
         let mut unknown = Vec::new();

@@ -1,9 +1,11 @@
-//! Carrying a plan out in a bucket: packages side by side, then the objects of links, then the index.
+//! Carrying a plan out in a bucket: packages side by side, then the objects of links. What is in excess
+//! comes next, and the index last ([`age`]).
 //!
 //! What was put before an error, or a kill, stays; the next run finds it. The object of a link holds
 //! what the link leads to at last, so it is made anew too when that was built again.
 
-use std::path::Path;
+mod age;
+
 use std::time::Instant;
 
 use anyhow::anyhow;
@@ -14,8 +16,6 @@ use blat_target::package::PackageVersion;
 use blat_target::stamp::Stamp;
 use tokio::task::JoinSet;
 
-use super::age::{Done, MARKS_TOLD};
-use super::aging::{Decision, Fate, Keep};
 use super::carry::{Carried, FAILURES_TOLD};
 use super::current_set::{CurrentSet, LINKS_MAX, Seen};
 use super::known;
@@ -23,12 +23,14 @@ use super::plan::Plan;
 use super::show::Show;
 use crate::archive::Archive;
 use crate::bucket::{self, Bucket, NotPut, Put, Source, State};
-use crate::channel::clock;
 use crate::failure::{Failure, Needs, Result};
 use crate::report::{Cause, Parts, Report, Reporter};
 
+pub(super) use age::Age;
+
 /// So many packages in a row that the server does not take are a server that takes none.
 const IN_A_ROW: usize = 8;
+
 /// What the bucket has, as a plan is made of it. Objects that are not ours count only where a member
 /// would have to stand.
 pub(super) fn listing(state: &State, set: &CurrentSet) -> Result<Listing, ListingError> {
@@ -99,10 +101,7 @@ pub(super) struct Carry<'a> {
     pub(super) state: &'a mut State,
     pub(super) reporter: &'a mut Reporter,
     pub(super) show: &'a mut Show,
-    /// Stands there from when a person holds all deletion back.
-    pub(super) hold: &'a Path,
     pub(super) carried: Carried,
-    pub(super) aged: Done,
     /// How many packages the server did not take since it took one.
     pub(super) in_a_row: usize,
 }
@@ -111,71 +110,17 @@ pub(super) struct Carry<'a> {
 type Ended = (PackageVersion, Result<Put, NotPut>, u64);
 
 impl Carry<'_> {
-    /// Carries `plan` out.
+    /// Puts what `plan` sends and links.
     ///
     /// # Errors
-    /// When the server takes nothing, or not the index; the index is written all the same, as far as it
-    /// can be.
-    pub(super) async fn out(mut self, plan: &Plan) -> Result<(Carried, Done)> {
+    /// When the server takes nothing; the index is written all the same, if it can be.
+    pub(super) async fn out(mut self, plan: &Plan) -> Result<Carried> {
         self.bucket.clean().await?;
-        let put = self.put(plan).await;
-        if let (Ok(()), Some(decision)) = (&put, &plan.aged) {
-            self.age(decision).await;
+        if let Err(failure) = self.put(plan).await {
+            let _ = self.state.write(self.bucket).await;
+            return Err(failure);
         }
-        let written = self.state.write(self.bucket).await;
-        put.and(written)?;
-        Ok((self.carried, self.aged))
-    }
-
-    /// Marks, in the index, and deletes, as was decided.
-    async fn age(&mut self, decision: &Decision) {
-        for id in &decision.unmark {
-            self.mark(id, None);
-        }
-        for aged in decision.marks().filter(|aged| aged.fate == Fate::Mark) {
-            self.mark(&aged.id, Some(clock()));
-            self.aged.marked += 1;
-            if self.aged.marked <= MARKS_TOLD as u64 {
-                self.reporter.tell(Report::marked(&aged.id));
-            }
-        }
-        for aged in decision.deletions() {
-            // A bucket refuses nothing that is held back meanwhile, as a target would.
-            if self.hold.exists() {
-                self.aged.held = true;
-                let reason = format!("what else was to be deleted stays: {}", Keep::Held);
-                return self.reporter.tell(Report::Notice { reason });
-            }
-            self.delete(&aged.id).await;
-        }
-    }
-
-    fn mark(&mut self, id: &PackageVersion, since: Option<i64>) {
-        if let Some(entry) = self.state.get(id).cloned()
-            && entry.excess_since != since
-        {
-            self.state.put(id.clone(), bucket::Entry { excess_since: since, ..entry });
-        }
-    }
-
-    async fn delete(&mut self, id: &PackageVersion) {
-        let Some(entry) = self.state.get(id).cloned() else { return };
-        match self.bucket.delete(id, &entry).await {
-            Ok(()) => {
-                self.state.remove(id);
-                let (package, version) = (id.package.to_string(), id.version.to_string());
-                self.reporter.tell(Report::Deleted { package, version, at: None });
-                self.aged.gone.insert(id.clone());
-            }
-            Err(failure) => {
-                let refusal = Refusal::from(failure);
-                if self.aged.failed.len() < FAILURES_TOLD {
-                    self.reporter
-                        .tell(Report::Problem { reason: refusal.reason.clone(), about: Some(id.clone()) });
-                }
-                self.aged.failed.push(refusal);
-            }
-        }
+        Ok(self.carried)
     }
 
     async fn put(&mut self, plan: &Plan) -> Result<()> {

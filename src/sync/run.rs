@@ -4,6 +4,7 @@
 //! so a run that is killed or cut goes on where it stopped. A marker stands while a run works; one
 //! that is left of a killed run has the agent start another. TERM and INT are a person who stops it.
 
+mod again;
 mod exchange;
 
 use std::path::Path;
@@ -147,6 +148,8 @@ struct Aim<'a> {
     set: &'a CurrentSet,
     /// How many rows name nothing that it could.
     refused: u64,
+    /// When the release source was asked for them.
+    asked: Instant,
     mode: Mode,
 }
 
@@ -170,6 +173,7 @@ impl<'a> Run<'a> {
         let archive = Archive::open(source)
             .later(format!("cannot read the source archive {}: is it mounted?", source.display()))?;
         tell("asking which packages there should be");
+        let asked = Instant::now();
         let answer = self.ask().await?;
         let refused = answer.refused.len() as u64;
         let mut record = Record::new(self.places, &answer);
@@ -177,7 +181,7 @@ impl<'a> Run<'a> {
         let done = match &self.settings.destination {
             Destination::Ssh(_) => {
                 let set = wanted.await?;
-                let aim = Aim { archive: &archive, set: &set, refused, mode };
+                let aim = Aim { archive: &archive, set: &set, refused, asked, mode };
                 self.fill_archive(aim, &mut record).await?
             }
             Destination::S3(target) => {
@@ -185,7 +189,7 @@ impl<'a> Run<'a> {
                 // come to their ends: what is wanted is told though there be no server.
                 let (set, there) = tokio::join!(wanted, self.look_at_bucket(&target.s3));
                 let (set, there) = (set?, there?);
-                let aim = Aim { archive: &archive, set: &set, refused, mode };
+                let aim = Aim { archive: &archive, set: &set, refused, asked, mode };
                 self.fill_bucket(there, aim, &mut record).await?
             }
         };
@@ -215,7 +219,7 @@ impl<'a> Run<'a> {
         let listing = bucket::listing(&state, set).person("the bucket has too many names")?;
         let grace = self.settings.writable.grace.into();
         let mut plan = Plan::make(set, &listing, Policy { grace }, SystemTime::now());
-        let policy = self.policy(aim, &listing);
+        let mut policy = self.policy(aim, &listing);
         let marks = bucket::marks(&state);
         plan.age(set, &listing, &marks, &policy, clock()).person("the bucket has too much to plan for")?;
         if let Mode::DryRun { json } = aim.mode {
@@ -224,7 +228,6 @@ impl<'a> Run<'a> {
         }
         record.begins(&plan, &listing);
         let mut show = Show::of(&plan, self.places.progress());
-        let hold = self.places.hold();
         let carry = bucket::Carry {
             bucket: &bucket,
             archive,
@@ -232,14 +235,16 @@ impl<'a> Run<'a> {
             state: &mut state,
             reporter: self.reporter,
             show: &mut show,
-            hold: &hold,
             carried: Carried::default(),
-            aged: Done::default(),
             in_a_row: 0,
         };
-        let ended = carry.out(&plan).await;
+        let carried = carry.out(&plan).await;
         show.end();
-        let (carried, aged) = ended?;
+        let carried = carried?;
+        self.decide_again(aim, Instant::now(), &state, &mut plan, &mut policy).await?;
+        let hold = self.places.hold();
+        let age = bucket::Age::new(&bucket, &mut state, &hold, self.reporter);
+        let aged = age.out(plan.aged.as_ref()).await?;
         self.remember(&listing, &carried, &aged);
         if policy.guard.is_none() {
             self.note_good(set)?;
@@ -381,15 +386,19 @@ fn ask(settings: &Settings) -> Result<Answer> {
     Ok(Answer::of(Some(&mut *source), &asked)?)
 }
 
-/// What the target should have, which a real run writes down. A thread of its own looks at the archive,
-/// whose disk may be slow.
+/// What the target should have, which a real run writes down.
 async fn wanted(rows: Rows, archive: &Archive, record: &Record<'_>, mode: Mode) -> Result<CurrentSet> {
-    let archive = archive.clone();
-    let gathered = tokio::task::spawn_blocking(move || CurrentSet::gather(rows, |id| archive.look(id)));
-    let gathered = gathered.await.person("looking at the source archive panicked")?;
-    let set = gathered.person("the current set is too large")?;
+    let set = gather(rows, archive).await?;
     if matches!(mode, Mode::Real { .. }) {
         record.wanted(&set);
     }
     Ok(set)
+}
+
+/// A thread of its own looks at the archive, whose disk may be slow.
+async fn gather(rows: Rows, archive: &Archive) -> Result<CurrentSet> {
+    let archive = archive.clone();
+    let gathered = tokio::task::spawn_blocking(move || CurrentSet::gather(rows, |id| archive.look(id)));
+    let gathered = gathered.await.person("looking at the source archive panicked")?;
+    gathered.person("the current set is too large")
 }

@@ -146,12 +146,12 @@ impl Aging {
         forget_gone(&self.archive, &self.turns, &std::mem::take(&mut self.gone))
     }
 
-    /// A good synchronisation has gone through all marks.
+    /// A good synchronisation has gone through all marks: it knew what was needed when the session began.
+    /// What was sent since may have taken hours, so a mark that became old enough meanwhile is not confirmed.
     pub(crate) fn confirm(&mut self, max_delete: u64) -> Result<ToHost, Refusal> {
         self.write_gone()?;
-        let at = self.master_clock();
         let mut turn = self.turn()?;
-        turn.marks().confirm(Confirmed { at, max_delete });
+        turn.marks().confirm(Confirmed { at: self.clock, max_delete });
         write(&mut turn)?;
         Ok(ToHost::Info(self.info(turn.own())))
     }

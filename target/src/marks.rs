@@ -42,7 +42,7 @@ pub(crate) struct Marks {
 /// What the last good synchronisation said.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Confirmed {
-    /// When it was, by the master's clock, in seconds since 1970; before all marks: never.
+    /// When its session began, by the master's clock, in seconds since 1970; before all marks: never.
     pub(crate) at: i64,
     /// How many package-versions one purge may delete.
     pub(crate) max_delete: u64,

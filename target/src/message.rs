@@ -145,7 +145,8 @@ pub enum ToTarget {
         id: PackageVersion,
         stands: Standing,
     },
-    /// A good synchronisation has gone through all marks. Answered by [`ToHost::Info`].
+    /// A good synchronisation has gone through all marks, by what was needed when the session began.
+    /// Answered by [`ToHost::Info`].
     Confirm {
         /// How many package-versions the target's own purge may delete in one run.
         max_delete: u64,

@@ -1,7 +1,7 @@
 //! `blat-target purge`: deletes what is marked for long enough.
 //!
-//! Its time of day is the earlier one of this machine's clock and the master's at the last good
-//! synchronisation. So a mark that no master has confirmed since it became old enough deletes
+//! Its time of day is the earlier one of this machine's clock and the master's at the beginning of the last
+//! good synchronisation. So a mark that no master has confirmed since it became old enough deletes
 //! nothing: neither a clock that is wrong here, nor a master that cannot tell any more what is needed, makes
 //! anything go early.
 //!

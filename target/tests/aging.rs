@@ -209,6 +209,23 @@ fn what_a_link_without_a_mark_addresses_stays_and_marked_links_go_first() {
 }
 
 #[test]
+fn a_mark_that_became_old_enough_in_the_session_is_not_confirmed_by_it() {
+    let (site, mut host) = site(&["a/1"]);
+    assert_eq!(host.mark(vec![standing("a/1")], Some(DAY as u64 + 3)), 1);
+    host.done();
+    age(&site, 1);
+    let mut host = host_of(&site);
+    std::thread::sleep(Duration::from_secs(4));
+    host.info(&ToTarget::Confirm { max_delete: 10 });
+    host.done();
+    assert!(!purge(&site, &[]).1.contains("deleted a/"));
+    let mut host = host_of(&site);
+    host.info(&ToTarget::Confirm { max_delete: 10 });
+    host.done();
+    assert!(purge(&site, &[]).1.contains("deleted a/1"));
+}
+
+#[test]
 fn the_purge_deletes_what_is_old_enough_by_both_clocks_and_was_confirmed() {
     let (site, mut host) = site(&["a/1", "a/2"]);
     assert_eq!(host.mark(vec![standing("a/1")], Some(30 * DAY as u64)), 1);

@@ -1,13 +1,14 @@
 //! What a run does over a session: asks the target what it has, carries the plan out, and says what is in
 //! excess.
 
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use anyhow::anyhow;
 use blat_target::listing::{Listing, Stands};
 use blat_target::message::{Digest, Info, Listed, Standing};
 use blat_target::package::PackageVersion;
 
+use super::again::ByNow;
 use super::{Aim, Mode, Run};
 use crate::channel::{Channel, Purpose, clock};
 use crate::config::AgingMode;
@@ -18,6 +19,7 @@ use crate::sync::age::{self, Done};
 use crate::sync::aging;
 use crate::sync::carry::{Carried, Carry};
 use crate::sync::current_set::CurrentSet;
+use crate::sync::known;
 use crate::sync::package_list::package_list;
 use crate::sync::plan::{Plan, Policy};
 use crate::sync::record::Record;
@@ -90,7 +92,7 @@ impl Run<'_> {
         let carried = carried?;
         let aged = match silent {
             true => Done::default(),
-            false => self.age(channel, &mut planned).await?,
+            false => self.age(channel, aim, &mut planned, &carried).await?,
         };
         self.note(set, &planned)?;
         self.remember(&planned.listing, &carried, &aged);
@@ -168,20 +170,58 @@ impl Run<'_> {
     }
 
     /// Marks and deletes what is in excess, as was planned; what the target then tells of itself.
-    async fn age(&mut self, channel: &mut Channel, planned: &mut Planned) -> Result<Done> {
-        let (Some(decision), Some(info)) = (&planned.plan.aged, &planned.info) else {
+    async fn age(
+        &mut self,
+        channel: &mut Channel,
+        aim: Aim<'_>,
+        planned: &mut Planned,
+        carried: &Carried,
+    ) -> Result<Done> {
+        let (Some(_), Some(info)) = (&planned.plan.aged, &planned.info) else {
             return Ok(Done::default());
         };
         if info.hold.is_none() && self.places.hold().exists() {
             let reason = std::fs::read_to_string(self.places.hold()).unwrap_or_default();
             channel.session.hold(Some(reason.trim().to_owned())).await?;
         }
+        self.decide_again_there(channel, aim, planned, carried).await?;
+        let Some(decision) = &planned.plan.aged else { return Ok(Done::default()) };
         let (policy, target) = (&planned.policy, self.settings.name.as_str());
         let done = age::carry_out(decision, policy, target, channel, self.reporter).await?;
         if planned.is_to_confirm() {
             planned.info = Some(channel.session.confirm(policy.max_delete).await?);
         }
         Ok(done)
+    }
+
+    /// Decides anew of what is in excess, where the answer that the plan was made of is old by now: what is
+    /// needed again loses its mark. Nothing is decided where the source cannot be asked.
+    async fn decide_again_there(
+        &mut self,
+        channel: &mut Channel,
+        aim: Aim<'_>,
+        planned: &mut Planned,
+        carried: &Carried,
+    ) -> Result<()> {
+        let (set, refused) = match self.by_now(aim, Instant::now()).await {
+            ByNow::AsBefore => return Ok(()),
+            ByNow::Unknown => {
+                planned.plan.aged = None;
+                return Ok(());
+            }
+            ByNow::Set(set, refused) => (set, refused),
+        };
+        let standing = known::after(&planned.listing, carried.put.clone());
+        let standing = standing.person("the target has too much to plan for")?;
+        let mut policy = self.policy(Aim { set: &set, refused, ..aim }, &standing);
+        let (marks, told) = channel.session.marks().await?;
+        policy.held |= told.hold.is_some();
+        let decision = aging::decide(&set, &standing, &marks, &policy, told.clock.min(clock()));
+        if !decision.unmark.is_empty() {
+            channel.session.need(&decision.unmark, &[]).await?;
+        }
+        (planned.policy, planned.info, planned.plan.aged) = (policy, Some(told), Some(decision));
+        Ok(())
     }
 
     /// Notes how many members there are now, and what the target told of itself.

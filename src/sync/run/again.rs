@@ -1,0 +1,149 @@
+//! Asking the release source again before anything is marked or deleted: what was sent meanwhile may have
+//! taken hours, and what had left the current set may be needed again. Then excess is judged by the set as it
+//! is now; what came to be missing since is left to the next run.
+
+use std::time::{Duration, Instant};
+
+use super::{Aim, Run, gather};
+use crate::bucket::State;
+use crate::channel::clock;
+use crate::failure::{Needs, Result};
+use crate::report::Report;
+use crate::sync::aging::{Policy, decide};
+use crate::sync::bucket;
+use crate::sync::current_set::CurrentSet;
+use crate::sync::plan::Plan;
+
+/// How old an answer may be that something is marked or deleted by.
+const FRESH: Duration = Duration::from_secs(300);
+
+/// What the target should have by now.
+pub(super) enum ByNow {
+    /// The answer that the run began with is fresh.
+    AsBefore,
+    /// This, and how many rows name nothing that it could.
+    Set(CurrentSet, u64),
+    /// It cannot be told, which was told.
+    Unknown,
+}
+
+impl Run<'_> {
+    /// What the target should have `now`, where the last answer is old.
+    pub(super) async fn by_now(&mut self, aim: Aim<'_>, now: Instant) -> ByNow {
+        if now.saturating_duration_since(aim.asked) < FRESH {
+            return ByNow::AsBefore;
+        }
+        match self.ask_again(aim).await {
+            Ok((set, refused)) => ByNow::Set(set, refused),
+            Err(why) => {
+                let reason =
+                    format!("nothing is marked or deleted this time, for that takes asking again: {why}");
+                self.reporter.tell(Report::Problem { reason, about: None });
+                ByNow::Unknown
+            }
+        }
+    }
+
+    async fn ask_again(&mut self, aim: Aim<'_>) -> Result<(CurrentSet, u64)> {
+        let answer = self.ask().await?;
+        let refused = answer.refused.len() as u64;
+        Ok((gather(answer.rows, aim.archive).await?, refused))
+    }
+
+    /// Decides anew of what a bucket has in excess, where the answer is old. Nothing is decided where the
+    /// source cannot be asked.
+    pub(super) async fn decide_again(
+        &mut self,
+        aim: Aim<'_>,
+        now: Instant,
+        state: &State,
+        plan: &mut Plan,
+        policy: &mut Policy,
+    ) -> Result<()> {
+        match self.by_now(aim, now).await {
+            ByNow::AsBefore => {}
+            ByNow::Unknown => plan.aged = None,
+            ByNow::Set(set, refused) => {
+                let listing = bucket::listing(state, &set).person("the bucket has too many names")?;
+                *policy = self.policy(Aim { set: &set, refused, ..aim }, &listing);
+                plan.aged = Some(decide(&set, &listing, &bucket::marks(state), policy, clock()));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use blat_target::package::PackageVersion;
+
+    use super::*;
+    use crate::archive::Archive;
+    use crate::bucket::Entry;
+    use crate::config::Settings;
+    use crate::places::Places;
+    use crate::report::Reporter;
+    use crate::sync::rows::{Reason, Rows};
+    use crate::sync::run::Mode;
+
+    fn core(version: &str) -> PackageVersion {
+        PackageVersion::new("core", version).unwrap()
+    }
+
+    fn entry(version: &str) -> (PackageVersion, Entry) {
+        let (package, version, key) = ("core".to_owned(), version.to_owned(), version.to_owned());
+        let (sha256, etag) = (String::new(), String::new());
+        let entry =
+            Entry { package, version, stamp: 1, size: 1, sha256, key, etag, link: None, excess_since: None };
+        (core(&entry.version), entry)
+    }
+
+    /// What is to be deleted of core/1 and core/2, so long after the answer that has core/2 alone, where the
+    /// source says `list` by then.
+    async fn deleted(list: Option<&str>, later: Duration) -> Option<Vec<PackageVersion>> {
+        let root = tempfile::tempdir().unwrap();
+        let at = |name: &str| root.path().join(name);
+        fs::create_dir_all(at("etc/blat/targets")).unwrap();
+        fs::create_dir(at("source")).unwrap();
+        let text = format!(
+            "source = {:?}\n[ssh]\nhost = \"site1\"\n[aging]\nmode = \"immediate\"\nmax_shrink = \"90%\"\n\
+             [release]\nsource = \"file\"\nfile = {:?}\n",
+            at("source"),
+            at("list")
+        );
+        fs::write(at("etc/blat/targets/site1.toml"), text).unwrap();
+        list.into_iter().for_each(|list| fs::write(at("list"), list).unwrap());
+        let name = "site1".parse().unwrap();
+        let settings = Settings::load(root.path(), &name).unwrap_or_else(|why| panic!("{why}"));
+        let (places, archive) = (Places::of(root.path(), &name), Archive::open(&at("source")).unwrap());
+        let mut rows = Rows::default();
+        rows.add("core", "2", Reason::Packages).unwrap();
+        let set = gather(rows, &archive).await.unwrap();
+        let mode = Mode::Real { accept_shrink: false };
+        let aim = Aim { archive: &archive, set: &set, refused: 0, asked: Instant::now(), mode };
+        let state = State::of_entries([entry("1"), entry("2")].into());
+        let listing = bucket::listing(&state, &set).unwrap();
+        let mut reporter = Reporter::to_the_log("site1");
+        let mut run = Run::new(&settings, &places, Path::new("helper"), &mut reporter);
+        let (mut plan, mut policy) = (Plan::default(), run.policy(aim, &listing));
+        plan.aged = Some(decide(&set, &listing, &[], &policy, clock()));
+        run.decide_again(aim, aim.asked + later, &state, &mut plan, &mut policy).await.unwrap();
+        let aged = plan.aged?;
+        Some(aged.deletions().into_iter().map(|aged| aged.id.clone()).collect())
+    }
+
+    #[tokio::test]
+    async fn what_is_needed_again_by_then_is_not_deleted() {
+        assert_eq!(deleted(Some("core 1\ncore 2\n"), FRESH).await, Some(vec![]));
+        assert_eq!(deleted(Some("core 2\n"), FRESH).await, Some(vec![core("1")]));
+    }
+
+    #[tokio::test]
+    async fn nothing_is_deleted_by_an_old_answer_alone() {
+        assert_eq!(deleted(None, FRESH).await, None);
+        assert_eq!(deleted(None, Duration::ZERO).await, Some(vec![core("1")]), "it is fresh");
+    }
+}
