@@ -1,9 +1,9 @@
 //! What a release source answers for one target: the rows of its current set.
 //!
-//! It is a whole answer, of one moment if the source can do that, or an error. A name that no release or project has is an error, and so is
-//! a connection that is lost between two rows, or an answer without a single row. A row that names no
-//! package-version (a NULL, a slash, `..`, a control character) is refused and told, and the
-//! others stand.
+//! It is a whole answer, of one moment if the source can do that, or an error. A name that no release or
+//! project has is an error, and so is a connection that is lost between two rows, or an answer without a single
+//! row. A row that names no package-version (a NULL, a slash, `..`, a control character) is refused and told,
+//! and the others stand.
 
 use std::collections::BTreeMap;
 

@@ -37,7 +37,8 @@ pub struct Listed {
 
 /// Lists the archive that is open as `archive`.
 ///
-/// A package's folder that cannot be opened is passed over, and told, but for a file system's own. Tells `moved` as it goes on.
+/// A package's folder that cannot be opened is passed over, and told, but for a file system's own. Tells `moved`
+/// as it goes on.
 ///
 /// # Errors
 /// When the archive, or a folder in it, cannot be read to its end: half a listing is none.
