@@ -3,7 +3,8 @@
 //! It is asked four questions, each a query of the configuration, with the parameter bound. All
 //! columns are fetched as text, many rows at a time, into a buffer of bounded rows; a value that
 //! would not fit is an error, never cut. A whole answer is read in one transaction, so that what is moved
-//! from one release to another meanwhile is in either of them: the databases that are known can do that. Ids are bound as 32 bits, for Oracle's driver knows no more.
+//! from one release to another meanwhile is in either of them: the databases that are known can do that. Ids
+//! are bound as 32 bits, for Oracle's driver knows no more.
 
 use odbc_api::buffers::TextRowSet;
 use odbc_api::{Connection, Cursor, DataType, ParameterCollectionRef, ResultSetMetadata};
