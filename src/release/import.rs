@@ -143,9 +143,10 @@ impl Database {
     pub fn import(&mut self, import: &Import) -> Result<(), ReleaseError> {
         self.connection.set_autocommit(false).map_err(self.failed(QUERY))?;
         let done = self.try_import(import);
-        match done {
-            Ok(()) => self.connection.commit().map_err(self.failed(QUERY))?,
-            Err(_) => drop(self.connection.rollback()),
+        let done = done.and_then(|()| self.connection.commit().map_err(self.failed(QUERY)));
+        if done.is_err() {
+            // Also where others were reading for too long: what was to be written would keep them out.
+            drop(self.connection.rollback());
         }
         self.connection.set_autocommit(true).map_err(self.failed(QUERY))?;
         self.forget();
