@@ -45,6 +45,11 @@ fn a_doubtful_list_is_not_laid_down() {
     assert_eq!(lines(), 10, "a fifth of what there should have been before");
     assert_done(&world.sync(&["--accept-shrink"]));
     assert_eq!(lines(), 2, "a person says that it is meant");
+    world.want(&[&all[..3], &["../core 1.0".into()]].concat());
+    world.sync(&[]);
+    assert_eq!(lines(), 3, "a row that is none is in no list");
+    world.want(&all[..2]);
+    assert_done(&world.sync(&["--accept-shrink"]));
     fs::rename(world.source(), world.root().join("away")).unwrap();
     fs::create_dir(world.source()).unwrap();
     let output = world.sync(&[]);

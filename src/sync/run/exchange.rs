@@ -145,8 +145,9 @@ impl Run<'_> {
     /// take it at its word.
     fn withholds_list(&mut self, aim: Aim<'_>, planned: &Planned, text: &[u8]) -> bool {
         let is_told = planned.plan.aged.as_ref().is_some_and(|aged| aged.guarded().is_some());
-        // What stands on the target is nothing to hold a list against: much of it may be in excess.
-        let why = match self.guard(aim, 0) {
+        // What stands on the target is nothing to hold a list against: much of it may be in excess. And a row that
+        // names nothing has no line in any list.
+        let why = match self.guard(Aim { refused: 0, ..aim }, 0) {
             Some(guard) if is_told => guard.to_string(),
             Some(guard) => format!("{guard}; {}", guard.mend(self.settings.name.as_str())),
             None if text.is_empty() => {
