@@ -50,7 +50,7 @@ const HEAD_MAX: usize = 4096;
 const WAIT_MAX: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How often to make a record again when others remove it.
-const ATTEMPTS: usize = 16;
+const ATTEMPTS: usize = 1000;
 
 /// What a record starts with; the manifest follows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
