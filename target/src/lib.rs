@@ -50,6 +50,7 @@ mod whole_file;
 mod aging;
 mod archive;
 mod folder;
+mod held;
 mod refusal;
 mod remove;
 mod sessions;

@@ -30,6 +30,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::archive::{Archive, OWN_FOLDER, open_or_make};
 use crate::folder::Folder;
+use crate::held;
 use crate::manifest::{MANIFEST_MAX, Manifest};
 use crate::message::{self, Digest, PackageHead, Refusal, Standing};
 use crate::package::PackageVersion;
@@ -49,8 +50,6 @@ const HEAD_MAX: usize = 4096;
 /// For how long to wait for what another session holds, and how often to look.
 const WAIT_MAX: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// How often to make a record again when others remove it.
-const ATTEMPTS: usize = 1000;
 
 /// What a record starts with; the manifest follows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -96,7 +95,7 @@ impl Partial {
         let (own, _) = open_or_make(&archive.root, OWN_FOLDER.as_bytes())?;
         let (folder, _) = open_or_make(&own, PARTIAL.as_bytes())?;
         let name = head.name.strip_prefix(HIDDEN.as_bytes()).ok_or(Errno::EINVAL)?.to_vec();
-        let mut record = create_locked(&folder, &name)?;
+        let mut record = held::create(&folder, &name)?;
         let begin = postcard::to_stdvec(&head).map_err(|_| Errno::EINVAL)?;
         let written = record.write_all(&begin).and_then(|()| record.write_all(manifest));
         if let Err(why) = written {
@@ -111,7 +110,7 @@ impl Partial {
     fn lock(folder: Folder, name: &[u8]) -> nix::Result<Self> {
         let record = folder.file(name)?;
         let record = Flock::lock(record, FlockArg::LockExclusiveNonblock).map_err(|(_, why)| why)?;
-        if !stands(&folder, name, &record)? {
+        if !held::stands(&folder, name, &record)? {
             return Err(Errno::ENOENT);
         }
         let Some(head) = read_head(&record) else {
@@ -321,25 +320,6 @@ fn read_head(record: &File) -> Option<Head> {
     let length = record.read_at(&mut begin, 0).ok()?;
     let (head, _) = postcard::take_from_bytes::<Head>(&begin[..length]).ok()?;
     is_hidden(&head.name).then_some(head)
-}
-
-/// Makes an empty record, held. Whoever clears what dead sessions left, this very session too, may take it
-/// for such before it is held: then there is another.
-fn create_locked(folder: &Folder, name: &[u8]) -> nix::Result<Flock<File>> {
-    for _ in 0..ATTEMPTS {
-        let record = Flock::lock(folder.create(name)?, FlockArg::LockExclusive).map_err(|(_, why)| why)?;
-        if stands(folder, name, &record)? {
-            return Ok(record);
-        }
-    }
-    Err(Errno::ENOENT)
-}
-
-/// Whether the open record still stands under its name.
-fn stands(folder: &Folder, name: &[u8], record: &File) -> nix::Result<bool> {
-    let held = fstat(record)?;
-    let named = folder.stat(name)?;
-    Ok(named.is_some_and(|named| (named.st_dev, named.st_ino) == (held.st_dev, held.st_ino)))
 }
 
 fn touched(record: &File) -> nix::Result<(i64, i64)> {

@@ -33,10 +33,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
-use nix::sys::stat::fstat;
 
 use crate::archive::{Archive, OWN_FOLDER, open_or_make};
 use crate::folder::Folder;
+use crate::held;
 use crate::message::Refusal;
 use crate::package::Name;
 use crate::partial;
@@ -74,13 +74,8 @@ impl Record {
     fn make(archive: &Archive, id: &str) -> nix::Result<Self> {
         let (own, _) = open_or_make(&archive.root, OWN_FOLDER.as_bytes())?;
         let (sessions, _) = open_or_make(&own, SESSIONS.as_bytes())?;
-        loop {
-            let file = sessions.create(id.as_bytes())?;
-            let file = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, why)| why)?;
-            if stands(&sessions, id, &file)? {
-                return Ok(Self { sessions, file });
-            }
-        }
+        let file = held::create(&sessions, id.as_bytes())?;
+        Ok(Self { sessions, file })
     }
 }
 
@@ -232,7 +227,7 @@ fn clear_if_dead(archive: &Archive, sessions: &Folder, id: &str, left: &mut Vec<
     let Ok(mut record) = Flock::lock(sessions.file(id.as_bytes())?, FlockArg::LockExclusiveNonblock) else {
         return Ok(());
     };
-    if !stands(sessions, id, &record)? {
+    if !held::stands(sessions, id.as_bytes(), &record)? {
         return Ok(());
     }
     let mut lines = Vec::new();
@@ -289,13 +284,6 @@ fn is_on_record(archive: &Archive, id: &str) -> nix::Result<bool> {
 /// Whether a name in a package's folder is one of staging, or of what is being deleted.
 pub(crate) fn is_hidden(name: &[u8]) -> bool {
     session_of(name).is_some()
-}
-
-/// Whether the open file still stands under its name.
-fn stands(sessions: &Folder, id: &str, record: &File) -> nix::Result<bool> {
-    let held = fstat(record)?;
-    let named = sessions.stat(id.as_bytes())?;
-    Ok(named.is_some_and(|named| (named.st_dev, named.st_ino) == (held.st_dev, held.st_ino)))
 }
 
 fn lock<T>(held: &Mutex<T>) -> MutexGuard<'_, T> {
