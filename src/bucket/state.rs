@@ -152,6 +152,13 @@ impl State {
         self.entries.insert(id, entry);
     }
 
+    /// Something is in excess since then, or (`None`) is needed.
+    pub fn mark(&mut self, id: &PackageVersion, since: Option<i64>) {
+        if let Some(entry) = self.get(id).filter(|entry| entry.excess_since != since).cloned() {
+            self.put(id.clone(), Entry { excess_since: since, ..entry });
+        }
+    }
+
     /// An object is gone.
     pub fn remove(&mut self, id: &PackageVersion) {
         self.entries.remove(id);

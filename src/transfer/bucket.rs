@@ -12,7 +12,7 @@ use super::resolve::{Step, Want};
 use super::round::{Failed, Round};
 use super::{Run, Sent};
 use crate::archive::Archive;
-use crate::bucket::{Bucket, Entry, NotPut, Put, Source, State};
+use crate::bucket::{Bucket, NotPut, Put, Source, State};
 use crate::config::S3;
 use crate::failure::{Failure, Needs, Result};
 
@@ -83,7 +83,8 @@ impl Putting<'_> {
         for (at, step) in steps.iter().enumerate() {
             let Want::Version(stamp) = step.want else { continue };
             if self.stands(&step.id, stamp) {
-                self.unmark(&step.id);
+                // What a tag asks for is needed.
+                self.state.mark(&step.id, None);
                 ended.push((at, None));
                 continue;
             }
@@ -109,13 +110,6 @@ impl Putting<'_> {
 
     fn stands(&self, id: &PackageVersion, stamp: Stamp) -> bool {
         self.state.get(id).is_some_and(|entry| entry.stamp == stamp.0 && entry.link.is_none())
-    }
-
-    /// What a tag asks for is needed: it loses its mark, though it stands there already.
-    fn unmark(&mut self, id: &PackageVersion) {
-        if let Some(entry) = self.state.get(id).filter(|entry| entry.excess_since.is_some()).cloned() {
-            self.state.put(id.clone(), Entry { excess_since: None, ..entry });
-        }
     }
 
     fn source(&self, id: &PackageVersion) -> Source {
@@ -145,7 +139,7 @@ impl Putting<'_> {
         };
         let there = self.state.get(id);
         if there.is_some_and(|entry| entry.link.as_deref() == Some(text) && entry.stamp == stamp.0) {
-            self.unmark(id);
+            self.state.mark(id, None);
             return None;
         }
         if self.state.foreign().contains(id) {

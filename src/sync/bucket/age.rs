@@ -5,7 +5,7 @@ use std::path::Path;
 use blat_target::message::Refusal;
 use blat_target::package::PackageVersion;
 
-use crate::bucket::{self, Bucket, State};
+use crate::bucket::{Bucket, State};
 use crate::channel::clock;
 use crate::failure::Result;
 use crate::report::{Report, Reporter};
@@ -47,10 +47,10 @@ impl<'a> Age<'a> {
     /// Marks, in the index, and deletes, as was decided.
     async fn age(&mut self, decision: &Decision) {
         for id in &decision.unmark {
-            self.mark(id, None);
+            self.state.mark(id, None);
         }
         for aged in decision.marks().filter(|aged| aged.fate == Fate::Mark) {
-            self.mark(&aged.id, Some(clock()));
+            self.state.mark(&aged.id, Some(clock()));
             self.done.marked += 1;
             if self.done.marked <= MARKS_TOLD as u64 {
                 self.reporter.tell(Report::marked(&aged.id));
@@ -64,14 +64,6 @@ impl<'a> Age<'a> {
                 return self.reporter.tell(Report::Notice { reason });
             }
             self.delete(&aged.id).await;
-        }
-    }
-
-    fn mark(&mut self, id: &PackageVersion, since: Option<i64>) {
-        if let Some(entry) = self.state.get(id).cloned()
-            && entry.excess_since != since
-        {
-            self.state.put(id.clone(), bucket::Entry { excess_since: since, ..entry });
         }
     }
 
