@@ -87,13 +87,18 @@ pub(crate) struct Outlet {
     pace: Pace,
     progress: Progress,
     word: Arc<Word>,
-    alive: Alive,
+    alive_after: Duration,
+    /// What says that this side lives, by what was put out last; nothing before that, and behind the end.
+    alive: Option<Alive>,
 }
 
 /// What says that this side lives, and nothing else.
-struct Alive {
-    after: Duration,
-    says: Option<Vec<u8>>,
+#[derive(Clone, Copy)]
+enum Alive {
+    /// Within a package: an empty piece.
+    Piece,
+    /// Elsewhere: a question about no place, whose answer nobody hears.
+    Question,
 }
 
 /// A pipe to ssh.
@@ -115,8 +120,16 @@ impl Outlet {
     }
 
     fn over(pipe: OwnedFd, pace: Pace, progress: Progress, word: Arc<Word>) -> io::Result<Self> {
-        let alive = Alive { after: ALIVE_AFTER, says: None };
-        Ok(Self { pipes: vec![Pipe::new(pipe)?], dealer: None, coming: None, pace, progress, word, alive })
+        Ok(Self {
+            pipes: vec![Pipe::new(pipe)?],
+            dealer: None,
+            coming: None,
+            pace,
+            progress,
+            word,
+            alive_after: ALIVE_AFTER,
+            alive: None,
+        })
     }
 
     /// Puts out whatever comes, until nothing more does, or nobody takes it: the reader learns why the target
@@ -139,7 +152,7 @@ impl Outlet {
                     }
                     if put.is_ok() {
                         put = self.put(&bytes).await;
-                        self.alive.behind(&bytes);
+                        self.alive = Alive::behind(&bytes);
                     }
                     if let Err(why) = put {
                         break why;
@@ -155,17 +168,17 @@ impl Outlet {
     async fn receive(&mut self, outgoing: &mut mpsc::Receiver<Outgoing>) -> io::Result<Option<Outgoing>> {
         let mut since = Instant::now();
         loop {
-            let wait = if self.dealer.is_none() { self.alive.after } else { LOOK_EVERY };
+            let wait = if self.dealer.is_none() { self.alive_after } else { LOOK_EVERY };
             if let Ok(next) = timeout(wait, outgoing.recv()).await {
                 return Ok(next);
             }
             if self.dealer.is_some() {
                 self.check_lanes()?;
             }
-            if since.elapsed() >= self.alive.after
-                && let Some(says) = self.alive.says.clone()
+            if since.elapsed() >= self.alive_after
+                && let Some(alive) = self.alive
             {
-                self.put(&Bytes::Frames(says)).await?;
+                self.put(&Bytes::Frames(alive.frame())).await?;
                 since = Instant::now();
             }
         }
@@ -268,28 +281,25 @@ impl Outlet {
 }
 
 impl Alive {
-    /// These were put out last. Within a package an empty piece says it, elsewhere a question about no place, whose
-    /// answer nobody hears; nothing where the session was ended.
-    fn behind(&mut self, last: &Bytes) {
-        let last = match last {
-            Bytes::File(_) => Some(Frame::Data(Vec::new())),
-            Bytes::Frames(frames) => last_of(frames),
-        };
-        let question = || Some(frame::message(&ToTarget::Query(Vec::new())));
-        self.says = match last {
-            Some(Frame::Data(_)) => Some(frame::data(&[])),
-            Some(Frame::Message(message)) if has_content(&message) => Some(frame::data(&[])),
-            Some(Frame::Message(ToTarget::Done { .. })) | None => None,
-            Some(Frame::Message(_)) => question(),
-        };
+    /// What says it behind these.
+    fn behind(last: &Bytes) -> Option<Self> {
+        use ToTarget::{Delta, Done, Mend, Package, PackageList, Replace, Rest, Whole};
+        let Bytes::Frames(frames) = last else { return Some(Self::Piece) };
+        match last_of(frames)? {
+            Frame::Data(_)
+            | Frame::Message(Package(_) | Whole(_) | Delta(_) | Rest(_) | Mend { .. })
+            | Frame::Message(PackageList { .. } | Replace { .. }) => Some(Self::Piece),
+            Frame::Message(Done { .. }) => None,
+            Frame::Message(_) => Some(Self::Question),
+        }
     }
-}
 
-/// Whether pieces follow this message, up to the package's end.
-fn has_content(message: &ToTarget) -> bool {
-    use ToTarget::{Delta, Mend, Package, PackageList, Replace, Rest, Whole};
-    let begins = matches!(message, Package(_) | Whole(_) | Delta(_) | Rest(_) | Mend { .. });
-    begins || matches!(message, PackageList { .. } | Replace { .. })
+    fn frame(self) -> Vec<u8> {
+        match self {
+            Self::Piece => frame::data(&[]),
+            Self::Question => frame::message(&ToTarget::Query(Vec::new())),
+        }
+    }
 }
 
 /// The last of whole frames.
@@ -460,7 +470,7 @@ mod tests {
         let given = messages.clone();
         runtime.block_on(async {
             let mut outlet = over(writer.into());
-            outlet.alive.after = Duration::from_millis(20);
+            outlet.alive_after = Duration::from_millis(20);
             let (give, take) = mpsc::channel(1);
             let giving = async move {
                 for message in &given {
