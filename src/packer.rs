@@ -306,8 +306,7 @@ impl Packer {
         match ready.told.clone() {
             None => self.press.say(self.in_full(head))?,
             Some(Told { base, base_stamp, recipe_length }) => {
-                tracing::debug!("{} is told by {base}", head.id);
-                self.bases.insert(number, (base.clone(), blake3::hash(manifest)));
+                self.is_told_by(&base, &head, manifest);
                 self.press.say(ToTarget::Delta(DeltaHead { head, base, base_stamp, recipe_length }))?;
             }
         }
@@ -324,6 +323,12 @@ impl Packer {
         delta.inspect_err(|why| tracing::debug!("{id}: {why}")).ok().flatten()
     }
 
+    /// Notes by what a package, or its rest, is told: the target may doubt it.
+    fn is_told_by(&mut self, base: &Name, head: &PackageHead, manifest: &[u8]) {
+        tracing::debug!("{} is told by {base}", head.id);
+        self.bases.insert(head.number, (base.clone(), blake3::hash(manifest)));
+    }
+
     /// Sends a package as what it is of another; the inner error is the package's own.
     fn delta(&mut self, head: PackageHead, manifest: &[u8], delta: &Delta) -> Result<Result<()>> {
         let recipe = delta.recipe();
@@ -332,8 +337,7 @@ impl Packer {
             return Err(Failure::later(anyhow::anyhow!("{} is told by nothing", head.id)));
         };
         let number = head.number;
-        self.bases.insert(number, (base.clone(), blake3::hash(manifest)));
-        tracing::debug!("{} is told by {base}", head.id);
+        self.is_told_by(&base, &head, manifest);
         self.press.say(ToTarget::Delta(DeltaHead { head, base, base_stamp, recipe_length }))?;
         let mut out = self.answered.until(number, &mut self.press);
         Ok(delta.write(manifest, &recipe, Start::default(), self.memory, &self.progress, &mut out))
@@ -350,8 +354,7 @@ impl Packer {
         let recipe = delta.recipe();
         let (number, base) = (head.number, delta.base.clone());
         if let Some((base, _)) = &base {
-            tracing::debug!("the rest of {} is told by {base}", head.id);
-            self.bases.insert(number, (base.clone(), blake3::hash(manifest)));
+            self.is_told_by(base, &head, manifest);
         }
         self.press.tell(Heard::Resumed(Resumed { number, bytes: delta.total(start) }))?;
         let (recipe_length, files) = (recipe.len() as u32, start.files as u32);
@@ -369,7 +372,7 @@ impl Packer {
         let mend = Mend::of(id, (&base, manifest), folder, made, &self.cache, &self.progress);
         let files = mend.as_ref().map_or(0, Mend::count);
         if files == 0 {
-            // Its files are right, but not what was said of them.
+            // Its files are right, and not what was said of them; or nobody can tell any more.
             self.ready.spoiled(number);
         }
         self.press.say(ToTarget::Mend { number, files })?;
