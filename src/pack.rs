@@ -104,21 +104,18 @@ impl Scan {
             )));
         }
         let cannot = |why| later(why, "look at", &self.place(&path));
+        let person = |what: &str| Failure::person(anyhow::anyhow!("{} {what}", self.place(&path).display()));
         let stat = folder.stat(name).map_err(cannot)?;
         let kind = match SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()) {
             SFlag::S_IFDIR => Kind::Folder,
             SFlag::S_IFREG if !may_read(&stat) && !folder.may_read(name) => {
-                let at = self.place(&path);
-                let what = "may not be read by the user that blat runs as: let it read what is published";
-                return Err(Failure::person(anyhow::anyhow!("{} {what}", at.display())));
+                return Err(person(
+                    "may not be read by the user that blat runs as: let it read what is published",
+                ));
             }
             SFlag::S_IFREG => Kind::File { size: stat.st_size as u64, digest: None },
             SFlag::S_IFLNK => Kind::Symlink { text: folder.link_text(name).map_err(cannot)?.into_vec() },
-            _ => {
-                let at = self.place(&path);
-                let what = "is a device, pipe or socket, which no package may hold";
-                return Err(Failure::person(anyhow::anyhow!("{} {what}", at.display())));
-            }
+            _ => return Err(person("is a device, pipe or socket, which no package may hold")),
         };
         Ok(Found { path, stat, kind })
     }
