@@ -291,8 +291,11 @@ impl Agent {
         if self.due.is_none() && self.way.is_open() && self.troubles.allow(now) {
             let looks = self.looks.get_or_insert_with(|| look_for_due(&self.settings, &self.places));
             let (tell, told) = oneshot::channel();
-            // One that could not be started has said so.
-            self.due = looks.send(tell).is_ok().then_some(told);
+            match looks.send(tell) {
+                Ok(()) => self.due = Some(told),
+                // It could not be started, which was told: the next look tries again.
+                Err(_) => self.looks = None,
+            }
         }
         if self.way.is_open() && self.syncs.allow(now) && self.sync_is_unfinished() {
             self.syncs.taken_up(now);
