@@ -5,23 +5,13 @@ mod loopback;
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::Output;
 
-use loopback::Loopback;
+use loopback::{Loopback, assert_done, words};
 
 fn world() -> Loopback {
     let blat = PathBuf::from(env!("CARGO_BIN_EXE_blat"));
     let helper = blat.with_file_name("blat-target");
     Loopback::new(&blat, &helper)
-}
-
-fn words(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-#[track_caller]
-fn assert_done(output: &Output) {
-    assert!(output.status.success(), "{}\n{}", output.status, words(output));
 }
 
 #[test]

@@ -12,20 +12,12 @@ use std::process::Output;
 use std::time::{Duration, SystemTime};
 
 use blat_target::said;
-use loopback::Loopback;
+use loopback::{Loopback, assert_done, words};
 
 fn world() -> Loopback {
     let blat = PathBuf::from(env!("CARGO_BIN_EXE_blat"));
     let helper = blat.with_file_name("blat-target");
     Loopback::new(&blat, &helper)
-}
-
-fn words(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-fn assert_done(output: &Output) {
-    assert!(output.status.success(), "{}\n{}", output.status, words(output));
 }
 
 fn content(folder: &Path) -> String {
@@ -374,15 +366,10 @@ fn what_was_packed_for_others_and_is_torn_harms_nobody_and_is_packed_anew() {
 #[test]
 fn a_synchronisation_tells_versions_by_those_that_the_target_lists() {
     let world = world();
-    let list = world.root().join("packages.txt");
-    let config = world.root().join("etc/blat/targets/site1.toml");
-    let text = fs::read_to_string(&config).unwrap();
-    fs::write(&config, format!("{text}[release]\nsource = \"file\"\nfile = {list:?}\n")).unwrap();
-    let helper = PathBuf::from(env!("CARGO_BIN_EXE_blat")).with_file_name("blat-target");
     for (version, base) in [("1.0", None), ("1.01", Some("1.0"))] {
         let folder = publish_large(&world, version);
-        fs::write(&list, format!("large {version}\n")).unwrap();
-        let output = world.run(&["sync", loopback::TARGET, "--helper", helper.to_str().unwrap()]);
+        world.want(&[format!("large {version}")]);
+        let output = world.sync(&[]);
         assert_done(&output);
         assert_eq!(base.is_some_and(|base| told_by(&output, base)), base.is_some(), "{}", words(&output));
         assert_eq!(tree(&folder), tree(&world.archive().join("large").join(version)));
@@ -455,17 +442,14 @@ fn what_the_target_refuses_is_not_sent_to_its_end_and_what_follows_is() {
 #[test]
 fn a_synchronisation_goes_on_to_its_end_where_the_last_package_is_refused() {
     let world = world();
-    let list = world.root().join("packages.txt");
     slowly(&world, "32m");
     let text = fs::read_to_string(settings(&world)).unwrap();
-    let more = format!("[release]\nsource = \"file\"\nfile = {list:?}\n[aging]\nmode = \"target\"\n");
-    fs::write(settings(&world), text + &more).unwrap();
+    fs::write(settings(&world), text + "[aging]\nmode = \"target\"\n").unwrap();
     publish_refused(&world, "big");
-    fs::write(&list, "big 1.0\n").unwrap();
-    let helper = PathBuf::from(env!("CARGO_BIN_EXE_blat")).with_file_name("blat-target");
+    world.want(&["big 1.0".into()]);
     // The first run sends a PackageList behind it.
     for _ in 0..2 {
-        let output = world.run(&["sync", loopback::TARGET, "--helper", helper.to_str().unwrap()]);
+        let output = world.sync(&[]);
         assert!(words(&output).contains("1 packages were not sent"), "{}", words(&output));
     }
 }

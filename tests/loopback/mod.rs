@@ -173,6 +173,16 @@ fn writable_again(folder: &Path) {
     }
 }
 
+/// What a program told.
+pub(crate) fn words(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[track_caller]
+pub(crate) fn assert_done(output: &Output) {
+    assert!(output.status.success(), "{}\n{}", output.status, words(output));
+}
+
 fn free_port() -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
     listener.local_addr().expect("its address").port()
