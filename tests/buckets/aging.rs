@@ -2,7 +2,7 @@
 
 use crate::master::{Master, get, keys, words};
 use crate::proxy::{Fate, Proxy};
-use crate::servers::{BUCKET, Kind, Server, aws, said};
+use crate::servers::{BUCKET, Kind, Server, s5cmd, said};
 
 const INDEX: &str = "ci/packages.json";
 
@@ -37,7 +37,7 @@ fn make_older(server: &Server) {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("index");
     std::fs::write(&path, old.collect::<String>()).expect("a file");
-    said(&aws(server, &["s3", "cp", path.to_str().expect("a path"), &format!("s3://{BUCKET}/{INDEX}")]));
+    said(&s5cmd(server, &["cp", path.to_str().expect("a path"), &format!("s3://{BUCKET}/{INDEX}")]));
 }
 
 #[test]

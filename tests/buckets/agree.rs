@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use crate::master::{Master, get, keys};
-use crate::servers::{BUCKET, Kind, Server, aws, said};
+use crate::servers::{BUCKET, Kind, Server, aws, s5cmd, said};
 
 /// Unpacks as `unzip` does not: with nothing but what Python's own module tells. Then it prints the
 /// tree as the other judge does.
@@ -157,7 +157,7 @@ fn the_same_package_is_the_same_object_each_time() {
     odd_package(&mut master);
     assert_eq!(master.sync(), (1, 0));
     let first = get(&server, "ci/odd/odd-1.0.zip");
-    said(&aws(&server, &["s3", "rm", "--recursive", &format!("s3://{BUCKET}/ci/")]));
+    said(&s5cmd(&server, &["rm", &format!("s3://{BUCKET}/ci/*")]));
     assert_eq!(master.sync(), (1, 0));
     assert!(first == get(&server, "ci/odd/odd-1.0.zip"), "the bytes differ");
 }

@@ -6,18 +6,13 @@ use std::time::Duration;
 
 use crate::master::{Master, get, keys};
 use crate::proxy::{Fate, Proxy};
-use crate::servers::{BUCKET, Kind, READER, SECRET, STRANGER, Server, aws, said};
+use crate::servers::{BUCKET, Kind, READER, SECRET, STRANGER, Server, aws, s5cmd, said};
 
 /// 30 MB that nobody can make smaller: four parts.
 pub(crate) fn noise() -> Vec<u8> {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state
-    };
-    (0..30_000_000 / 8).flat_map(|_| next().to_le_bytes()).collect()
+    let mut noise = vec![0; 30_000_000];
+    blake3::Hasher::new().finalize_xof().fill(&mut noise);
+    noise
 }
 
 fn open_uploads(server: &Server) -> String {
@@ -57,7 +52,7 @@ fn an_upload_that_was_cut_is_ended_by_the_next_run() {
     said(&std::process::Command::new("unzip").arg("-tq").arg(&zip).output().expect("unzip runs"));
     // Its digest was not known when it was begun: the index has it from the bytes, when it is made anew.
     let good = get(&server, "ci/packages.json");
-    said(&aws(&server, &["s3", "rm", &format!("s3://{BUCKET}/ci/packages.json")]));
+    said(&s5cmd(&server, &["rm", &format!("s3://{BUCKET}/ci/packages.json")]));
     assert_eq!(master.sync(), (0, 0));
     assert!(get(&server, "ci/packages.json") == good);
 }
@@ -138,7 +133,7 @@ fn what_blat_did_not_put_there_is_left() {
     let file = master.path().join("file");
     std::fs::write(&file, "not blat's").expect("a file");
     for key in foreign {
-        said(&aws(&server, &["s3", "cp", file.to_str().expect("a path"), &format!("s3://{BUCKET}/{key}")]));
+        said(&s5cmd(&server, &["cp", file.to_str().expect("a path"), &format!("s3://{BUCKET}/{key}")]));
     }
     let (code, text) = master.fails();
     assert_eq!(code, 78, "{text}");

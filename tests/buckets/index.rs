@@ -4,7 +4,7 @@ use std::sync::mpsc;
 
 use crate::master::{Master, counts, get, keys, words};
 use crate::proxy::{Fate, Proxy};
-use crate::servers::{BUCKET, Kind, Server, aws, said};
+use crate::servers::{BUCKET, Kind, Server, s5cmd, said};
 
 const INDEX: &str = "ci/packages.json";
 
@@ -12,11 +12,11 @@ fn put(server: &Server, key: &str, text: &str) {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("file");
     std::fs::write(&path, text).expect("a file");
-    said(&aws(server, &["s3", "cp", path.to_str().expect("a path"), &format!("s3://{BUCKET}/{key}")]));
+    said(&s5cmd(server, &["cp", path.to_str().expect("a path"), &format!("s3://{BUCKET}/{key}")]));
 }
 
 fn remove(server: &Server, key: &str) {
-    said(&aws(server, &["s3", "rm", &format!("s3://{BUCKET}/{key}")]));
+    said(&s5cmd(server, &["rm", &format!("s3://{BUCKET}/{key}")]));
 }
 
 /// How many requests of each kind.

@@ -5,7 +5,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
-use crate::servers::{BUCKET, KEY, SECRET, Server, aws, credentials, said};
+use crate::servers::{BUCKET, KEY, SECRET, Server, credentials, s5cmd, said};
 
 const TAGS: &str = "var/lib/blat/tags/bucket1";
 /// What a machine's own environment may say of the way to a server.
@@ -184,13 +184,16 @@ pub(crate) fn counts(output: &Output) -> (u64, u64) {
 /// The bytes of an object.
 #[track_caller]
 pub(crate) fn get(server: &Server, key: &str) -> Vec<u8> {
-    let output = aws(server, &["s3", "cp", &format!("s3://{BUCKET}/{key}"), "-"]);
+    let output = s5cmd(server, &["cat", &format!("s3://{BUCKET}/{key}")]);
     said(&output);
     output.stdout
 }
 
 /// All keys of the bucket, in order.
 pub(crate) fn keys(server: &Server) -> Vec<String> {
-    let text = said(&aws(server, &["s3", "ls", "--recursive", &format!("s3://{BUCKET}")]));
-    text.lines().filter_map(|line| line.split_whitespace().nth(3).map(str::to_owned)).collect()
+    let listed = s5cmd(server, &["ls", &format!("s3://{BUCKET}/*")]);
+    if String::from_utf8_lossy(&listed.stderr).contains("no object found") {
+        return Vec::new();
+    }
+    said(&listed).lines().filter_map(|line| line.split_whitespace().last().map(str::to_owned)).collect()
 }

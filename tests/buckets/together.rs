@@ -5,7 +5,7 @@ use std::sync::mpsc;
 use crate::faults::noise;
 use crate::master::{Master, counts, get, words};
 use crate::proxy::{Fate, Proxy};
-use crate::servers::{BUCKET, Kind, Server, aws, said};
+use crate::servers::{BUCKET, Kind, Server, s5cmd, said};
 
 #[test]
 fn a_transfer_beside_a_synchronisation_leaves_its_upload_alone() {
@@ -59,7 +59,7 @@ fn what_came_into_a_links_place_meanwhile_stays() {
     let file = master.path().join("file");
     std::fs::write(&file, "not blat's").expect("a file");
     let key = "ci/core/core-current.zip";
-    said(&aws(&server, &["s3", "cp", file.to_str().expect("a path"), &format!("s3://{BUCKET}/{key}")]));
+    said(&s5cmd(&server, &["cp", file.to_str().expect("a path"), &format!("s3://{BUCKET}/{key}")]));
     done.send(()).expect("somebody waits");
     let output = running.wait_with_output().expect("it ends");
     let text = words(&output);
