@@ -73,6 +73,27 @@ fn what_stands_already_costs_no_transfer() {
     assert!(!words(&output).contains("committed"), "{}", words(&output));
 }
 
+#[test]
+fn who_wants_work_now_has_even_that_tried_whose_time_has_not_come() {
+    let world = world();
+    world.tag("core", "1.0");
+    assert_done(&world.transfer());
+    let waiting = world.root().join("var/lib/blat/site1/waiting.json");
+    let mut known: serde_json::Value = serde_json::from_slice(&fs::read(&waiting).unwrap()).unwrap();
+    let claims = known.as_object_mut().unwrap();
+    assert_eq!(claims.len(), 1, "{claims:?}");
+    for claim in claims.values_mut() {
+        claim["due"] = (claim["due"].as_u64().unwrap() + 600).into();
+    }
+    fs::write(&waiting, known.to_string()).unwrap();
+    world.publish("core", "1.0");
+    assert_done(&world.transfer());
+    assert!(!world.archive().join("core/1.0").exists(), "its time has not come");
+    blat::trigger::touch_for_all(&world.root().join("run/blat/site1/transfer"));
+    assert_done(&world.transfer());
+    assert!(world.archive().join("core/1.0").exists());
+}
+
 /// A file that gets, from now on, what the helper is started with, a line for each start.
 fn command_lines(world: &Loopback) -> PathBuf {
     let bin = world.root().join("target/bin");

@@ -39,7 +39,7 @@ use crate::report::{self, Cause, REPORT_MAX, Report};
 use crate::state;
 use crate::tags::Queue;
 use crate::told::time_of;
-use crate::trigger::touch;
+use crate::trigger::{touch, touch_for_all};
 use calls::Calls;
 use line::Change;
 use tick::Tick;
@@ -311,10 +311,12 @@ impl Agent {
         }
     }
 
-    /// Whether a synchronisation failed, or was killed before its end.
+    /// Whether a synchronisation failed, or was killed before its end; or one was asked for while another went on,
+    /// when systemd does not look.
     fn sync_is_unfinished(&self) -> bool {
-        let begun = self.syncs.reason().is_some() || self.places.sync_begun().exists();
-        begun && !lock::is_held(&self.places.sync_lock())
+        let waits =
+            || [self.places.sync_begun(), self.places.sync_trigger()].iter().any(|path| path.exists());
+        (self.syncs.reason().is_some() || waits()) && !lock::is_held(&self.places.sync_lock())
     }
 
     /// `systemctl kill -s USR1` reaches every process of the unit, also the `kill` by which systemd just
@@ -323,7 +325,7 @@ impl Agent {
         tracing::info!(blat_target = %self.settings.name, "asked to synchronise now");
         self.catch_up().await;
         touch(&self.places.sync_trigger());
-        touch(&self.places.transfer_trigger());
+        touch_for_all(&self.places.transfer_trigger());
         self.way.hurry();
     }
 

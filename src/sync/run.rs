@@ -79,8 +79,9 @@ pub async fn run(settings: &Settings, places: &Places, helper: &Path, mode: Mode
 
 async fn carry_out(settings: &Settings, places: &Places, helper: &Path, mode: Mode) -> Result<()> {
     let mut reporter = Reporter::new(settings.name.as_str(), &places.report);
-    trigger::forget(&places.sync_trigger())?;
+    // What asks for a run beside another is not forgotten: it gets one of its own, behind that.
     let _lock = lock::take(&places.sync_lock(), "a synchronisation")?;
+    trigger::forget(&places.sync_trigger())?;
     stop::watch(settings.name.as_str(), places)?;
     let begun = places.sync_begun();
     replace(&begun, b"").person(format!("cannot write {}", begun.display()))?;

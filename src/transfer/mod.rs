@@ -63,13 +63,25 @@ async fn once(
     reporter: &mut Reporter,
     tried: &mut HashSet<OsString>,
 ) -> Result<()> {
+    let all_are_due = trigger::is_for_all(&places.transfer_trigger());
     // Even where this run ends at once: a trigger that stays would start the next one, and so on.
     trigger::forget(&places.transfer_trigger())?;
     let _lock = lock::take(&places.transfer_lock(), "a transfer")?;
     let queue = open_queue(settings, places).inspect_err(|failure| trouble(reporter, failure))?;
     let record = Record::begin();
-    let mut run =
-        Run { settings, places, helper, reporter, queue, channel: None, tried, worst: None, started, record };
+    let mut run = Run {
+        settings,
+        places,
+        helper,
+        reporter,
+        queue,
+        all_are_due,
+        channel: None,
+        tried,
+        worst: None,
+        started,
+        record,
+    };
     let ended = run.all().await;
     run.close().await;
     if let Err(failure) = &ended {
@@ -96,6 +108,8 @@ struct Run<'a> {
     helper: &'a Path,
     reporter: &'a mut Reporter,
     queue: Queue,
+    /// A person wants no claim to wait for its time.
+    all_are_due: bool,
     /// The way to the target, once it was needed.
     channel: Option<Channel>,
     /// Claims that this run has looked at.
@@ -136,7 +150,9 @@ impl Run<'_> {
     fn due(&self) -> Result<Vec<Claim>> {
         let now = SystemTime::now();
         let claims = self.queue.claims().later("cannot read the queue")?;
-        let due = |claim: &Claim| !self.tried.contains(claim.file()) && self.queue.is_due(claim, now);
+        let due = |claim: &Claim| {
+            !self.tried.contains(claim.file()) && (self.all_are_due || self.queue.is_due(claim, now))
+        };
         Ok(claims.into_iter().filter(due).collect())
     }
 
