@@ -68,7 +68,7 @@ build: build-possible ## builds the host's programs and the targets', into build
 
 check: ## looks at format and lints, and compiles the tests
 	$(CARGO) fmt --all --check
-	$(TESTS) --no-run --workspace --all-targets
+	$(TESTS) --no-run --workspace
 	$(TESTS) --no-run --test lab --test bench --test buckets --test databases --test measures --test web
 
 unit: ## runs the tests that need neither root nor network
@@ -124,7 +124,7 @@ lab-possible:
 # What is shipped is compiled beside what tests it, so that no core is idle while the other compiles one
 # large crate.
 .PHONY: shipped
-shipped: ; $(MAKE) -j1 build deb rpm
+shipped: ; $(MAKE) -j1 build deb rpm oldest-helper
 
 ifeq ($(LAB),0)
 test: setup ## all of the above; LAB=0 leaves the machines out
@@ -167,11 +167,20 @@ soak: lab-possible build build/s3/done oldest-helper ## runs all tests with many
 	BLAT_SOAK=1 $(TESTS) --test buckets -- --test-threads=$(LAB_THREADS)
 	BLAT_SOAK=1 $(TESTS) --test lab -- --test-threads=$(LAB_THREADS)
 
+# What goes into packages. With the folders, so that a file that is gone counts, too.
+PACKAGED := $(addprefix build/dist/, $(PROGRAMS) blat-target) Makefile Cargo.toml README.md $(wildcard LICENSE*) \
+	$(shell find config doc packaging target/units units)
+
+# Another version is somebody's own business; the usual one is packed when there is something new.
 deb: build ## builds Debian packages into build/packages (VERSION=)
-	packaging/deb/build $(VERSION)
+	$(if $(VERSION),packaging/deb/build $(VERSION),@$(MAKE) --no-print-directory build/packages/deb.done)
 
 rpm: build ## builds RPM packages into build/packages (VERSION=)
-	packaging/rpm/build $(VERSION)
+	$(if $(VERSION),packaging/rpm/build $(VERSION),@$(MAKE) --no-print-directory build/packages/rpm.done)
+
+build/packages/%.done: $(PACKAGED)
+	packaging/$*/build
+	touch $@
 
 install: ## puts the built programs and units in place (DESTDIR=, PREFIX=/usr)
 

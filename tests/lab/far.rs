@@ -35,8 +35,9 @@ fn what_one_connection_cannot_carry_goes_over_several() {
     let noise = Dice::new().noise(SIZE);
     let whole = wide(&field, &link, &noise);
     broken(&field, &link, &noise, whole);
-    shared(&field, &noise);
+    shared(&field, &noise[..2 * SMALL]);
     narrow(&field, &link, &noise[..SMALL]);
+    drop(link);
     let ids = ["wide", "broken", "narrow"].map(|package| (package.to_owned(), "1.0".to_owned()));
     field.assert_equal("site1", SOURCE, &ids);
     for target in ["site1", "site2"] {
@@ -58,6 +59,7 @@ fn a_line_that_loses_packets_is_used_by_several_connections() {
     let by_one = brought(&field, &link, "narrow", &noise[..SMALL / 2]);
     println!("{:.0} Mbit/s by four connections, {:.0} by one", by_several * 8e-6, by_one * 8e-6);
     assert!(by_several > 1.5 * by_one);
+    drop(link);
     let ids = ["wide", "narrow"].map(|package| (package.to_owned(), "1.0".to_owned()));
     field.assert_equal("site1", SOURCE, &ids);
     field.assert_no_failed_unit();

@@ -52,6 +52,12 @@ impl Field {
         self.write_target(name, source, more);
     }
 
+    /// Changes a unit of the master, as an administrator does.
+    pub(crate) fn drop_in(&self, unit: &str, name: &str, text: &str) {
+        self.master.write(&format!("/etc/systemd/system/{unit}.d/{name}.conf"), text, 0o644);
+        self.master.sh("systemctl daemon-reload");
+    }
+
     pub(crate) fn write_target(&self, name: &str, source: &str, more: &str) {
         let text = format!(
             "source = {source:?}\n{more}\n[ssh]\nhost = \"site1\"\nidentity = \"/etc/blat/keys/site1\"\n\
@@ -216,8 +222,7 @@ impl Field {
     /// Has each start of a transfer counted from now on, by systemd itself.
     pub(crate) fn count_starts(&self) {
         let drop_in = "[Service]\nExecStartPre=+/bin/sh -c 'echo >>/var/lib/blat/starts-%i'\n";
-        self.master.write("/etc/systemd/system/blat-transfer@.service.d/count.conf", drop_in, 0o644);
-        self.master.sh("systemctl daemon-reload");
+        self.drop_in("blat-transfer@.service", "count", drop_in);
     }
 
     /// How many transfers were started since.
@@ -260,20 +265,15 @@ impl Field {
 
     /// rsync, of another making than blat, finds nothing to do.
     fn judge(&self, target: &str, source: &str, ids: &[(String, String)]) {
-        let ssh = format!(
-            "ssh -i {} -o UserKnownHostsFile={KNOWN_HOSTS} -o ControlMaster=auto -o ControlPersist=30 \
-             -o ControlPath=/run/judge-%h -l {TRANSFER_USER}",
-            key_path("site1")
-        );
+        let ssh =
+            format!("ssh -i {} -o UserKnownHostsFile={KNOWN_HOSTS} -l {TRANSFER_USER}", key_path("site1"));
         let archive = archive_name(target);
-        let rsync = "rsync -a --no-o --no-g -n --itemize-changes --delete --checksum";
-        let lines = ids.iter().map(|(package, version)| {
-            let id = format!("{package}/{version}");
-            format!("$rsync -e \"$ssh\" {source}/{id}/ site1:{archive}/{id}/ | sed 's|^|{id}: |'\n")
-        });
-        let script = format!("set -o pipefail; rsync={rsync:?}; ssh={ssh:?}\n{}", lines.collect::<String>());
-        self.master.write("/run/judge", script, 0o755);
-        let said = self.master.sh("bash -eu /run/judge 2>&1");
+        let list: String = ids.iter().map(|(package, version)| format!("{package}/{version}/\n")).collect();
+        self.master.write("/run/judge", list, 0o644);
+        let said = self.master.sh(&format!(
+            "rsync -a -r --no-o --no-g -n --itemize-changes --delete --checksum --no-implied-dirs \
+             --files-from=/run/judge -e '{ssh}' {source} site1:{archive} 2>&1"
+        ));
         assert!(said.is_empty(), "what arrived differs from what was published:\n{said}");
     }
 }

@@ -91,7 +91,7 @@ fn a_machine_may_reboot_by_itself() {
     let site = lab.boot("site1");
     let before = site.pid1();
     site.run(&["systemctl", "reboot"]);
-    wait_until("it is up again", Duration::from_secs(20), || {
+    wait_until("it is up again", Duration::from_secs(90), || {
         site.leader().is_some_and(|pid1| pid1 != before)
             && site.run(&["systemctl", "is-system-running", "--wait"]).status.success()
     });

@@ -45,6 +45,8 @@ fn readers_see_whole_packages_only_and_no_tag_is_lost() {
         ids.len()
     );
     assert!(hits.iter().flatten().count() * 4 >= rounds * 3, "too few of the kills met somebody");
+    assert!(killed.iter().all(|count| *count > 0), "somebody was never killed");
+    assert!(looked > 0, "the witness saw nothing");
     judge(&field, &ids);
     let told = field.master.journal(&["-u", "blat-transfer@site1", "-o", "cat"]);
     let told = told.lines().filter(|line| line.contains(" is told by ")).count();

@@ -155,7 +155,11 @@ fn a_person_is_obeyed(field: &Field) {
     field.master.sh("systemctl stop blat@a; systemctl mask --now blat@site1 2>/dev/null");
     field.write_target("a", SOURCE, "verbosity = \"debug\"\n");
     field.write_target("site1", SOURCE, "verbosity = \"debug\"\n");
-    std::thread::sleep(IN_FORCE);
+    wait_until("both files are applied", IN_FORCE, || {
+        let accepted = |name| field.master.file(&format!("/etc/blat/.accepted/targets/{name}.toml"));
+        let debug = |name| fs::read_to_string(accepted(name)).is_ok_and(|text| text.contains("debug"));
+        debug("a") && debug("site1") && field.active("blat-config") == "inactive"
+    });
     assert_eq!([field.active("blat@a"), field.active("blat@site1")], ["inactive", "inactive"]);
     field.master.sh("systemctl unmask blat@site1 2>/dev/null; systemctl start blat@site1");
     field.wait_connected("site1");

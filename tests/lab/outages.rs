@@ -22,6 +22,7 @@ fn tags_for_a_site_that_is_down_wait_for_it() {
     }
     let before = field.lines();
     field.site.kill();
+    assert!(!field.has("site1", "large", "1.0"), "it was done before the power was cut");
     let begin = Instant::now();
     for (package, version) in &ids {
         field.tag("site1", package, version);
@@ -58,7 +59,11 @@ fn a_hang_is_given_up_within_a_minute_and_the_tags_arrive() {
 
 #[test]
 fn an_agent_that_hangs_hinders_no_tag_and_is_started_again_and_so_is_its_ssh() {
-    let field = Field::with_target("agentstop");
+    let field = Field::new("agentstop");
+    // Of its own, it takes up to 90 s to be found.
+    field.drop_in("blat@.service", "watchdog", "[Service]\nWatchdogSec=35s\n");
+    field.add_target("site1", SOURCE, "");
+    field.wait_connected("site1");
     let agent = || field.master.sh("systemctl show -P MainPID blat@site1");
     let before = agent();
     field.master.sh(&format!("kill -STOP {before}"));
@@ -136,11 +141,11 @@ fn packets_vanish() {
 /// A field with a transfer that is half way, and stays so for seconds.
 fn under_way(name: &str) -> Field {
     let field = Field::new(name);
-    field.master.write("/etc/blat/blat.toml", "[ssh]\nbandwidth = \"20m\"\n", 0o644);
+    field.master.write("/etc/blat/blat.toml", "[ssh]\nbandwidth = \"4m\"\n", 0o644);
     field.add_target("site1", SOURCE, "");
     field.wait_connected("site1");
     field.count_starts();
-    let noise = Dice::new().noise(200_000_000);
+    let noise = Dice::new().noise(40_000_000);
     put_build(&field.source().join("large/1.0"), 1, 1, &noise);
     field.publish("small", "1.0");
     field.tag("site1", "large", "1.0");
@@ -205,11 +210,12 @@ fn a_key_that_was_missing_serves_once_it_is_there() {
     field.assert_no_failed_unit();
 }
 
-/// Systemd gives a transfer a minute, but more as long as something moves.
+/// Systemd gives a transfer so long, but more as long as something moves.
 #[test]
-fn a_helper_that_takes_minutes_to_upload_gets_there() {
+fn a_helper_that_takes_longer_to_upload_than_a_transfer_may_gets_there() {
     let field = Field::new("slowline");
-    let _link = field.lab.link(&field.master, &field.site, Rate::bits(200_000), Duration::from_millis(50));
+    field.drop_in("blat-transfer@.service", "timeout", "[Service]\nTimeoutStartSec=20s\n");
+    let _link = field.lab.link(&field.master, &field.site, Rate::bits(600_000), Duration::from_millis(50));
     field.add_target("site1", SOURCE, "");
     field.wait_connected("site1");
     field.count_starts();
@@ -217,8 +223,8 @@ fn a_helper_that_takes_minutes_to_upload_gets_there() {
     field.tag("site1", "core", "1.0");
     let begin = Instant::now();
     field.wait_for("site1", "core", "1.0", Duration::from_secs(240));
-    println!("over 200 kbit/s, helper and package were there after {:?}", begin.elapsed());
-    assert!(begin.elapsed() > Duration::from_secs(60), "too fast to show anything");
+    println!("over 600 kbit/s, helper and package were there after {:?}", begin.elapsed());
+    assert!(begin.elapsed() > Duration::from_secs(25), "too fast to show anything");
     assert_eq!(field.starts("site1"), 1);
 }
 

@@ -55,6 +55,9 @@ fn synchronises(field: &Field, package: &str) {
         .as_user(TRANSFER_USER, &format!("grep -q {package} dpkg_archive/.dpkg_archive/package_list.txt"));
 }
 
+/// What the helper says instead of serving.
+const NOTHING_ELSE: &str = "this key serves blat and nothing else";
+
 #[test]
 fn a_restricted_key_serves_blat_and_nothing_else() {
     let field = restricted();
@@ -64,21 +67,30 @@ fn a_restricted_key_serves_blat_and_nothing_else() {
         key_path("site1")
     );
     let refused = [
-        ("a shell", format!("ssh {options} site1")),
-        ("a terminal", format!("ssh -tt {options} site1 sh")),
-        ("a command", format!("ssh {options} site1 cat secret")),
-        ("another command behind ours", format!("ssh {options} site1 'bin/blat-target serve; cat secret'")),
-        ("scp", format!("scp {options} site1:secret /root/stolen")),
-        ("scp in its old protocol", format!("scp -O {options} site1:secret /root/stolen")),
-        ("scp to there", format!("scp {options} /root/askpass site1:planted")),
-        ("sftp", format!("echo 'get secret /root/stolen' | sftp -b - {options} site1")),
-        ("a port to there", format!("ssh {options} -o ExitOnForwardFailure=yes -W localhost:22 site1")),
+        ("a shell", format!("ssh {options} site1"), NOTHING_ELSE),
+        ("a terminal", format!("ssh -tt {options} site1 sh"), "PTY allocation request failed"),
+        ("a command", format!("ssh {options} site1 cat secret"), NOTHING_ELSE),
+        (
+            "another command behind ours",
+            format!("ssh {options} site1 'bin/blat-target serve; cat secret'"),
+            NOTHING_ELSE,
+        ),
+        ("scp", format!("scp {options} site1:secret /root/stolen"), NOTHING_ELSE),
+        ("scp in its old protocol", format!("scp -O {options} site1:secret /root/stolen"), NOTHING_ELSE),
+        ("scp to there", format!("scp {options} /root/askpass site1:planted"), NOTHING_ELSE),
+        ("sftp", format!("echo 'get secret /root/stolen' | sftp -b - {options} site1"), NOTHING_ELSE),
+        (
+            "a port to there",
+            format!("ssh {options} -o ExitOnForwardFailure=yes -W localhost:22 site1"),
+            "administratively prohibited",
+        ),
         (
             "a port from there",
             format!("timeout 20 ssh {options} -o ExitOnForwardFailure=yes -N -R 9999:localhost:22 site1"),
+            "remote port forwarding failed",
         ),
     ];
-    for (what, command) in refused {
+    for (what, command, why) in refused {
         let output = field.master.run(&["timeout", "60", "sh", "-c", &format!("{command} </dev/null")]);
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         let words = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -88,6 +100,8 @@ fn a_restricted_key_serves_blat_and_nothing_else() {
             "{what}: {said}"
         );
         assert_ne!(output.status.code(), Some(124), "{what} hangs");
+        // Not for another reason, such as a key that opens nothing at all.
+        assert!(words.contains(why), "{what}: {words}");
     }
     assert!(!field.master.file("/root/stolen").exists());
     field.site.as_user(TRANSFER_USER, "test ! -e planted");

@@ -34,6 +34,7 @@ fn previous() -> PathBuf {
         .arg(BEFORE)
         .env("HELPER", &helper)
         .env("OUT", "build/previous")
+        .env("ZIP", "none")
         .env_remove("MAKEFLAGS")
         .current_dir(checkout())
         .output()

@@ -71,14 +71,18 @@ fn a_tag_for_what_is_not_there_is_given_up_and_a_malformed_one_at_once() {
 
 #[test]
 fn a_tag_dropped_again_while_it_is_sent_is_sent_again() {
-    let field = Field::with_target("again");
+    let field = Field::new("again");
+    field.master.write("/etc/blat/blat.toml", "[ssh]\nbandwidth = \"4m\"\n", 0o644);
+    field.add_target("site1", SOURCE, "");
+    field.wait_connected("site1");
     let folder = field.source().join("core/1.0");
     let mut dice = Dice::new();
-    put_build(&folder, 1, 3, &dice.noise(100_000_000));
+    put_build(&folder, 1, 3, &dice.noise(20_000_000));
     field.tag("site1", "core", "1.0");
     wait_until("it is under way", Duration::from_secs(20), || !field.staging("site1").is_empty());
     put_build(&folder, 2, 3, &dice.noise(1_000_000));
     field.tag("site1", "core", "1.0");
+    assert!(!field.has("site1", "core", "1.0"), "it was sent before it was tagged again");
     field.wait_no_tags("site1", Duration::from_secs(40));
     field.assert_equal("site1", SOURCE, &[("core".into(), "1.0".into())]);
     field.assert_nothing_left("site1");

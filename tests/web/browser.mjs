@@ -134,6 +134,8 @@ await accessible('no-target');
 await open(broken);
 await says('the configuration is broken: /etc/blat/targets/bad.toml:1:1', 'good');
 await accessible('broken-config');
+assert.deepEqual(told, [], 'the browser complained');
+// A page that is not there is told of there, too.
 assert.equal((await page.goto(`${mixed}target/nobody`)).status(), 404);
 await says('There is no such target');
 assert.equal((await page.goto(`${mixed}%3Cscript%3E`)).status(), 404);
