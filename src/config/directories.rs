@@ -110,7 +110,8 @@ fn make_tags(root: &Path, tags: &Path, owners: &Owners) -> anyhow::Result<()> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let claimed =
         File::from(openat(&held, CLAIMED, flags, Mode::empty()).context(".claimed is no directory")?);
-    give(&claimed, &Wanted { group: owners.group, mode: 0o700 }, owners)
+    // `blat status` and the web pages, which are in the group, tell what waits.
+    give(&claimed, &Wanted { group: owners.group, mode: 0o750 }, owners)
 }
 
 /// The directory, made if missing, with the owner, group and mode that it should have.
@@ -209,11 +210,13 @@ mod tests {
         let made = || make(root.path(), &settings("/srv/deep/tags"), &owners());
         made().unwrap();
         let tags = root.path().join("srv/deep/tags");
-        assert_eq!((mode(&tags), mode(&tags.join(".claimed"))), (0o2775, 0o700));
+        assert_eq!((mode(&tags), mode(&tags.join(".claimed"))), (0o2775, 0o750));
         assert_eq!(mode(&root.path().join("var/lib/blat/a")), 0o750);
-        fs::set_permissions(&tags, PermissionsExt::from_mode(0o700)).unwrap();
+        for folder in [&tags, &tags.join(".claimed")] {
+            fs::set_permissions(folder, PermissionsExt::from_mode(0o700)).unwrap();
+        }
         made().unwrap();
-        assert_eq!(mode(&tags), 0o2775);
+        assert_eq!((mode(&tags), mode(&tags.join(".claimed"))), (0o2775, 0o750));
     }
 
     #[test]

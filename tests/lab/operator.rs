@@ -138,6 +138,9 @@ fn the_pages(field: &Field) {
     assert!(package.contains("1.0 on") && package.contains("for a tag"), "{package}");
     let metrics = get(field, "/metrics");
     assert!(metrics.contains("blat_connected{target=\"site1\"} 1"), "{metrics}");
+    // The service may look at all that the state is told by: no target is unknown.
+    assert!(metrics.contains("blat_state{target=\"site1\"} 0"), "{metrics}");
+    assert!(metrics.contains("blat_state{target=\"off\"} 0"), "{metrics}");
     let user = field.master.sh("systemctl show -P User blat-web; systemctl show -P DynamicUser blat-web");
     assert!(user.contains("yes"), "{user}");
     wait_until("it has ended, for nobody asks", SOON, || field.active("blat-web") == "inactive");
