@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use blat_target::package::PackageVersion;
 use serde::{Deserialize, Serialize};
 
-use super::{MissingItem, Seconds};
+use super::{Missing, MissingItem, Seconds};
 
 /// How many package-versions are remembered as sent for tags, and how many of those that no
 /// synchronisation had found missing.
@@ -99,6 +99,13 @@ pub struct Progress {
     pub done: u64,
     pub total: u64,
     pub bytes: u64,
+}
+
+impl SyncEnd {
+    /// What was not there in the end, as far as it is told with the result.
+    pub fn missing(&self) -> Missing {
+        Missing { count: self.missing, items: self.oldest.clone() }
+    }
 }
 
 impl Failed {

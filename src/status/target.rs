@@ -10,13 +10,17 @@ use super::judge::{Level, Remark, remarks};
 use crate::config::{Settings, TargetName};
 use crate::lock;
 use crate::places::Places;
-use crate::state::{self, Agent, Facts, MissingItem, Progress, Seconds, Syncs, Transfers, seconds};
+use crate::state::{
+    self, Agent, Facts, Missing, MissingItem, Progress, Seconds, SyncEnd, Syncs, Transfers, seconds,
+};
 use crate::sync::run::is_wanted;
 use crate::sync::upkeep::Upkeep;
 use crate::tags::{Claim, Glance, Rejected, rejected};
 
 /// How many tags, and rejected ones, are shown one by one.
 const SHOWN: usize = 100;
+/// How many of what is missing are told one by one.
+const OLDEST: usize = 200;
 /// After a start, the first synchronisation comes so much later.
 const FIRST_SYNC: Seconds = 60;
 /// A synchronisation is overdue after so many periods, and this time, without a good one.
@@ -101,7 +105,7 @@ impl Target {
             target.sync_period = settings.sync.period.as_secs();
             target.take_tags(&settings.tags.directory, &places);
         }
-        target.take_missing(now);
+        target.take_missing(&places, now);
         target.next_sync = target.next_sync();
         target.remarks = remarks(&target, now);
         target.level = target.remarks.iter().map(|remark| remark.level).max().unwrap_or(Level::Ok);
@@ -159,13 +163,19 @@ impl Target {
         }
     }
 
-    /// What is missing, but for what tags have brought since.
-    fn take_missing(&mut self, now: Seconds) {
-        if let Some(end) = &self.sync.ended {
-            let sent = |item: &&MissingItem| self.transfer.sent_at(&item.id).is_some_and(|at| at >= end.at);
-            self.oldest = end.oldest.iter().filter(|item| !sent(item)).cloned().collect();
-            let arrived = (end.oldest.len() - self.oldest.len()) as u64;
-            self.missing = end.missing.saturating_sub(arrived);
+    /// What is missing by the synchronisation that looked last, also where that goes on or broke off; but for
+    /// what it, or tags, have brought since.
+    fn take_missing(&mut self, places: &Places, now: Seconds) {
+        let ended = self.sync.ended.as_ref();
+        let looked = state::read(&places.missing()).or_else(|| ended.map(SyncEnd::missing));
+        if let Some(Missing { count, items }) = looked {
+            let since = ended.map_or(0, |end| end.at);
+            let sent = |item: &&MissingItem| self.transfer.sent_at(&item.id).is_some_and(|at| at >= since);
+            let told = &items[..items.len().min(OLDEST)];
+            self.oldest = told.iter().filter(|item| !sent(item)).cloned().collect();
+            let by_tags = (told.len() - self.oldest.len()) as u64;
+            let by_the_run = self.progress.as_ref().map_or(0, |progress| progress.done);
+            self.missing = count.saturating_sub(by_tags + by_the_run);
         }
         let missing = self.oldest.first().map(|item| item.since);
         let tagged = self.tags.shown.first().map(|tag| tag.since);

@@ -14,7 +14,8 @@ use crate::explain::{self, Explained};
 use crate::lock;
 use crate::places::Places;
 use crate::state::{
-    self, Agent, Excess, Facts, Failed, Line, LineState, MissingItem, SyncEnd, Syncs, Transfers, Wanted,
+    self, Agent, Excess, Facts, Failed, Line, LineState, Missing, MissingItem, Progress, SyncEnd, Syncs,
+    Transfers, Wanted,
 };
 use crate::sync::current_set::CurrentSet;
 use crate::sync::known;
@@ -376,6 +377,21 @@ fn what_is_missing_counts_from_when_it_was_first_seen_missing_until_a_tag_brings
     state::keep(&world.places().transfers(), &transfers);
     let target = world.target();
     assert_eq!((target.level, target.lag, target.missing), (Level::Ok, None, 0));
+}
+
+#[test]
+fn what_a_run_that_goes_on_or_broke_off_found_missing_is_told_at_once() {
+    let world = World::well();
+    assert_eq!(world.target().missing, 0);
+    let item = |version: &str| MissingItem { id: core(version), since: NOW - 2 * HOUR, reason: "gone".into() };
+    let missing = Missing { count: 3, items: vec![item("1.0"), item("2.0"), item("3.0")] };
+    state::keep(&world.places().missing(), &missing);
+    world.assert_says(Level::Warning, "the oldest package that should be there is 2h late");
+    assert_eq!(world.target().missing, 3);
+    let _runs = lock::take(&world.places().sync_lock(), "a synchronisation").unwrap();
+    state::keep(&world.places().progress(), &Progress { since: NOW - HOUR, done: 2, total: 3, bytes: 2 });
+    let target = world.target();
+    assert_eq!((target.missing, target.lag), (1, Some(2 * HOUR)));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use blat_target::package::PackageVersion;
 
 use crate::failure::Failure;
 use crate::places::Places;
-use crate::state::{self, Failed, Point, Syncs, Transfers, seconds};
+use crate::state::{self, Failed, Missing, Point, Transfers, seconds};
 
 /// The record of one run.
 #[derive(Debug)]
@@ -36,8 +36,8 @@ impl Record {
         let bytes = self.sent.iter().map(|(_, bytes)| bytes).sum();
         transfers.totals.count(self.sent.len() as u64, bytes);
         self.sent.iter().for_each(|(id, _)| transfers.note_sent(id.clone(), now));
-        let syncs: Syncs = state::read(&places.syncs()).unwrap_or_default();
-        transfers.forget_sent(syncs.ended.as_ref().map_or(&[], |end| &end.oldest));
+        let missing: Missing = state::read(&places.missing()).unwrap_or_default();
+        transfers.forget_sent(&missing.items);
         match failure {
             Some(failure) => {
                 let person = failure.mend == Mend::Person;
