@@ -19,7 +19,7 @@ use crate::config::{Overview, Settings, TargetName};
 use crate::failure::{Failure, Needs, Result};
 use crate::history::{self, Commit};
 use crate::places::Places;
-use crate::state::{self, Excess, Missing, Seconds, Syncs, Transfers, Wanted, WantedBy, seconds};
+use crate::state::{self, Excess, Missing, Seconds, SyncEnd, Syncs, Transfers, Wanted, WantedBy, seconds};
 use crate::sync::known;
 use crate::tags::{Glance, Tag};
 
@@ -191,7 +191,7 @@ impl<'a> Known<'a> {
             id,
         };
         // What was sent since the target was last asked is there, though the listing does not have it.
-        let asked = found.as_of.unwrap_or_default();
+        let asked = self.syncs.ended.as_ref().map_or(0, SyncEnd::began);
         if let (Some(sent), false) = (&found.sent, found.here == found.there)
             && sent.at >= asked
             && matches!(found.here, Place::Version { .. } | Place::Link(_))

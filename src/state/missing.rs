@@ -17,6 +17,8 @@ const KEPT_MAX: usize = 10_000;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Missing {
+    /// When the run began that found it so.
+    pub at: Seconds,
     pub count: u64,
     pub items: Vec<MissingItem>,
 }
@@ -29,9 +31,10 @@ pub struct MissingItem {
 }
 
 impl Missing {
-    /// What is missing `now`; what `before` had already keeps its time.
+    /// What a run that began `at` finds missing `now`; what `before` had already keeps its time.
     pub fn after(
         before: &Self,
+        at: Seconds,
         now: Seconds,
         missing: impl IntoIterator<Item = (PackageVersion, String)>,
     ) -> Self {
@@ -45,7 +48,7 @@ impl Missing {
         items.sort_by(|a, b| (a.since, &a.id).cmp(&(b.since, &b.id)));
         let count = items.len() as u64;
         items.truncate(KEPT_MAX);
-        Self { count, items }
+        Self { at, count, items }
     }
 
     /// The first `count` of them.
@@ -64,13 +67,13 @@ mod tests {
         let missing = |versions: &[&str]| -> Vec<(PackageVersion, String)> {
             versions.iter().map(|version| (id(version), "gone".to_owned())).collect()
         };
-        let first = Missing::after(&Missing::default(), 10, missing(&["b"]));
-        let second = Missing::after(&first, 20, missing(&["a", "b"]));
+        let first = Missing::after(&Missing::default(), 9, 10, missing(&["b"]));
+        let second = Missing::after(&first, 19, 20, missing(&["a", "b"]));
         let seen: Vec<_> =
             second.items.iter().map(|item| (item.id.version.to_string(), item.since)).collect();
         assert_eq!(seen, [("b".into(), 10), ("a".into(), 20)]);
         // What came back and went again is missing anew.
-        let third = Missing::after(&Missing::after(&second, 30, missing(&[])), 40, missing(&["b"]));
-        assert_eq!((third.count, third.items[0].since), (1, 40));
+        let third = Missing::after(&Missing::after(&second, 29, 30, missing(&[])), 39, 40, missing(&["b"]));
+        assert_eq!((third.at, third.count, third.items[0].since), (39, 1, 40));
     }
 }

@@ -102,9 +102,14 @@ pub struct Progress {
 }
 
 impl SyncEnd {
+    /// When the run began. What tags have brought since, its listing of the target may lack.
+    pub fn began(&self) -> Seconds {
+        self.at.saturating_sub(self.millis.div_ceil(1000))
+    }
+
     /// What was not there in the end, as far as it is told with the result.
     pub fn missing(&self) -> Missing {
-        Missing { count: self.missing, items: self.oldest.clone() }
+        Missing { at: self.began(), count: self.missing, items: self.oldest.clone() }
     }
 }
 

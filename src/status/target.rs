@@ -168,8 +168,9 @@ impl Target {
     fn take_missing(&mut self, places: &Places, now: Seconds) {
         let ended = self.sync.ended.as_ref();
         let looked = state::read(&places.missing()).or_else(|| ended.map(SyncEnd::missing));
-        if let Some(Missing { count, items }) = looked {
-            let since = ended.map_or(0, |end| end.at);
+        if let Some(Missing { at, count, items }) = looked {
+            // An older version wrote no time down.
+            let since = at.max(ended.map_or(0, SyncEnd::began));
             let sent = |item: &&MissingItem| self.transfer.sent_at(&item.id).is_some_and(|at| at >= since);
             let told = &items[..items.len().min(OLDEST)];
             self.oldest = told.iter().filter(|item| !sent(item)).cloned().collect();

@@ -380,11 +380,31 @@ fn what_is_missing_counts_from_when_it_was_first_seen_missing_until_a_tag_brings
 }
 
 #[test]
+fn what_a_tag_brings_while_a_synchronisation_runs_is_not_missing() {
+    let world = World::well();
+    let id = core("1.0");
+    world.publish(&id, NOW - 10 * HOUR, true);
+    world.listed(&[]);
+    world.wanted(&[&id], &[]);
+    let item = MissingItem { id: id.clone(), since: NOW - 3 * HOUR, reason: "it waits".into() };
+    // It ran from three hours ago to one hour ago.
+    let millis = 2 * HOUR * 1000;
+    world.synced(SyncEnd { millis, missing: 1, oldest: vec![item], ..SyncEnd::default() });
+    let mut transfers = Transfers::default();
+    transfers.note_sent(id.clone(), NOW - 2 * HOUR);
+    state::keep(&world.places().transfers(), &transfers);
+    let target = world.target();
+    assert_eq!((target.lag, target.missing), (None, 0));
+    // The releases were asked again after that, but the target was not.
+    assert_eq!(world.explain(&id).summary, "it is there, as it should be");
+}
+
+#[test]
 fn what_a_run_that_goes_on_or_broke_off_found_missing_is_told_at_once() {
     let world = World::well();
     assert_eq!(world.target().missing, 0);
     let item = |version: &str| MissingItem { id: core(version), since: NOW - 2 * HOUR, reason: "gone".into() };
-    let missing = Missing { count: 3, items: vec![item("1.0"), item("2.0"), item("3.0")] };
+    let missing = Missing { at: NOW - HOUR, count: 3, items: vec![item("1.0"), item("2.0"), item("3.0")] };
     state::keep(&world.places().missing(), &missing);
     world.assert_says(Level::Warning, "the oldest package that should be there is 2h late");
     assert_eq!(world.target().missing, 3);

@@ -17,7 +17,7 @@ use super::plan_text::why_wait;
 use crate::failure::Failure;
 use crate::places::Places;
 use crate::release::answer::Answer;
-use crate::state::{self, Excess, Failed, Missing, Point, SyncEnd, Syncs, Wanted, seconds};
+use crate::state::{self, Excess, Failed, Missing, Point, Seconds, SyncEnd, Syncs, Wanted, seconds};
 
 /// How many of those that are missing are told with the result.
 const OLDEST: usize = 200;
@@ -26,6 +26,7 @@ const OLDEST: usize = 200;
 #[derive(Debug)]
 pub(super) struct Record<'a> {
     places: &'a Places,
+    began: Seconds,
     releases: Vec<String>,
     closed: Vec<String>,
     missing: Missing,
@@ -36,6 +37,7 @@ impl<'a> Record<'a> {
     pub(super) fn new(places: &'a Places, answer: &Answer) -> Self {
         Self {
             places,
+            began: seconds(SystemTime::now()),
             releases: answer.releases.iter().map(ToString::to_string).collect(),
             closed: answer.closed.iter().map(ToString::to_string).collect(),
             missing: Missing::default(),
@@ -51,7 +53,8 @@ impl<'a> Record<'a> {
     /// This is missing as the run begins to send. Written down now, for a run may take long or be killed.
     pub(super) fn begins(&mut self, plan: &Plan, listing: &Listing) {
         let before = state::read(&self.places.missing()).unwrap_or_default();
-        self.missing = Missing::after(&before, seconds(SystemTime::now()), missing(plan, listing));
+        let now = seconds(SystemTime::now());
+        self.missing = Missing::after(&before, self.began, now, missing(plan, listing));
         state::keep(&self.places.missing(), &self.missing);
     }
 
