@@ -74,6 +74,17 @@ pub enum Place {
     Other(String),
 }
 
+impl Place {
+    /// Whether this may be what was sent then: a later build is not.
+    fn stood_at(&self, then: Seconds) -> bool {
+        match self {
+            Self::Version { stamp, .. } => i64::try_from(then).is_ok_and(|then| *stamp <= then),
+            Self::Link(_) => true,
+            Self::Nothing(_) | Self::Other(_) => false,
+        }
+    }
+}
+
 /// A tag for it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -194,7 +205,7 @@ impl<'a> Known<'a> {
         let asked = self.syncs.ended.as_ref().map_or(0, SyncEnd::began);
         if let (Some(sent), false) = (&found.sent, found.here == found.there)
             && sent.at >= asked
-            && matches!(found.here, Place::Version { .. } | Place::Link(_))
+            && found.here.stood_at(sent.at)
         {
             found.there = found.here.clone();
         } else {

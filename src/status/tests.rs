@@ -453,6 +453,19 @@ fn explain_tells_there_missing_and_another_build_apart() {
 }
 
 #[test]
+fn a_package_that_was_built_again_after_it_was_sent_is_another_build_there() {
+    let world = World::well();
+    let id = core("1.0");
+    world.publish(&id, NOW - 5, true);
+    world.listed(&[(&id, NOW - 2 * HOUR)]);
+    world.wanted(&[&id], &[]);
+    let mut transfers = Transfers::default();
+    transfers.note_sent(id.clone(), NOW - 60);
+    state::keep(&world.places().transfers(), &transfers);
+    assert_eq!(world.explain(&id).summary, "another build of it is there");
+}
+
+#[test]
 fn the_machine_of_the_target_is_minded() {
     let world = World::well();
     let facts = |free_bytes, clock_ahead| Facts {
