@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::judge::{Level, Remark, remarks};
-use crate::config::{Settings, TargetName};
+use crate::config::{Settings, TargetName, folder::Folder};
 use crate::lock;
 use crate::places::Places;
 use crate::state::{
@@ -26,6 +26,8 @@ const FIRST_SYNC: Seconds = 60;
 /// A synchronisation is overdue after so many periods, and this time, without a good one.
 const PERIODS: u64 = 2;
 const OVERDUE: u64 = 3_600;
+/// A time so little in the future is a clock's correction.
+const AHEAD: u64 = 60;
 
 /// A target, as far as its files tell.
 #[derive(Clone, Debug, Serialize)]
@@ -63,6 +65,9 @@ pub struct Target {
     pub config_problems: Vec<String>,
     /// Why its state cannot be told.
     pub unreadable: Option<String>,
+    /// When its file was last written.
+    #[serde(skip)]
+    settings_since: Seconds,
 }
 
 /// The tags of a target that are not done.
@@ -102,6 +107,8 @@ impl Target {
             target.enabled = settings.enabled;
             target.host = settings.destination.to_string();
             target.wanted = is_wanted(settings);
+            let written = fs::metadata(Folder::live(root).target(name)).and_then(|file| file.modified());
+            target.settings_since = written.map_or(0, seconds);
             target.sync_period = settings.sync.period.as_secs();
             target.take_tags(&settings.tags.directory, &places);
         }
@@ -141,6 +148,7 @@ impl Target {
             upkeep,
             config_problems: Vec::new(),
             unreadable: unreadable(&places.state),
+            settings_since: 0,
         }
     }
 
@@ -197,16 +205,21 @@ impl Target {
         })
     }
 
-    /// Seconds since the last good synchronisation.
+    /// Seconds since the last good synchronisation. One in the future, by a clock that was set back since, tells
+    /// nothing.
     pub fn since_good_sync(&self, now: Seconds) -> Option<u64> {
-        self.sync.good_at.map(|at| now.saturating_sub(at))
+        let at = self.sync.good_at.filter(|at| *at <= now + AHEAD)?;
+        Some(now.saturating_sub(at))
     }
 
-    /// For how long there was no good synchronisation, where that is too long. Where there never was one,
-    /// since the first that failed.
+    /// For how long there was no good synchronisation, where that is too long. Where there never was one, since
+    /// the first that failed, or since the agent and the settings have been as they are.
     pub(super) fn overdue(&self, now: Seconds) -> Option<u64> {
-        let failing = || self.sync.failed.as_ref().map(|failed| now.saturating_sub(failed.since));
-        let since = self.since_good_sync(now).or_else(failing).filter(|_| self.wanted)?;
+        let failing = self.sync.failed.as_ref().map(|failed| failed.since);
+        let waiting = self.agent.as_ref().map(|agent| agent.since.max(self.settings_since));
+        let begin = failing.into_iter().chain(waiting).min();
+        let never = || begin.map(|begin| now.saturating_sub(begin));
+        let since = self.since_good_sync(now).or_else(never).filter(|_| self.wanted)?;
         (since > self.sync_period * PERIODS + OVERDUE).then_some(since)
     }
 }

@@ -328,6 +328,26 @@ fn a_target_whose_first_synchronisations_all_fail_becomes_critical() {
 }
 
 #[test]
+fn a_target_that_no_synchronisation_ever_ended_well_on_becomes_critical() {
+    let world = World::well();
+    world.syncs(Syncs::default());
+    assert_eq!(world.target().level, Level::Ok, "the agent has not run for long");
+    let mut agent: Agent = state::read(&world.places().agent()).unwrap();
+    agent.since = NOW - 10 * HOUR;
+    state::keep(&world.places().agent(), &agent);
+    world.assert_says(Level::Critical, "no good synchronisation for 10h");
+    let ended = Some(SyncEnd { at: NOW - HOUR, failed: 1, ..SyncEnd::default() });
+    world.syncs(Syncs { ended, ..Syncs::default() });
+    world.assert_says(Level::Critical, "no good synchronisation for 10h");
+    // By a clock that was set back.
+    world.syncs(Syncs { good_at: Some(NOW + HOUR), ..Syncs::default() });
+    world.assert_says(Level::Critical, "no good synchronisation for 10h");
+    let file = fs::File::open(world.path("etc/blat/targets/site1.toml")).unwrap();
+    file.set_modified(UNIX_EPOCH + Duration::from_secs(NOW - HOUR)).unwrap();
+    assert_eq!(world.target().level, Level::Ok, "it was told only now what the target should have");
+}
+
+#[test]
 fn a_waiting_tag_is_shown_with_its_reason_and_counts_as_lag() {
     let world = World::well();
     world.publish(&core("2.0"), 5, false);

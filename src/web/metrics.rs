@@ -42,8 +42,8 @@ const GAUGES: &[(&str, &str, Figure)] = &[
     ("blat_last_good_sync_seconds", "Seconds since the last good synchronisation", |of, now| {
         Some(of.since_good_sync(now)? as i64)
     }),
-    ("blat_never_synced", "Whether the target should be synchronised and never was", |of, _| {
-        Some((of.enabled && of.wanted && of.sync.good_at.is_none()).into())
+    ("blat_never_synced", "Whether the target should be synchronised and never was", |of, now| {
+        Some((of.enabled && of.wanted && of.since_good_sync(now).is_none()).into())
     }),
     ("blat_sync_period_seconds", "How long after a synchronisation the next begins", |of, _| {
         of.wanted.then_some(of.sync_period as i64)
