@@ -260,7 +260,7 @@ impl Agent {
             }
             Report::Synced { failed, .. } => {
                 if *failed > 0 {
-                    self.syncs.heard(&format!("{failed} packages were not sent"), now);
+                    self.syncs.heard(&format!("{failed} packages were not sent, or not deleted"), now);
                 }
                 self.syncs.run_ended(now);
                 self.way.synchronised();

@@ -41,6 +41,8 @@ pub struct SyncEnd {
     /// Of that, what this run has marked, and deleted.
     pub marked: u64,
     pub deleted: u64,
+    /// What could not be deleted.
+    pub undeleted: u64,
     /// Why nothing of it was, where a person has to say that it is safe.
     pub guarded: Option<String>,
     pub millis: u64,

@@ -114,6 +114,9 @@ fn content(target: &Target, now: Seconds, mind: &mut impl FnMut(Level, String)) 
         if end.failed > 0 {
             mind(Level::Warning, format!("{} packages were not sent", end.failed));
         }
+        if end.undeleted > 0 {
+            mind(Level::Warning, format!("{} packages in excess could not be deleted", end.undeleted));
+        }
         if end.problems > 0 {
             mind(Level::Warning, format!("{} packages have problems", end.problems));
         }

@@ -82,10 +82,11 @@ impl<'a> Record<'a> {
             bytes: carried.bytes,
             waiting: plan.totals.wait,
             problems: plan.totals.problem + refused,
-            failed: (carried.failed.len() + aged.failed.len()) as u64,
+            failed: carried.failed.len() as u64,
             excess: plan.totals.excess,
             marked: aged.marked,
             deleted: aged.gone.len() as u64,
+            undeleted: aged.failed.len() as u64,
             guarded: plan.aged.as_ref().and_then(Decision::guarded).map(|guard| guard.to_string()),
             millis: took.as_millis() as u64,
             missing: self.missing.count,
@@ -112,7 +113,8 @@ fn keep_end(places: &Places, end: SyncEnd) {
     syncs.totals.count(end.packages + end.links, end.bytes);
     if end.failed == 0 {
         syncs.good_at = Some(end.at);
-    } else {
+    }
+    if end.failed + end.undeleted > 0 {
         syncs.totals.failures += 1;
     }
     syncs.failed = None;
@@ -160,4 +162,30 @@ fn missing(plan: &Plan, listing: &Listing) -> Vec<(PackageVersion, String)> {
     let problems = plan.problems.iter().filter(|problem| !there(&problem.id));
     let problems = problems.map(|problem| (problem.id.clone(), problem.why.to_string()));
     sends.chain(links).chain(waits).chain(problems).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use blat_target::message::Refusal;
+
+    fn site1(root: &tempfile::TempDir) -> Places {
+        let places = Places::of(root.path(), &"site1".parse().unwrap());
+        std::fs::create_dir_all(&places.state).unwrap();
+        places
+    }
+
+    #[test]
+    fn what_could_not_be_deleted_was_not_left_unsent() {
+        let root = tempfile::tempdir().unwrap();
+        let places = site1(&root);
+        let refusal = Refusal { mend: Mend::Person, reason: "it belongs to root".into() };
+        let aged = Done { failed: vec![refusal], ..Done::default() };
+        let record = Record::new(&places, &Answer::default());
+        record.ended(&Plan::default(), &Carried::default(), &aged, 0, Duration::ZERO);
+        let syncs: Syncs = state::read(&places.syncs()).unwrap();
+        let end = syncs.ended.unwrap();
+        assert_eq!((end.failed, end.undeleted), (0, 1));
+        assert_eq!((syncs.good_at, syncs.totals.failures), (Some(end.at), 1));
+    }
 }

@@ -110,7 +110,7 @@ pub fn is_wanted(settings: &Settings) -> bool {
 /// How a run ended that came to its end.
 #[derive(Debug, Default)]
 struct Ended {
-    /// Packages that were not sent, and what mends the worst of them.
+    /// Packages that were not sent, or not deleted, and what mends the worst of them.
     failed: usize,
     mend: Option<Mend>,
     /// Members that cannot be sent as they are, and rows that name none.
@@ -122,14 +122,11 @@ struct Ended {
 impl Ended {
     /// Ends as the worst failure asks.
     fn verdict(&self) -> Result<()> {
-        let (failed, problems) = (self.failed, self.problems);
+        let problems = self.problems;
+        let failed = format!("{} packages were not sent, or not deleted, as told above", self.failed);
         match self.mend {
-            Some(Mend::Person) => {
-                Err(Failure::person(anyhow!("{failed} packages were not sent, as told above")))
-            }
-            Some(Mend::Later) => {
-                Err(Failure::later(anyhow!("{failed} packages were not sent, as told above")))
-            }
+            Some(Mend::Person) => Err(Failure::person(anyhow!(failed))),
+            Some(Mend::Later) => Err(Failure::later(anyhow!(failed))),
             _ if self.guarded => {
                 Err(Failure::person(anyhow!("nothing in excess was marked or deleted, as told above")))
             }
