@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::{Duration, SystemTime};
 
+use blat::places::Places;
+use blat::state::{self, Transfers};
 use blat_target::said;
 use loopback::{Loopback, assert_done, words};
 
@@ -32,6 +34,21 @@ fn a_run_by_hand_needs_no_agent() {
     assert_done(&world.transfer());
     assert_eq!(content(&world.archive().join("core/1.0")), "some content\n");
     assert_eq!(fs::read_dir(world.tags().join(".claimed")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_tag_directory_that_cannot_be_used_is_told_by_the_state() {
+    let world = world();
+    fs::rename(world.tags(), world.root().join("away")).unwrap();
+    assert_eq!(world.transfer().status.code(), Some(75));
+    let failed = || {
+        let places = Places::of(world.root(), &"site1".parse().unwrap());
+        state::read::<Transfers>(&places.transfers()).unwrap().failed
+    };
+    assert!(failed().unwrap().reason.contains("cannot use the tag directory"));
+    fs::rename(world.root().join("away"), world.tags()).unwrap();
+    assert_done(&world.transfer());
+    assert_eq!(failed(), None);
 }
 
 #[test]

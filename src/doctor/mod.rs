@@ -91,7 +91,7 @@ async fn target(visit: &Visit<'_>, name: &TargetName) -> Vec<Finding> {
     }
     let places = Places::of(visit.root, name);
     found.extend(files::look(&live, &places));
-    found.extend(units::look(&live));
+    found.extend(units::look(visit.root, &live));
     if let Some(finding) = release::look(&live) {
         found.push(finding);
     }

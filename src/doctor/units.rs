@@ -1,9 +1,11 @@
 //! The units of one target: loaded as they are on disk, and running.
 
+use std::path::Path;
 use std::process::Command;
 
 use super::{Finding, Mend};
 use crate::config::Settings;
+use crate::generator::{Mounts, polls};
 use crate::sync::run::is_wanted;
 
 /// A property of a unit, as the manager tells it.
@@ -12,7 +14,7 @@ pub(super) fn property(unit: &str, name: &str) -> String {
     said.map(|said| String::from_utf8_lossy(&said.stdout).trim().to_owned()).unwrap_or_default()
 }
 
-pub(super) fn look(settings: &Settings) -> Vec<Finding> {
+pub(super) fn look(root: &Path, settings: &Settings) -> Vec<Finding> {
     let name = &settings.name;
     let mut units = vec![
         format!("blat@{name}.service"),
@@ -20,6 +22,9 @@ pub(super) fn look(settings: &Settings) -> Vec<Finding> {
         format!("blat-tags@{name}.path"),
         format!("blat-sync@{name}.path"),
     ];
+    if polls(settings, &Mounts::read(root)) {
+        units.push(format!("blat-tags@{name}.timer"));
+    }
     if is_wanted(settings) {
         units.push(format!("blat-sync@{name}.timer"));
     }

@@ -131,6 +131,12 @@ fn content(target: &Target, now: Seconds, mind: &mut impl FnMut(Level, String)) 
     if let Some(lag) = target.lag.filter(|lag| *lag > LATE) {
         mind(Level::Warning, format!("the oldest package that should be there is {} late", duration(lag)));
     }
+    let lies = target.tags.fresh_since.map(|since| now.saturating_sub(since));
+    if let Some(lies) = lies.filter(|lies| *lies > LATE && !target.transfer_runs) {
+        let (name, lies) = (&target.name, duration(lies));
+        let units = format!("systemctl status 'blat-tags@{name}.*' blat-transfer@{name}");
+        mind(Level::Warning, format!("a tag was not taken up for {lies}: {units}"));
+    }
     let lately = target.rejected.iter().filter(|rejected| is_of_today(&rejected.at, now)).count();
     match lately {
         0 => {}

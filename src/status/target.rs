@@ -73,8 +73,10 @@ pub struct Target {
 /// The tags of a target that are not done.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Tags {
-    /// Not taken up yet.
+    /// Not taken up yet,
     pub fresh: usize,
+    /// and since when the oldest of those lies there.
+    pub fresh_since: Option<Seconds>,
     /// Taken up.
     pub queued: usize,
     /// The oldest of those.
@@ -162,7 +164,12 @@ impl Target {
                     due: glance.waiting(claim).map(|waiting| waiting.due),
                 };
                 let shown = glance.claims.iter().take(SHOWN).map(queued).collect();
-                self.tags = Tags { fresh: glance.fresh, queued: glance.claims.len(), shown };
+                self.tags = Tags {
+                    fresh: glance.fresh.len(),
+                    fresh_since: glance.fresh_since.map(seconds),
+                    queued: glance.claims.len(),
+                    shown,
+                };
             }
             Err(why) => {
                 let why = format!("cannot look at the tags in {}: {why}", directory.display());
@@ -188,7 +195,8 @@ impl Target {
         }
         let missing = self.oldest.first().map(|item| item.since);
         let tagged = self.tags.shown.first().map(|tag| tag.since);
-        let oldest = missing.into_iter().chain(tagged).min();
+        let fresh = self.tags.fresh_since.filter(|_| self.enabled);
+        let oldest = missing.into_iter().chain(tagged).chain(fresh).min();
         self.lag = oldest.map(|since| now.saturating_sub(since));
     }
 

@@ -370,6 +370,21 @@ fn a_waiting_tag_is_shown_with_its_reason_and_counts_as_lag() {
 }
 
 #[test]
+fn a_tag_that_nobody_takes_up_is_late_after_an_hour() {
+    let world = World::well();
+    Tag(core("2.0")).drop_into(&world.path("tags")).unwrap();
+    let at = |now| Fleet::gather(world.root.path(), None, now).unwrap().targets.remove(0);
+    let soon = at(SystemTime::now());
+    assert_eq!((soon.tags.fresh, soon.level), (1, Level::Ok), "{:?}", soon.remarks);
+    let late = at(SystemTime::now() + Duration::from_secs(2 * HOUR));
+    assert!(late.lag.is_some_and(|lag| lag >= 2 * HOUR), "{late:?}");
+    let says = "a tag was not taken up for 2h: systemctl status 'blat-tags@site1.*' blat-transfer@site1";
+    assert!(late.remarks.iter().any(|remark| remark.text == says), "{:?}", late.remarks);
+    world.settings("enabled = false");
+    assert_eq!(at(now()).lag, None, "nothing is to take it up");
+}
+
+#[test]
 fn a_rejected_tag_is_told_of() {
     let world = World::well();
     let places = world.places();

@@ -1,11 +1,13 @@
 //! A glance at a target's tags, for whoever asks how it stands: nothing is made, moved or locked.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use super::queue::CLAIMED;
 use super::{Claim, Waiting};
@@ -14,7 +16,9 @@ use super::{Claim, Waiting};
 #[derive(Debug, Default)]
 pub struct Glance {
     /// Tags that no run has taken up.
-    pub fresh: usize,
+    pub fresh: Vec<OsString>,
+    /// Since when the oldest of them lies there.
+    pub fresh_since: Option<SystemTime>,
     /// Oldest first.
     pub claims: Vec<Claim>,
     waiting: BTreeMap<String, Waiting>,
@@ -35,18 +39,20 @@ impl Glance {
     /// # Errors
     /// When the directory is there and cannot be read.
     pub fn at(directory: &Path, state: &Path) -> io::Result<Self> {
-        let is_fresh = |name: &OsStr| !name.as_bytes().starts_with(b".");
-        let names = |folder: &Path| match fs::read_dir(folder) {
-            Ok(items) => items.map(|item| Ok(item?.file_name())).collect::<io::Result<Vec<_>>>(),
+        let items = |folder: &Path| match fs::read_dir(folder) {
+            Ok(items) => items.collect::<io::Result<Vec<_>>>(),
             Err(why) if why.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
             Err(why) => Err(why),
         };
-        let fresh = names(directory)?.iter().filter(|name| is_fresh(name)).count();
-        let mut claimed = names(&directory.join(CLAIMED))?;
+        let mut fresh = items(directory)?;
+        fresh.retain(|item| !item.file_name().as_bytes().starts_with(b"."));
+        let claimed = items(&directory.join(CLAIMED))?;
+        let mut claimed: Vec<OsString> = claimed.iter().map(fs::DirEntry::file_name).collect();
         claimed.sort();
         let waiting = fs::read(state.join("waiting.json")).unwrap_or_default();
         Ok(Self {
-            fresh,
+            fresh_since: fresh.iter().filter_map(lies_since).min(),
+            fresh: fresh.iter().map(fs::DirEntry::file_name).collect(),
             claims: claimed.into_iter().filter_map(Claim::of_file).collect(),
             waiting: serde_json::from_slice(&waiting).unwrap_or_default(),
         })
@@ -56,6 +62,12 @@ impl Glance {
     pub fn waiting(&self, claim: &Claim) -> Option<&Waiting> {
         self.waiting.get(&claim.key())
     }
+}
+
+/// When the file was put there: its time of change, for what is moved or copied may keep its older time.
+fn lies_since(item: &fs::DirEntry) -> Option<SystemTime> {
+    let changed = u64::try_from(item.metadata().ok()?.ctime()).ok()?;
+    Some(SystemTime::UNIX_EPOCH + Duration::from_secs(changed))
 }
 
 /// The tags that were given up, the last one first, at most `count`.

@@ -67,8 +67,15 @@ async fn once(
     // Even where this run ends at once: a trigger that stays would start the next one, and so on.
     trigger::forget(&places.transfer_trigger())?;
     let _lock = lock::take(&places.transfer_lock(), "a transfer")?;
-    let queue = open_queue(settings, places).inspect_err(|failure| trouble(reporter, failure))?;
     let record = Record::begin();
+    let queue = match open_queue(settings, places) {
+        Ok(queue) => queue,
+        Err(failure) => {
+            trouble(reporter, &failure);
+            record.end(places, Some(&failure));
+            return Err(failure);
+        }
+    };
     let mut run = Run {
         settings,
         places,
