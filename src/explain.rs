@@ -6,7 +6,9 @@
 mod words;
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs;
+use std::io;
 use std::path::Path;
 
 use anyhow::anyhow;
@@ -18,10 +20,11 @@ use crate::archive::{Archive, Found};
 use crate::config::{Overview, Settings, TargetName};
 use crate::failure::{Failure, Needs, Result};
 use crate::history::{self, Commit};
+use crate::look::Look;
 use crate::places::Places;
 use crate::state::{self, Excess, Missing, Seconds, SyncEnd, Syncs, Transfers, Wanted, WantedBy, seconds};
 use crate::sync::known;
-use crate::tags::{Glance, Tag};
+use crate::tags::{Claim, Glance, Tag};
 
 pub use words::{json, lines, text};
 
@@ -113,14 +116,35 @@ pub fn explain(root: &Path, asked: &Asked<'_>) -> Result<Vec<Explained>> {
     }
     let commits = history::commits(asked.package);
     let mut all = Vec::new();
-    for (name, settings) in &overview.targets {
-        if let Some(settings) = settings
-            && asked.target.is_none_or(|only| only == name)
-        {
-            all.extend(Known::of(root, settings, asked.package, &commits).explain(asked)?);
-        }
+    let chosen = overview.targets.values().flatten();
+    let chosen = chosen.filter(|settings| asked.target.is_none_or(|only| *only == settings.name));
+    let looks: Vec<_> = chosen.map(|settings| Looks::begin(root, settings, asked.package)).collect();
+    for looks in looks {
+        all.extend(Known::of(looks, asked.package, &commits).explain(asked)?);
     }
     Ok(all)
+}
+
+/// What is looked at now, on disks whose file servers may be gone.
+struct Looks<'a> {
+    settings: &'a Settings,
+    places: Places,
+    tags: Look<Glance>,
+    /// The names of the versions that the source archive has.
+    here: Look<Vec<OsString>>,
+}
+
+impl<'a> Looks<'a> {
+    fn begin(root: &Path, settings: &'a Settings, package: &str) -> Self {
+        let places = Places::of(root, &settings.name);
+        let tags = Glance::begin(&settings.tags.directory, &places.state);
+        let folder = settings.source.join(package);
+        let here = Look::begin(&settings.source, move || match fs::read_dir(folder) {
+            Err(why) if why.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            items => items?.map(|item| Ok(item?.file_name())).collect(),
+        });
+        Self { settings, places, tags, here }
+    }
 }
 
 /// What is known of a package on a target.
@@ -131,7 +155,8 @@ struct Known<'a> {
     head: Option<Wanted>,
     wanted: state::Asks,
     listing: Listing,
-    glance: Glance,
+    glance: io::Result<Glance>,
+    here: io::Result<Vec<OsString>>,
     excess: Vec<Excess>,
     missing: Missing,
     transfers: Transfers,
@@ -140,8 +165,8 @@ struct Known<'a> {
 }
 
 impl<'a> Known<'a> {
-    fn of(root: &Path, settings: &'a Settings, package: &'a str, commits: &'a [Commit]) -> Self {
-        let places = Places::of(root, &settings.name);
+    fn of(looks: Looks<'a>, package: &'a str, commits: &'a [Commit]) -> Self {
+        let Looks { settings, places, tags, here } = looks;
         let wanted = Wanted::of(&places.wanted(), package);
         let (head, wanted) = wanted.map_or((None, Vec::new()), |(head, wanted)| (Some(head), wanted));
         Self {
@@ -151,7 +176,8 @@ impl<'a> Known<'a> {
             head,
             wanted,
             listing: known::read(&places.listing()),
-            glance: Glance::at(&settings.tags.directory, &places.state).unwrap_or_default(),
+            glance: tags.end(),
+            here: here.end(),
             excess: state::read(&places.excess()).unwrap_or_default(),
             missing: state::read(&places.missing()).unwrap_or_default(),
             transfers: state::read(&places.transfers()).unwrap_or_default(),
@@ -177,9 +203,8 @@ impl<'a> Known<'a> {
         let wanted = self.wanted.iter().map(|(id, _)| id.clone());
         let there = self.listing.iter().filter(|entry| entry.package == self.package);
         let there = there.filter_map(|entry| of(entry.version));
-        let here = fs::read_dir(self.settings.source.join(self.package)).into_iter().flatten().flatten();
-        let here = here.filter_map(|item| of(item.file_name().to_str()?));
-        let tags = self.glance.claims.iter().filter_map(|claim| Some(claim.tag.as_ref().ok()?.0.clone()));
+        let here = self.here.iter().flatten().filter_map(|name| of(name.to_str()?));
+        let tags = self.claims().iter().filter_map(|claim| Some(claim.tag.as_ref().ok()?.0.clone()));
         let tags = tags.filter(|id| id.package.as_str() == self.package);
         wanted.chain(there).chain(here).chain(tags).collect()
     }
@@ -216,7 +241,15 @@ impl<'a> Known<'a> {
         found
     }
 
+    /// Tags that were taken up and are not done.
+    fn claims(&self) -> &[Claim] {
+        self.glance.as_ref().map_or(&[], |glance| &glance.claims)
+    }
+
     fn here(&self, id: &PackageVersion) -> Place {
+        if let Err(why) = &self.here {
+            return Place::Other(format!("the source archive cannot be read: {why}"));
+        }
         let found = Archive::open(&self.settings.source).and_then(|archive| archive.look(id));
         match found {
             Ok(Found::Version { stamp, writable_since }) => {
@@ -243,12 +276,13 @@ impl<'a> Known<'a> {
 
     fn tag(&self, id: &PackageVersion) -> Option<TagState> {
         let name = Tag(id.clone()).to_string();
-        let is_for = |claim: &&crate::tags::Claim| claim.tag.as_ref().is_ok_and(|tag| tag.0 == *id);
-        if self.settings.tags.directory.join(&name).exists() {
+        let is_for = |claim: &&Claim| claim.tag.as_ref().is_ok_and(|tag| tag.0 == *id);
+        let glance = self.glance.as_ref().ok();
+        if glance.is_some_and(|glance| glance.fresh.iter().any(|fresh| *fresh == *name)) {
             return Some(TagState::Dropped);
         }
-        if let Some(claim) = self.glance.claims.iter().find(is_for) {
-            let waiting = self.glance.waiting(claim);
+        if let Some(claim) = self.claims().iter().find(is_for) {
+            let waiting = glance.and_then(|glance| glance.waiting(claim));
             return Some(TagState::Queued {
                 since: seconds(claim.since),
                 reason: waiting.map(|waiting| waiting.reason.clone()),
@@ -272,6 +306,10 @@ impl<'a> Known<'a> {
 
     fn troubles(&self) -> Vec<String> {
         let mut troubles = Vec::new();
+        if let Err(why) = &self.glance {
+            let directory = self.settings.tags.directory.display();
+            troubles.push(format!("the tags in {directory} cannot be looked at: {why}"));
+        }
         let mut trouble = |what: &str, failed: Option<&state::Failed>| {
             if let Some(failed) = failed {
                 troubles.push(format!("the last {what} failed: {}", failed.reason));

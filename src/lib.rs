@@ -7,6 +7,7 @@
 
 pub mod config;
 pub mod generator;
+pub mod look;
 pub mod places;
 
 pub mod tags;

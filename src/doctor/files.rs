@@ -10,6 +10,7 @@ use nix::unistd::{Group, User};
 
 use super::{Finding, Mend, Site};
 use crate::config::Settings;
+use crate::look::Look;
 use crate::places::Places;
 
 /// The queue, the listing and the records are small; with less room than this they are in danger.
@@ -27,7 +28,8 @@ pub(super) fn look(settings: &Settings, places: &Places) -> Vec<Finding> {
 fn source(path: &Path) -> Finding {
     let shown = path.display();
     let others = |mode: u32| mode & 0o005 == 0o005;
-    match fs::read_dir(path).and_then(|_| fs::metadata(path)) {
+    let folder = path.to_owned();
+    match Look::begin(path, move || fs::read_dir(&folder).and_then(|_| fs::metadata(&folder))).end() {
         Ok(found) if others(found.permissions().mode()) => Finding::fine("source", shown),
         Ok(_) => Finding::wrong(
             "source",
@@ -48,7 +50,8 @@ fn directory(path: &Path, group: &str, mode: u32, what: &'static str) -> Finding
     let user = User::from_name("blat").ok().flatten().map(|user| user.uid.as_raw());
     let gid = Group::from_name(group).ok().flatten().map(|group| group.gid.as_raw());
     let wrong = |is: String, mend: String| Finding::wrong(what, is, Mend::Here(mend));
-    match fs::metadata(path) {
+    let folder = path.to_owned();
+    match Look::begin(path, move || fs::metadata(folder)).end() {
         Err(why) => wrong(format!("{shown}: {why}"), "systemctl start blat-config.service".into()),
         Ok(found) => {
             let owned = Some(found.uid()) == user && Some(found.gid()) == gid;

@@ -17,6 +17,7 @@ use crate::config::{Overview, TargetName};
 use crate::state::{Seconds, seconds};
 
 pub use judge::{Level, Remark};
+use target::Asked;
 pub use target::{Queued, Tags, Target};
 
 /// All targets, or one, at one moment.
@@ -39,10 +40,14 @@ impl Fleet {
             return None;
         }
         let wanted = overview.targets.iter().filter(|(name, _)| only.is_none_or(|only| only == *name));
-        let targets: Vec<_> = wanted
-            .map(|(name, settings)| {
-                let own = overview.problems.iter().filter(|problem| problem.target().as_ref() == Some(name));
-                Target::gather(root, name, settings.as_ref(), own.map(ToString::to_string).collect(), at)
+        let begun: Vec<_> =
+            wanted.map(|(name, settings)| Asked::begin(root, name, settings.as_ref())).collect();
+        let targets: Vec<_> = begun
+            .into_iter()
+            .map(|asked| {
+                let own = overview.problems.iter().filter(|of| of.target().as_ref() == Some(asked.name));
+                let own = own.map(ToString::to_string).collect();
+                Target::gather(root, asked, own, at)
             })
             .collect();
         let general = overview.problems.iter().filter(|problem| problem.target().is_none());

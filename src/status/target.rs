@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::judge::{Level, Remark, remarks};
 use crate::config::{Settings, TargetName, folder::Folder};
 use crate::lock;
+use crate::look::Look;
 use crate::places::Places;
 use crate::state::{
     self, Agent, Facts, Missing, MissingItem, Progress, Seconds, SyncEnd, Syncs, Transfers, seconds,
@@ -94,25 +95,35 @@ pub struct Queued {
     pub due: Option<Seconds>,
 }
 
-impl Target {
-    pub(super) fn gather(
-        root: &Path,
-        name: &TargetName,
-        settings: Option<&Settings>,
-        config_problems: Vec<String>,
-        now: Seconds,
-    ) -> Self {
+/// A target whose tags are being looked at.
+pub(super) struct Asked<'a> {
+    pub(super) name: &'a TargetName,
+    places: Places,
+    settings: Option<(&'a Settings, Look<Glance>)>,
+}
+
+impl<'a> Asked<'a> {
+    pub(super) fn begin(root: &Path, name: &'a TargetName, settings: Option<&'a Settings>) -> Self {
         let places = Places::of(root, name);
+        let look =
+            |settings: &'a Settings| (settings, Glance::begin(&settings.tags.directory, &places.state));
+        Self { name, settings: settings.map(look), places }
+    }
+}
+
+impl Target {
+    pub(super) fn gather(root: &Path, asked: Asked<'_>, config_problems: Vec<String>, now: Seconds) -> Self {
+        let Asked { name, places, settings } = asked;
         let mut target = Self::of_state(&places, name);
         target.config_problems = config_problems;
-        if let Some(settings) = settings {
+        if let Some((settings, glance)) = settings {
             target.enabled = settings.enabled;
             target.host = settings.destination.to_string();
             target.wanted = is_wanted(settings);
             let written = fs::metadata(Folder::live(root).target(name)).and_then(|file| file.modified());
             target.settings_since = written.map_or(0, seconds);
             target.sync_period = settings.sync.period.as_secs();
-            target.take_tags(&settings.tags.directory, &places);
+            target.take_tags(&settings.tags.directory, glance.end());
         }
         target.take_missing(&places, now);
         target.next_sync = target.next_sync();
@@ -154,8 +165,8 @@ impl Target {
         }
     }
 
-    fn take_tags(&mut self, directory: &Path, places: &Places) {
-        match Glance::at(directory, &places.state) {
+    fn take_tags(&mut self, directory: &Path, glance: io::Result<Glance>) {
+        match glance {
             Ok(glance) => {
                 let queued = |claim: &Claim| Queued {
                     tag: claim.name.to_string_lossy().into_owned(),

@@ -438,7 +438,8 @@ fn what_a_tag_brings_while_a_synchronisation_runs_is_not_missing() {
 fn what_a_run_that_goes_on_or_broke_off_found_missing_is_told_at_once() {
     let world = World::well();
     assert_eq!(world.target().missing, 0);
-    let item = |version: &str| MissingItem { id: core(version), since: NOW - 2 * HOUR, reason: "gone".into() };
+    let item =
+        |version: &str| MissingItem { id: core(version), since: NOW - 2 * HOUR, reason: "gone".into() };
     let missing = Missing { at: NOW - HOUR, count: 3, items: vec![item("1.0"), item("2.0"), item("3.0")] };
     state::keep(&world.places().missing(), &missing);
     world.assert_says(Level::Warning, "the oldest package that should be there is 2h late");

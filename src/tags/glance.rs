@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use super::queue::CLAIMED;
 use super::{Claim, Waiting};
+use crate::look::Look;
 
 /// What lies in the tag directory and in the queue.
 #[derive(Debug, Default)]
@@ -34,6 +35,12 @@ pub struct Rejected {
 }
 
 impl Glance {
+    /// Begins to look at the tag directory `directory`, whose file server may be gone, and the records in `state`.
+    pub fn begin(directory: &Path, state: &Path) -> Look<Self> {
+        let (tags, state) = (directory.to_owned(), state.to_owned());
+        Look::begin(directory, move || Self::at(&tags, &state))
+    }
+
     /// Looks at the tag directory `directory` and the records in `state`.
     ///
     /// # Errors
