@@ -107,7 +107,7 @@ pub struct Sent {
 /// Explains.
 ///
 /// # Errors
-/// When there is no such target, or the name can be no package's.
+/// When there is no such target, the name can be no package's, or the state of a target cannot be read.
 pub fn explain(root: &Path, asked: &Asked<'_>) -> Result<Vec<Explained>> {
     asked.package.parse::<Name>().person(format!("{:?} cannot be a package", asked.package))?;
     let overview = Overview::read(root);
@@ -120,6 +120,9 @@ pub fn explain(root: &Path, asked: &Asked<'_>) -> Result<Vec<Explained>> {
     let chosen = chosen.filter(|settings| asked.target.is_none_or(|only| *only == settings.name));
     let looks: Vec<_> = chosen.map(|settings| Looks::begin(root, settings, asked.package)).collect();
     for looks in looks {
+        if let Some(why) = state::unreadable(&looks.places.state) {
+            return Err(Failure::person(anyhow!(why)));
+        }
         all.extend(Known::of(looks, asked.package, &commits).explain(asked)?);
     }
     Ok(all)

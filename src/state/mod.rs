@@ -15,6 +15,7 @@ mod series;
 mod wanted;
 
 use std::fs;
+use std::io;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -44,9 +45,20 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
     serde_json::from_slice(&fs::read(path).ok()?).ok()
 }
 
+/// Why a target's state folder that is there cannot be read.
+pub fn unreadable(folder: &Path) -> Option<String> {
+    match fs::read_dir(folder) {
+        Err(why) if why.kind() != io::ErrorKind::NotFound => Some(format!(
+            "cannot read {} ({why}): ask as root or as a member of the group blat",
+            folder.display()
+        )),
+        _ => None,
+    }
+}
+
 /// Writes a file down. What cannot be written is only told: it is advice.
 pub fn keep(path: &Path, value: &impl Serialize) {
-    let text = serde_json::to_vec(value).map_err(std::io::Error::other);
+    let text = serde_json::to_vec(value).map_err(io::Error::other);
     if let Err(why) = text.and_then(|text| places::keep(path, &text)) {
         tracing::warn!("cannot write {}: {why}", path.display());
     }

@@ -160,7 +160,7 @@ impl Target {
             held: held(places, upkeep.as_ref()),
             upkeep,
             config_problems: Vec::new(),
-            unreadable: unreadable(&places.state),
+            unreadable: state::unreadable(&places.state),
             settings_since: 0,
         }
     }
@@ -246,15 +246,4 @@ impl Target {
 fn held(places: &Places, upkeep: Option<&Upkeep>) -> Option<String> {
     let here = fs::read_to_string(places.hold()).ok().map(|reason| reason.trim().to_owned());
     here.or_else(|| upkeep?.held.clone())
-}
-
-/// Why a state folder that is there cannot be read.
-fn unreadable(state: &Path) -> Option<String> {
-    match fs::read_dir(state) {
-        Err(why) if why.kind() != io::ErrorKind::NotFound => Some(format!(
-            "cannot read {} ({why}): ask as root or as a member of the group blat",
-            state.display()
-        )),
-        _ => None,
-    }
 }

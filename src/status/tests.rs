@@ -502,6 +502,17 @@ fn a_package_that_was_built_again_after_it_was_sent_is_another_build_there() {
 }
 
 #[test]
+fn explain_says_nothing_of_what_cannot_be_read() {
+    let world = World::well();
+    // Neither root nor anybody else can read it.
+    fs::remove_dir_all(world.places().state).unwrap();
+    fs::write(world.places().state, "").unwrap();
+    let asked = explain::Asked { package: "core", version: None, target: None };
+    let why = explain::explain(world.root.path(), &asked).unwrap_err();
+    assert!(why.to_string().contains("ask as root or as a member of the group blat"), "{why}");
+}
+
+#[test]
 fn the_machine_of_the_target_is_minded() {
     let world = World::well();
     let facts = |free_bytes, clock_ahead| Facts {

@@ -155,6 +155,8 @@ fn status_without_an_agent(field: &Field) {
     assert!(without.contains("the agent does not run") && without.ends_with("code 2"), "{without}");
     let refused = field.master.sh("runuser -u nobody -- blat status site1 || echo code $?");
     assert!(refused.contains("cannot read /var/lib/blat/site1") && refused.ends_with("code 3"), "{refused}");
+    let refused = field.master.sh("runuser -u nobody -- blat explain core 1.0 2>&1 || echo code $?");
+    assert!(refused.contains("cannot read /var/lib/blat/") && refused.ends_with("code 78"), "{refused}");
     let why = field.master.sh("blat explain core 1.0 site1");
     assert!(why.contains("for a tag") && why.contains("the agent does not run"), "{why}");
     println!("{without}\n{why}");
