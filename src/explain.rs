@@ -26,9 +26,9 @@ use crate::state::{self, Excess, Missing, Seconds, SyncEnd, Syncs, Transfers, Wa
 use crate::sync::known;
 use crate::tags::{Claim, Glance, Tag};
 
-pub use words::{json, lines, text};
+pub use words::{json, left_out, lines, text};
 
-/// How many versions of a package are explained.
+/// How many versions of a package are explained for each target.
 const VERSIONS_MAX: usize = 200;
 
 /// What is asked.
@@ -39,6 +39,14 @@ pub struct Asked<'a> {
     pub version: Option<&'a str>,
     /// One target; else all.
     pub target: Option<&'a TargetName>,
+}
+
+/// What was explained.
+#[derive(Debug, Default)]
+pub struct Explanation {
+    pub all: Vec<Explained>,
+    /// For how many versions there was no room; those that are asked for, missing or tagged come first.
+    pub left_out: usize,
 }
 
 /// A package-version and a target.
@@ -108,14 +116,14 @@ pub struct Sent {
 ///
 /// # Errors
 /// When there is no such target, the name can be no package's, or the state of a target cannot be read.
-pub fn explain(root: &Path, asked: &Asked<'_>) -> Result<Vec<Explained>> {
+pub fn explain(root: &Path, asked: &Asked<'_>) -> Result<Explanation> {
     asked.package.parse::<Name>().person(format!("{:?} cannot be a package", asked.package))?;
     let overview = Overview::read(root);
     if let Some(name) = asked.target.filter(|name| !overview.targets.contains_key(*name)) {
         return Err(Failure::person(anyhow!("there is no target `{name}`")));
     }
     let commits = history::commits(asked.package);
-    let mut all = Vec::new();
+    let mut explanation = Explanation::default();
     let chosen = overview.targets.values().flatten();
     let chosen = chosen.filter(|settings| asked.target.is_none_or(|only| *only == settings.name));
     let looks: Vec<_> = chosen.map(|settings| Looks::begin(root, settings, asked.package)).collect();
@@ -123,9 +131,9 @@ pub fn explain(root: &Path, asked: &Asked<'_>) -> Result<Vec<Explained>> {
         if let Some(why) = state::unreadable(&looks.places.state) {
             return Err(Failure::person(anyhow!(why)));
         }
-        all.extend(Known::of(looks, asked.package, &commits).explain(asked)?);
+        Known::of(looks, asked.package, &commits).explain(asked, &mut explanation)?;
     }
-    Ok(all)
+    Ok(explanation)
 }
 
 /// What is looked at now, on disks whose file servers may be gone.
@@ -189,27 +197,32 @@ impl<'a> Known<'a> {
         }
     }
 
-    fn explain(&self, asked: &Asked<'_>) -> Result<Vec<Explained>> {
+    fn explain(&self, asked: &Asked<'_>, to: &mut Explanation) -> Result<()> {
         let ids = match asked.version {
             Some(version) => {
                 let id = PackageVersion::new(self.package, version);
-                BTreeSet::from([id.person("that cannot be a package-version")?])
+                vec![id.person("that cannot be a package-version")?]
             }
             None => self.versions(),
         };
-        Ok(ids.into_iter().take(VERSIONS_MAX).map(|id| self.one(id)).collect())
+        to.left_out += ids.len().saturating_sub(VERSIONS_MAX);
+        to.all.extend(ids.into_iter().take(VERSIONS_MAX).map(|id| self.one(id)));
+        Ok(())
     }
 
-    /// All versions of the package that are asked for, there, here, or tagged.
-    fn versions(&self) -> BTreeSet<PackageVersion> {
+    /// All versions of the package: those that are asked for, missing or tagged, then those that are just there or
+    /// here.
+    fn versions(&self) -> Vec<PackageVersion> {
         let of = |version: &str| PackageVersion::new(self.package, version).ok();
+        let is_of = |id: &PackageVersion| id.package.as_str() == self.package;
         let wanted = self.wanted.iter().map(|(id, _)| id.clone());
         let there = self.listing.iter().filter(|entry| entry.package == self.package);
         let there = there.filter_map(|entry| of(entry.version));
         let here = self.here.iter().flatten().filter_map(|name| of(name.to_str()?));
-        let tags = self.claims().iter().filter_map(|claim| Some(claim.tag.as_ref().ok()?.0.clone()));
-        let tags = tags.filter(|id| id.package.as_str() == self.package);
-        wanted.chain(there).chain(here).chain(tags).collect()
+        let missing = self.missing.items.iter().map(|item| item.id.clone());
+        let asked: BTreeSet<_> = wanted.chain(missing.chain(self.tagged()).filter(is_of)).collect();
+        let others: BTreeSet<_> = there.chain(here).filter(|id| !asked.contains(id)).collect();
+        asked.into_iter().chain(others).collect()
     }
 
     fn one(&self, id: PackageVersion) -> Explained {
@@ -242,6 +255,15 @@ impl<'a> Known<'a> {
         }
         found.summary = words::summary(&found);
         found
+    }
+
+    /// What tags ask for, or asked for in vain.
+    fn tagged(&self) -> Vec<PackageVersion> {
+        let fresh = self.glance.iter().flat_map(|glance| glance.fresh.clone());
+        let rejected = fs::read_dir(self.places.state.join("rejected")).into_iter().flatten().flatten();
+        let names = fresh.chain(rejected.map(|item| item.file_name()));
+        let claims = self.claims().iter().filter_map(|claim| claim.tag.as_ref().ok());
+        names.filter_map(|name| Tag::of_file(&name).ok()).chain(claims.cloned()).map(|tag| tag.0).collect()
     }
 
     /// Tags that were taken up and are not done.

@@ -119,7 +119,10 @@ fn run(arguments: Arguments, started: SystemTime) -> Result<()> {
 
 fn print_explained(root: &Path, asked: &explain::Asked<'_>, json: bool) -> Result<()> {
     let explained = explain::explain(root, asked)?;
-    print!("{}", if json { explain::json(&explained) } else { explain::text(&explained) });
+    print!("{}", if json { explain::json(&explained.all) } else { explain::text(&explained.all) });
+    if let Some(left_out) = explain::left_out(explained.left_out) {
+        eprintln!("blat: {left_out}");
+    }
     Ok(())
 }
 

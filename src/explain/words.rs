@@ -22,6 +22,11 @@ pub fn text(all: &[Explained]) -> String {
     all.iter().map(one).collect()
 }
 
+/// That so many versions are left out, if any.
+pub fn left_out(count: usize) -> Option<String> {
+    (count > 0).then(|| format!("{count} more versions are left out: name one to have it explained"))
+}
+
 /// What it comes to.
 pub(super) fn summary(of: &Explained) -> &'static str {
     let there = matches!(of.there, Place::Version { .. } | Place::Link(_));

@@ -149,7 +149,7 @@ impl World {
     fn explain(&self, id: &PackageVersion) -> Explained {
         let asked =
             explain::Asked { package: id.package.as_str(), version: Some(id.version.as_str()), target: None };
-        explain::explain(self.root.path(), &asked).unwrap().remove(0)
+        explain::explain(self.root.path(), &asked).unwrap().all.remove(0)
     }
 }
 
@@ -480,7 +480,7 @@ fn explain_tells_there_missing_and_another_build_apart() {
         "{text}"
     );
     let asked = explain::Asked { package: "core", version: None, target: None };
-    assert_eq!(explain::explain(world.root.path(), &asked).unwrap().len(), 3);
+    assert_eq!(explain::explain(world.root.path(), &asked).unwrap().all.len(), 3);
     // A tag has brought it since the target was asked.
     let mut transfers = Transfers::default();
     transfers.note_sent(ids[2].clone(), NOW - 5);
@@ -499,6 +499,22 @@ fn a_package_that_was_built_again_after_it_was_sent_is_another_build_there() {
     transfers.note_sent(id.clone(), NOW - 60);
     state::keep(&world.places().transfers(), &transfers);
     assert_eq!(world.explain(&id).summary, "another build of it is there");
+}
+
+#[test]
+fn of_many_versions_those_that_matter_are_explained_and_the_rest_is_counted() {
+    let world = World::well();
+    (100..310).for_each(|number| fs::create_dir_all(world.path(&format!("source/core/{number}"))).unwrap());
+    world.wanted(&[&core("309")], &[]);
+    Tag(core("fresh")).drop_into(&world.path("tags")).unwrap();
+    let rejected = world.places().state.join("rejected");
+    fs::create_dir_all(&rejected).unwrap();
+    fs::write(rejected.join("core::rejected"), "2026-11-30T00:00:00Z\nno\n").unwrap();
+    let asked = explain::Asked { package: "core", version: None, target: None };
+    let explained = explain::explain(world.root.path(), &asked).unwrap();
+    let versions: Vec<_> = explained.all.iter().map(|of| of.id.version.as_str()).collect();
+    assert_eq!((versions.len(), &versions[..4]), (200, &["309", "fresh", "rejected", "100"][..]));
+    assert_eq!(explained.left_out, 12);
 }
 
 #[test]

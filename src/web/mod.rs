@@ -27,7 +27,7 @@ use serde::Deserialize;
 use tokio::sync::Mutex;
 
 use crate::config::TargetName;
-use crate::explain::{self, Asked};
+use crate::explain::{self, Asked, Explanation};
 use crate::failure::{Needs, Result};
 use crate::status::{Fleet, text};
 
@@ -151,7 +151,7 @@ struct Wanted {
 async fn package(State(shared): State<Shared>, Query(wanted): Query<Wanted>) -> Response {
     let name = wanted.name.unwrap_or_default().trim().to_owned();
     if name.is_empty() {
-        return page(pages::package("", Ok(&[])));
+        return page(pages::package("", Ok(&Explanation::default())));
     }
     let (root, asked) = (shared.0.root.clone(), name.clone());
     let explained = tokio::task::spawn_blocking(move || {
