@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::status::text::plain;
+
 /// One thing that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
@@ -42,12 +44,13 @@ impl Finding {
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let verdict = if self.is_wrong() { "WRONG" } else { "ok" };
-        let mut lines = self.is.lines();
+        // What a target says of itself is shown, too.
+        let mut lines = self.is.lines().map(plain);
         writeln!(f, "  {verdict:<7} {:<12} {}", self.what, lines.next().unwrap_or_default())?;
         lines.try_for_each(|line| writeln!(f, "{:23}{line}", ""))?;
         match &self.mend {
             None => Ok(()),
-            Some(mend) => writeln!(f, "{:10}{mend}", ""),
+            Some(mend) => writeln!(f, "{:10}{}", "", plain(&mend.to_string())),
         }
     }
 }
@@ -72,5 +75,12 @@ mod tests {
         let wrong = Finding::wrong("key", "open\nto all", Mend::Here("chmod 0600 k".into()));
         let text = "  WRONG   key          open\n                       to all\n          mend:        chmod 0600 k\n";
         assert_eq!(wrong.to_string(), text);
+    }
+
+    #[test]
+    fn nothing_that_a_target_says_moves_the_cursor() {
+        let helper = "blat-target \u{1b}[2J";
+        let wrong = Finding::wrong("helper", helper, Mend::Words(helper.into()));
+        assert!(!wrong.to_string().contains('\u{1b}'), "{wrong:?}");
     }
 }

@@ -528,10 +528,8 @@ fn explain_says_nothing_of_what_cannot_be_read() {
     assert!(why.to_string().contains("ask as root or as a member of the group blat"), "{why}");
 }
 
-#[test]
-fn the_machine_of_the_target_is_minded() {
-    let world = World::well();
-    let facts = |free_bytes, clock_ahead| Facts {
+fn facts(free_bytes: u64, clock_ahead: i64) -> Facts {
+    Facts {
         at: NOW - 60,
         helper: "blat-target 0.1.0".into(),
         build: "00".into(),
@@ -540,7 +538,12 @@ fn the_machine_of_the_target_is_minded() {
         free_inodes: 0,
         clock_ahead,
         away: None,
-    };
+    }
+}
+
+#[test]
+fn the_machine_of_the_target_is_minded() {
+    let world = World::well();
     state::keep(&world.places().facts(), &facts(1 << 20, 0));
     world.assert_says(Level::Warning, "only 1.0 MiB are left on the target");
     state::keep(&world.places().facts(), &facts(1 << 40, -90));
@@ -551,7 +554,10 @@ fn the_machine_of_the_target_is_minded() {
 fn names_and_reasons_cannot_move_the_cursor() {
     let world = World::well();
     world.syncs(Syncs { failed: failed("\u{1b}[2Jgone", false), ..Syncs::default() });
-    assert!(!world.fleet().text(true).contains('\u{1b}'));
+    let facts =
+        Facts { helper: "\u{1b}[2Jblat-target".into(), build: "\u{9b}2J".into(), ..facts(1 << 40, 0) };
+    state::keep(&world.places().facts(), &facts);
+    assert!(!world.fleet().text(true).contains(['\u{1b}', '\u{9b}']));
 }
 
 fn two_hundred(root: &Path) {

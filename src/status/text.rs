@@ -113,7 +113,7 @@ impl Target {
             let _ = writeln!(text, "  {}: {}", remark.level.word(), plain(&remark.text));
         }
         let mut line = |name: &str, value: String| {
-            let _ = writeln!(text, "  {name:<11} {value}");
+            let _ = writeln!(text, "  {name:<11} {}", plain(&value));
         };
         line("connection", self.connection_in_words(now));
         line("lag", self.lag_in_words());
