@@ -22,7 +22,10 @@ use clap::{CommandFactory, Parser};
 fn main() -> ExitCode {
     end_at_a_panic();
     let started = SystemTime::now();
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(why) => return not_understood(&why),
+    };
     if let Command::Status { name, json, watch } = &arguments.command {
         return status(&arguments.root, name.as_ref(), *json, *watch);
     }
@@ -33,6 +36,18 @@ fn main() -> ExitCode {
             failure.into()
         }
     }
+}
+
+/// Says what is wrong with the command line, or what it asks of itself: its help, its version.
+fn not_understood(why: &clap::Error) -> ExitCode {
+    let _ = why.print();
+    let asked = Arguments::command().ignore_errors(true).try_get_matches();
+    // A monitoring that asks amiss must not take a target for one that needs a person.
+    let of_status = asked.is_ok_and(|asked| asked.subcommand_name() == Some("status"));
+    if of_status && why.use_stderr() {
+        return (Level::Unknown as u8).into();
+    }
+    (why.exit_code() as u8).into()
 }
 
 /// Says how the targets stand. The exit code is for monitoring: see [`Level`].
