@@ -15,6 +15,7 @@ use blat::start::{block_on, end_at_a_panic, settings, settings_and_log};
 use blat::status::{Fleet, Level};
 use blat::sync::run::Mode;
 use blat::tags::{Tag, writer};
+use blat::told::print;
 use blat::{doctor, enroll, explain, history, hold, log, release, shell, sync, target_install, transfer};
 use blat_target::package::PackageVersion;
 use clap::{CommandFactory, Parser};
@@ -126,7 +127,9 @@ fn run(arguments: Arguments, started: SystemTime) -> Result<()> {
         }
         Command::Ssh { name } => shell::open(&settings(&root, &name)?),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Arguments::command(), "blat", &mut std::io::stdout());
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "blat", &mut text);
+            print(&String::from_utf8_lossy(&text));
             Ok(())
         }
     }
@@ -134,7 +137,7 @@ fn run(arguments: Arguments, started: SystemTime) -> Result<()> {
 
 fn print_explained(root: &Path, asked: &explain::Asked<'_>, json: bool) -> Result<()> {
     let explained = explain::explain(root, asked)?;
-    print!("{}", if json { explain::json(&explained.all) } else { explain::text(&explained.all) });
+    print(&if json { explain::json(&explained.all) } else { explain::text(&explained.all) });
     if let Some(left_out) = explain::left_out(explained.left_out) {
         eprintln!("blat: {left_out}");
     }
@@ -177,7 +180,7 @@ fn release_command(root: &Path, command: ReleaseCommand) -> Result<()> {
         }
         ReleaseCommand::List { project } => {
             let mut source = release::open(&settings)?;
-            print!("{}", release::import::list(&mut *source, project.as_deref())?);
+            print(&release::import::list(&mut *source, project.as_deref())?);
         }
     }
     Ok(())

@@ -19,6 +19,7 @@ use crate::config::{self, Destination, Problems, Settings, SshTarget, TargetName
 use crate::failure::{Failure, Result};
 use crate::helper::Helper;
 use crate::places::Places;
+use crate::told::print;
 pub use finding::{Finding, Mend};
 
 /// What is looked at.
@@ -65,8 +66,8 @@ pub async fn run(visit: &Visit<'_>, only: Option<&TargetName>) -> Result<()> {
 
 /// Prints what was found; how much of it is wrong.
 fn told(of: &str, found: Vec<Finding>) -> usize {
-    println!("{of}");
-    found.iter().for_each(|finding| print!("{finding}"));
+    print(&format!("{of}\n"));
+    found.iter().for_each(|finding| print(&finding.to_string()));
     found.iter().filter(|finding| finding.is_wrong()).count()
 }
 

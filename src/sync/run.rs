@@ -40,6 +40,7 @@ use crate::places::{Places, replace};
 use crate::release;
 use crate::release::answer::{Answer, Asked};
 use crate::report::{Report, Reporter};
+use crate::told::print;
 use crate::trigger;
 
 /// How many members with problems are told one by one.
@@ -313,9 +314,9 @@ impl<'a> Run<'a> {
         plan.measure(|id| room::size_of(archive, id).map(|(bytes, _)| bytes));
         let name = self.settings.name.as_str();
         if json {
-            println!("{}", plan_text::json(plan, name));
+            print(&(plan_text::json(plan, name) + "\n"));
         } else {
-            print!("{}", plan_text::text(plan, name));
+            print(&plan_text::text(plan, name));
         }
     }
 
