@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::anyhow;
+use nix::sys::stat::{Mode, umask};
 
 use crate::config::{Settings, TargetName, Verbosity};
 use crate::failure::{Failure, Needs, Result};
@@ -26,11 +27,13 @@ pub fn settings(root: &Path, name: &TargetName) -> Result<Settings> {
     Settings::load(root, name).person(format!("the configuration of {name} is broken"))
 }
 
-/// The same, and the log started as wordy as they say.
+/// The same, and the log started as wordy as they say. What the program writes is the group's to read, as under the
+/// units, whatever the umask of a root who starts it by hand.
 ///
 /// # Errors
 /// As [`settings`]; the log is started then too.
 pub fn settings_and_log(root: &Path, name: &TargetName) -> Result<Settings> {
+    umask(Mode::from_bits_truncate(0o027));
     let settings = settings(root, name);
     log::start(settings.as_ref().map_or(Verbosity::Info, |settings| settings.verbosity));
     settings

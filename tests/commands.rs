@@ -1,6 +1,8 @@
-//! What every command has in common: how a command line that is not understood ends, and
-//! that a reader may have enough.
+//! What every command has in common: how a command line that is not understood ends, that a
+//! reader may have enough, and whom what they write is for.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 
 fn blat(arguments: &[&str]) -> Command {
@@ -28,5 +30,23 @@ fn a_reader_that_has_had_enough_is_no_failure() {
         drop(reader);
         let status = blat(&["--root", root]).args(told).stdout(writer).status().unwrap();
         assert_eq!(status.code(), Some(0), "{told:?}");
+    }
+}
+
+#[test]
+fn what_a_run_by_a_root_with_a_strict_umask_writes_is_the_groups_to_read() {
+    let root = tempfile::tempdir().unwrap();
+    let state = root.path().join("var/lib/blat/site1");
+    for folder in [&root.path().join("etc/blat/targets"), &state] {
+        fs::create_dir_all(folder).unwrap();
+    }
+    let settings = "source = \"/nowhere\"\nssh.host = \"h\"\npackages.core = \"1.0\"\n";
+    fs::write(root.path().join("etc/blat/targets/site1.toml"), settings).unwrap();
+    let script = "umask 077; exec \"$0\" --root \"$1\" sync site1";
+    let mut shell = Command::new("sh");
+    shell.args(["-c", script, env!("CARGO_BIN_EXE_blat")]).arg(root.path());
+    assert_eq!(shell.output().unwrap().status.code(), Some(75), "there is no source archive");
+    for file in ["sync.json", "sync.lock", "sync.series"] {
+        assert_eq!(fs::metadata(state.join(file)).unwrap().mode() & 0o777, 0o640, "{file}");
     }
 }
