@@ -129,12 +129,6 @@ impl Totals {
         self.packages += packages;
         self.bytes += bytes;
     }
-
-    /// Counts a run that did not come to its end.
-    pub fn count_failure(&mut self) {
-        self.runs += 1;
-        self.failures += 1;
-    }
 }
 
 impl Transfers {

@@ -110,17 +110,20 @@ pub(super) struct Carry<'a> {
 type Ended = (PackageVersion, Result<Put, NotPut>, u64);
 
 impl Carry<'_> {
-    /// Puts what `plan` sends and links.
-    ///
-    /// # Errors
-    /// When the server takes nothing; the index is written all the same, if it can be.
-    pub(super) async fn out(mut self, plan: &Plan) -> Result<Carried> {
+    /// Puts what `plan` sends and links. It fails when the server takes nothing; the index is written all the
+    /// same, if it can be, and what was put before is told.
+    pub(super) async fn out(mut self, plan: &Plan) -> (Carried, Result<()>) {
+        let ended = self.cleaned_and_put(plan).await;
+        (self.carried, ended)
+    }
+
+    async fn cleaned_and_put(&mut self, plan: &Plan) -> Result<()> {
         self.bucket.clean().await?;
-        if let Err(failure) = self.put(plan).await {
+        let put = self.put(plan).await;
+        if put.is_err() {
             let _ = self.state.write(self.bucket).await;
-            return Err(failure);
         }
-        Ok(self.carried)
+        put
     }
 
     async fn put(&mut self, plan: &Plan) -> Result<()> {

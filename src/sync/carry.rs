@@ -91,13 +91,18 @@ impl<'a> Carry<'a> {
     }
 
     /// Carries `plan` out, and lays `package_list` down if one is given; whether that is the `last` that the
-    /// session has to say. What was done before an error stays done, and the next run finds it.
+    /// session has to say. What was done before an error stays done and is told, and the next run finds it.
     pub(super) async fn out(
         mut self,
         plan: &Plan,
         package_list: Option<Vec<u8>>,
         last: bool,
-    ) -> Result<Carried> {
+    ) -> (Carried, Result<()>) {
+        let ended = self.all(plan, package_list, last).await;
+        (self.carried, ended)
+    }
+
+    async fn all(&mut self, plan: &Plan, package_list: Option<Vec<u8>>, last: bool) -> Result<()> {
         let packages = plan.sends.iter().map(|send| Item::Package(send.id.clone(), Put::Version(send.stamp)));
         let links = plan.links.iter().map(|link| Item::Link(link.id.clone(), link.text.clone().into_bytes()));
         for item in packages.chain(links).chain(package_list.map(Item::PackageList)) {
@@ -117,7 +122,7 @@ impl<'a> Carry<'a> {
         {
             self.reporter.tell(Report::Problem { reason, about: None });
         }
-        Ok(self.carried)
+        Ok(())
     }
 
     fn send(&mut self, item: Item) -> Result<()> {

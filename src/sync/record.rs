@@ -22,6 +22,13 @@ use crate::state::{self, Excess, Failed, Missing, Point, Seconds, SyncEnd, Syncs
 /// How many of those that are missing are told with the result.
 const OLDEST: usize = 200;
 
+/// What a run sent: how many packages and links, and the sum of the sizes of their files, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Sent {
+    packages: u64,
+    bytes: u64,
+}
+
 /// The records of one run.
 #[derive(Debug)]
 pub(super) struct Record<'a> {
@@ -58,9 +65,8 @@ impl<'a> Record<'a> {
         state::keep(&self.places.missing(), &self.missing);
     }
 
-    /// The run came to its end.
-    pub(super) fn ended(mut self, plan: &Plan, carried: &Carried, aged: &Done, refused: u64, took: Duration) {
-        let now = seconds(SystemTime::now());
+    /// So much of the plan was carried out, perhaps up to a failure.
+    pub(super) fn carried(&mut self, plan: &Plan, carried: &Carried) -> Sent {
         let put: HashSet<&PackageVersion> = carried.put.iter().map(|(id, _)| id).collect();
         let planned = (plan.sends.len() + plan.links.len()) as u64;
         self.missing.items.retain(|item| !put.contains(&item.id));
@@ -71,6 +77,12 @@ impl<'a> Record<'a> {
             }
         }
         state::keep(&self.places.missing(), &self.missing);
+        Sent { packages: carried.packages + carried.links, bytes: carried.bytes }
+    }
+
+    /// The run came to its end.
+    pub(super) fn ended(self, plan: &Plan, carried: &Carried, aged: &Done, refused: u64, took: Duration) {
+        let now = seconds(SystemTime::now());
         if let Some(decision) = &plan.aged {
             state::keep(&self.places.excess(), &excess(decision, aged));
         }
@@ -122,15 +134,17 @@ fn keep_end(places: &Places, end: SyncEnd) {
     state::keep(&places.syncs(), &syncs);
 }
 
-/// A run did not come to its end.
-pub(super) fn failed(places: &Places, failure: &Failure) {
+/// A run did not come to its end. What it sent up to then stays.
+pub(super) fn failed(places: &Places, failure: &Failure, Sent { packages, bytes }: Sent) {
     let now = seconds(SystemTime::now());
     let mut syncs: Syncs = state::read(&places.syncs()).unwrap_or_default();
     let person = failure.mend == Mend::Person;
     syncs.failed = Some(Failed::after(syncs.failed.as_ref(), failure.to_string(), person, now));
-    syncs.totals.count_failure();
+    syncs.totals.count(packages, bytes);
+    syncs.totals.failures += 1;
     state::keep(&places.syncs(), &syncs);
-    state::append(&places.sync_series(), &Point { at: now, failed: true, ..Point::default() });
+    let point = Point { at: now, packages, bytes, failed: true, ..Point::default() };
+    state::append(&places.sync_series(), &point);
 }
 
 /// What is still in excess, and what becomes of it.
@@ -167,7 +181,10 @@ fn missing(plan: &Plan, listing: &Listing) -> Vec<(PackageVersion, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sync::known::Put;
+    use crate::sync::plan::{Send, There};
     use blat_target::message::Refusal;
+    use blat_target::stamp::Stamp;
 
     fn site1(root: &tempfile::TempDir) -> Places {
         let places = Places::of(root.path(), &"site1".parse().unwrap());
@@ -187,5 +204,25 @@ mod tests {
         let end = syncs.ended.unwrap();
         assert_eq!((end.failed, end.undeleted), (0, 1));
         assert_eq!((syncs.good_at, syncs.totals.failures), (Some(end.at), 1));
+    }
+
+    #[test]
+    fn what_was_sent_before_a_failure_counts_and_is_not_missing_any_more() {
+        let root = tempfile::tempdir().unwrap();
+        let places = site1(&root);
+        let id = |version: &str| PackageVersion::new("core", version).unwrap();
+        let send =
+            |version: &str| Send { id: id(version), stamp: Stamp(1), there: There::Nothing, bytes: None };
+        let plan = Plan { sends: vec![send("1.0"), send("2.0")], ..Plan::default() };
+        let mut record = Record::new(&places, &Answer::default());
+        record.begins(&plan, &Listing::default());
+        let put = vec![(id("1.0"), Put::Version(Stamp(1)))];
+        let sent = record.carried(&plan, &Carried { put, packages: 1, bytes: 7, ..Carried::default() });
+        failed(&places, &Failure::later(anyhow::anyhow!("the line broke")), sent);
+        let totals = state::read::<Syncs>(&places.syncs()).unwrap().totals;
+        assert_eq!((totals.runs, totals.failures, totals.packages, totals.bytes), (1, 1, 1, 7));
+        assert_eq!(state::points(&places.sync_series())[0].bytes, 7);
+        let missing: Missing = state::read(&places.missing()).unwrap();
+        assert_eq!((missing.count, &missing.items[0].id), (1, &id("2.0")));
     }
 }

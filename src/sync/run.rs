@@ -25,7 +25,7 @@ use super::good;
 use super::known;
 use super::plan::{Plan, Policy};
 use super::plan_text;
-use super::record::{self, Record};
+use super::record::{self, Record, Sent};
 use super::room;
 use super::rows::Rows;
 use super::show::{Show, tell};
@@ -89,9 +89,9 @@ async fn carry_out(settings: &Settings, places: &Places, helper: &Path, mode: Mo
     let mut run = Run::new(settings, places, helper, &mut reporter);
     let ended = run.all(mode).await;
     if let Err(failure) = &ended {
-        record::failed(places, failure);
+        record::failed(places, failure, run.sent);
         let person = failure.mend == Mend::Person;
-        reporter.tell(Report::SyncFailed { reason: failure.to_string(), person });
+        run.reporter.tell(Report::SyncFailed { reason: failure.to_string(), person });
     }
     // What failed is taken up again by the agent, also by one that starts only now: it may be its end,
     // at a restart, by which this failed.
@@ -159,11 +159,13 @@ struct Run<'a> {
     reporter: &'a mut Reporter,
     /// What the target had when it was last asked.
     known: Listing,
+    sent: Sent,
 }
 
 impl<'a> Run<'a> {
     fn new(settings: &'a Settings, places: &'a Places, helper: &'a Path, reporter: &'a mut Reporter) -> Self {
-        Self { settings, places, helper, reporter, known: known::read(&places.listing()) }
+        let known = known::read(&places.listing());
+        Self { settings, places, helper, reporter, known, sent: Sent::default() }
     }
 
     async fn all(&mut self, mode: Mode) -> Result<Ended> {
@@ -237,9 +239,10 @@ impl<'a> Run<'a> {
             carried: Carried::default(),
             in_a_row: 0,
         };
-        let carried = carry.out(&plan).await;
+        let (carried, ended) = carry.out(&plan).await;
         show.end();
-        let carried = carried?;
+        self.sent = record.carried(&plan, &carried);
+        ended?;
         self.decide_again(aim, Instant::now(), &state, &mut plan, &mut policy).await?;
         let hold = self.places.hold();
         let age = bucket::Age::new(&bucket, &mut state, &hold, self.reporter);

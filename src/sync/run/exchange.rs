@@ -87,9 +87,10 @@ impl Run<'_> {
         let silent = self.is_silent_about_excess(&planned);
         let look = room::Look::begin(&planned.plan, &self.settings.source, archive, planned.info.clone());
         let carry = Carry::new(archive, &planned.listing, channel, look, self.reporter, &mut show);
-        let carried = carry.out(&planned.plan, lays_down.then_some(text), silent).await;
+        let (carried, ended) = carry.out(&planned.plan, lays_down.then_some(text), silent).await;
         show.end();
-        let carried = carried?;
+        self.sent = record.carried(&planned.plan, &carried);
+        ended?;
         let aged = match silent {
             true => Done::default(),
             false => self.age(channel, aim, &mut planned, &carried).await?,
