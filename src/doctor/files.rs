@@ -1,7 +1,7 @@
 //! What a target needs on this machine's disk: the source archive, its directories, and its key.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -25,16 +25,19 @@ pub(super) fn look(settings: &Settings, places: &Places) -> Vec<Finding> {
     found
 }
 
+/// It is tried as the user blat does: neither root's look nor the bits tell of groups, and of the folders above.
 fn source(path: &Path) -> Finding {
     let shown = path.display();
-    let others = |mode: u32| mode & 0o005 == 0o005;
     let folder = path.to_owned();
-    match Look::begin(path, move || fs::read_dir(&folder).and_then(|_| fs::metadata(&folder))).end() {
-        Ok(found) if others(found.permissions().mode()) => Finding::fine("source", shown),
-        Ok(_) => Finding::wrong(
+    match Look::begin(path, move || fs::read_dir(&folder).map(|_| blat_reads(&folder))).end() {
+        Ok(true) => Finding::fine("source", shown),
+        Ok(false) => Finding::wrong(
             "source",
             format_args!("the user blat cannot read {shown}"),
-            Mend::Here(format!("chmod o+rx {shown}")),
+            Mend::Words(format!(
+                "let blat pass the folders above {shown} and read it: as a member of a group that may \
+                 (usermod -aG GROUP blat), or as everybody (chmod o+rx)"
+            )),
         ),
         Err(why) => Finding::wrong(
             "source",
@@ -42,6 +45,12 @@ fn source(path: &Path) -> Finding {
             Mend::Words(format!("mount the archive at {shown}, or correct `source`")),
         ),
     }
+}
+
+fn blat_reads(folder: &Path) -> bool {
+    let mut test = Command::new("runuser");
+    test.args(["-u", "blat", "--", "test", "-r"]).arg(folder).arg("-a").arg("-x").arg(folder);
+    test.output().is_ok_and(|test| test.status.success())
 }
 
 /// A directory that `blat config apply` makes and gives to blat.

@@ -55,7 +55,7 @@ const TROUBLES: &[Trouble] = &[
     ),
     here("systemctl stop blat@site1", "units"),
     here("echo 1 >/proc/sys/net/ipv4/tcp_slow_start_after_idle", "connections"),
-    here("chmod 0700 /srv/dpkg_archive", "source"),
+    mended(here("chmod 0700 /srv", "source"), On::Master, "chmod 0755 /srv"),
     mended(
         here("mv /srv/dpkg_archive /srv/elsewhere", "source"),
         On::Master,
@@ -112,7 +112,10 @@ fn field() -> Field {
     site.sh(&format!("echo '{TRANSFER_USER}:{PASSWORD}' | chpasswd"));
     master.write("/root/askpass", format!("#!/bin/sh\necho '{PASSWORD}'\n"), 0o755);
     let field = Field { lab, master, site };
-    field.master.sh(&format!("mkdir -p {SOURCE}"));
+    // An archive that blat may read by its group alone.
+    field.master.sh(&format!(
+        "groupadd release; usermod -aG release blat; mkdir -p {SOURCE}; chgrp release {SOURCE}; chmod 0750 {SOURCE}"
+    ));
     field.publish("core", "1.0");
     field.master.write("/root/releases", release("Bus/0", 'N', &["core/1.0".to_owned()]), 0o644);
     field.master.sh("blat release import /root/releases");
