@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use anyhow::anyhow;
-use openssh_sftp_client::Sftp;
+use openssh_sftp_client::error::SftpErrorKind;
 use openssh_sftp_client::metadata::Permissions;
+use openssh_sftp_client::{Error, Sftp};
 
 use super::{Wish, said};
 use crate::config::There;
@@ -14,7 +15,7 @@ use crate::ssh::Connection;
 
 const SSH_FOLDER: &str = ".ssh";
 const AUTHORIZED_KEYS: &str = ".ssh/authorized_keys";
-const DRAFT: &str = ".ssh/.authorized_keys.blat";
+const DRAFT: &str = ".authorized_keys.blat";
 
 /// Whether SFTP may be used on this connection, which a restricted key may not.
 pub(super) async fn has_sftp(connection: &Connection) -> bool {
@@ -94,29 +95,35 @@ impl Line {
     }
 
     /// The file with this line in the place of those that have the key; none if it is as it should be.
-    fn put_into(&self, file: &str) -> Option<String> {
-        let has_key = |line: &&str| line.split_whitespace().any(|word| word == self.key);
-        let ours: Vec<&str> = file.lines().filter(has_key).collect();
-        if ours == [self.text.as_str()] {
+    /// Others are left as they are, to the byte.
+    fn put_into(&self, file: &[u8]) -> Option<Vec<u8>> {
+        let (ours, others): (Vec<&[u8]>, Vec<&[u8]>) =
+            file.split_inclusive(|byte| *byte == b'\n').partition(|line| self.is_of(line));
+        if matches!(ours[..], [line] if line.trim_ascii_end() == self.text.as_bytes()) {
             return None;
         }
-        let others = file.lines().filter(|line| !has_key(line));
-        Some(others.chain([self.text.as_str()]).map(|line| format!("{line}\n")).collect())
+        let mut text = others.concat();
+        if text.last().is_some_and(|last| *last != b'\n') {
+            text.push(b'\n');
+        }
+        text.extend(format!("{}\n", self.text).into_bytes());
+        Some(text)
+    }
+
+    /// Whether a line of the file has the key.
+    fn is_of(&self, line: &[u8]) -> bool {
+        String::from_utf8_lossy(line).split_whitespace().any(|word| word == self.key)
     }
 }
 
 /// Has the target let the key in, as the line says.
 pub(super) async fn authorize(connection: &Connection, line: &Line) -> Result<()> {
     let sftp = open_sftp(connection).await?;
-    let before = match sftp.fs().read(AUTHORIZED_KEYS).await {
-        Ok(content) => String::from_utf8_lossy(&content).into_owned(),
-        Err(_) => String::new(),
-    };
-    match line.put_into(&before) {
-        Some(text) => write(&sftp, &text).await?,
-        None => return Ok(()),
-    }
+    let is_new = put(&sftp, line).await?;
     let _ = sftp.close().await;
+    if !is_new {
+        return Ok(());
+    }
     if line.text.starts_with("restrict") {
         said("installed the public key, restricted: it serves this archive, and nothing else");
         said("what that costs: `blat ssh`, and (without --allow-replace) that a new helper comes by itself");
@@ -126,38 +133,129 @@ pub(super) async fn authorize(connection: &Connection, line: &Line) -> Result<()
     Ok(())
 }
 
-/// Replaces `authorized_keys` as a whole, also where it is a link.
-async fn write(sftp: &Sftp, text: &str) -> Result<()> {
+/// Puts the line into `authorized_keys`; whether it was not there already.
+async fn put(sftp: &Sftp, line: &Line) -> Result<bool> {
+    let before = match sftp.fs().read(AUTHORIZED_KEYS).await {
+        Err(Error::SftpError(SftpErrorKind::NoSuchFile, _)) => Vec::new(),
+        read => read.person(format!("cannot read {AUTHORIZED_KEYS} on the target"))?.to_vec(),
+    };
+    match line.put_into(&before) {
+        Some(text) => write(sftp, &text).await.map(|()| true),
+        None => Ok(false),
+    }
+}
+
+/// Replaces `authorized_keys` as a whole; where it is a link, what that leads to.
+async fn write(sftp: &Sftp, text: &[u8]) -> Result<()> {
     let mut fs = sftp.fs();
     let attempt = || format!("cannot write {AUTHORIZED_KEYS} on the target");
     if fs.metadata(SSH_FOLDER).await.is_err() {
         fs.create_dir(SSH_FOLDER).await.person(attempt())?;
         fs.set_permissions(SSH_FOLDER, Permissions::from(0o700)).await.person(attempt())?;
     }
-    let place = fs.canonicalize(AUTHORIZED_KEYS).await;
-    let place = place.unwrap_or_else(|_| Path::new(AUTHORIZED_KEYS).to_owned());
-    fs.write(DRAFT, text.as_bytes()).await.person(attempt())?;
-    fs.set_permissions(DRAFT, Permissions::from(0o600)).await.person(attempt())?;
-    fs.rename(DRAFT, place).await.person(attempt())
+    let place = match fs.canonicalize(AUTHORIZED_KEYS).await {
+        // Some servers resolve only what is there.
+        Err(_) if fs.read_link(AUTHORIZED_KEYS).await.is_err() => Path::new(AUTHORIZED_KEYS).to_owned(),
+        place => place.person(attempt())?,
+    };
+    // Beside it: no rename leads to another file system.
+    let draft = place.with_file_name(DRAFT);
+    let mut file =
+        sftp.options().write(true).create(true).truncate(true).open(&draft).await.person(attempt())?;
+    file.set_permissions(Permissions::from(0o600)).await.person(attempt())?;
+    file.write_all(text).await.person(attempt())?;
+    if sftp.support_fsync() {
+        file.sync_all().await.person(attempt())?;
+    }
+    // A file server may refuse only here what is over the quota.
+    file.close().await.person(attempt())?;
+    fs.rename(draft, place).await.person(attempt())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+    use std::process::Stdio;
+
+    use openssh_sftp_client::SftpOptions;
+
     use super::*;
 
-    fn line(text: &str) -> Line {
-        Line { key: "AAAAkey".into(), text: text.into() }
+    const PLAIN: &str = "ssh-ed25519 AAAAkey blat";
+    const OPTIONS: &str = "restrict,command=\"bin/blat-target serve\"";
+
+    fn line(options: &str) -> Line {
+        let text = format!("{options} {PLAIN}").trim_start().to_owned();
+        Line { key: "AAAAkey".into(), text }
+    }
+
+    /// The file with the line.
+    fn with(line: &Line, file: &str) -> Option<String> {
+        line.put_into(file.as_bytes()).map(|text| String::from_utf8(text).unwrap())
     }
 
     #[test]
     fn a_key_stands_in_the_file_once_and_others_stay() {
-        let plain = line("ssh-ed25519 AAAAkey blat");
+        let (plain, tight) = (line(""), line(OPTIONS));
         let others = "# mine\nssh-rsa AAAAother me\n";
-        let with = plain.put_into(others).unwrap();
-        assert_eq!(with, format!("{others}ssh-ed25519 AAAAkey blat\n"));
-        assert_eq!(plain.put_into(&with), None);
-        let tight = line("restrict,command=\"bin/blat-target serve\" ssh-ed25519 AAAAkey blat");
-        assert_eq!(tight.put_into(&with).unwrap(), format!("{others}{}\n", tight.text));
-        assert_eq!(tight.put_into("").unwrap(), format!("{}\n", tight.text));
+        let both = with(&plain, others).unwrap();
+        assert_eq!(both, format!("{others}{PLAIN}\n"));
+        assert_eq!(with(&plain, &both), None);
+        assert_eq!(with(&tight, &both).unwrap(), format!("{others}{OPTIONS} {PLAIN}\n"));
+        assert_eq!(with(&tight, "").unwrap(), format!("{OPTIONS} {PLAIN}\n"));
+        assert_eq!(with(&plain, "ssh-rsa AAAAother").unwrap(), format!("ssh-rsa AAAAother\n{PLAIN}\n"));
+    }
+
+    #[test]
+    fn lines_of_others_stay_to_the_byte() {
+        let others = b"ssh-rsa AAAAother M\xfcller\r\n";
+        assert_eq!(line("").put_into(others).unwrap(), [others, PLAIN.as_bytes(), b"\n"].concat());
+    }
+
+    /// A server whose user's home is `home`.
+    async fn server(home: &Path) -> Sftp {
+        let mut server = tokio::process::Command::new("/usr/lib/openssh/sftp-server");
+        server.current_dir(home).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut server = server.spawn().expect("this needs Debian's package `openssh-sftp-server`");
+        let (stdin, stdout) = (server.stdin.take().unwrap(), server.stdout.take().unwrap());
+        Sftp::new(stdin, stdout, SftpOptions::new()).await.unwrap()
+    }
+
+    fn home() -> (tempfile::TempDir, std::path::PathBuf) {
+        let home = tempfile::tempdir().unwrap();
+        fs::create_dir(home.path().join(SSH_FOLDER)).unwrap();
+        let file = home.path().join(AUTHORIZED_KEYS);
+        (home, file)
+    }
+
+    #[tokio::test]
+    async fn a_file_that_cannot_be_read_stays_and_one_that_is_missing_is_made() {
+        let (home, file) = home();
+        // Which root cannot read either.
+        fs::create_dir(&file).unwrap();
+        let why = put(&server(home.path()).await, &line("")).await.unwrap_err().to_string();
+        assert!(why.contains("cannot read .ssh/authorized_keys"), "{why}");
+        fs::remove_dir_all(home.path().join(SSH_FOLDER)).unwrap();
+        let server = server(home.path()).await;
+        assert!(put(&server, &line("")).await.unwrap());
+        assert!(!put(&server, &line("")).await.unwrap());
+        assert_eq!(fs::read_to_string(&file).unwrap(), format!("{PLAIN}\n"));
+    }
+
+    #[tokio::test]
+    async fn a_link_stays_one_and_leads_to_another_file_system_or_to_nothing() {
+        let (home, file) = home();
+        let elsewhere = tempfile::tempdir_in("/dev/shm").unwrap();
+        let keys = elsewhere.path().join("keys");
+        fs::write(&keys, "ssh-rsa AAAAother me\n").unwrap();
+        symlink(&keys, &file).unwrap();
+        let server = server(home.path()).await;
+        assert!(put(&server, &line("")).await.unwrap());
+        assert_eq!(fs::read_to_string(&keys).unwrap(), format!("ssh-rsa AAAAother me\n{PLAIN}\n"));
+        fs::remove_file(&file).unwrap();
+        symlink(elsewhere.path().join("not mounted/keys"), &file).unwrap();
+        assert!(file.is_symlink() && put(&server, &line("")).await.is_err());
+        assert!(file.is_symlink());
     }
 }
