@@ -103,7 +103,7 @@ pub(super) fn key(site: Site<'_>) -> Finding {
     let wrong = |is: String, mend: String| Finding::wrong("key", is, Mend::Here(mend));
     let found = match fs::metadata(path) {
         Ok(found) => found,
-        Err(why) => return wrong(format!("{shown}: {why}"), site.enroll()),
+        Err(why) => return wrong(format!("{shown}: {why}"), site.enroll_key()),
     };
     if found.uid() != 0 || found.mode() & 0o077 != 0 {
         let is = format!("{shown} is not root's alone");
@@ -114,5 +114,5 @@ pub(super) fn key(site: Site<'_>) -> Finding {
         return Finding::fine("key", shown);
     }
     let is = format!("{shown} is no private key without a passphrase");
-    wrong(is, format!("mv {shown} {shown}.unusable && {}", site.enroll()))
+    wrong(is, format!("mv {shown} {shown}.unusable && {}", site.enroll_key()))
 }

@@ -43,6 +43,11 @@ impl Site<'_> {
         let port = if ssh.port == 22 { String::new() } else { format!(" --port {}", ssh.port) };
         format!("blat enroll {name} {}@{}{port}", ssh.user, ssh.host)
     }
+
+    /// The same where the key has to be let in anew: nothing here knows any more whether it was restricted.
+    fn enroll_key(self) -> String {
+        format!("{}   # with --restrict, if the key was restricted", self.enroll())
+    }
 }
 
 /// Looks at the machine and at one target, or all, and prints what is found.

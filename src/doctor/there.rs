@@ -44,7 +44,8 @@ fn unreachable(site: Site<'_>, endpoint: &Endpoint, failure: &Failure) -> Findin
                 format!("ssh-keygen -R {} -f {}", host_key::name(endpoint), endpoint.known_hosts.display());
             Mend::Words(format!("find out why; if that is right: {forget} && {}", site.enroll()))
         }
-        Some(Why::KeyRefused | Why::HostKeyUnknown | Why::KeyUnusable) => Mend::Here(site.enroll()),
+        Some(Why::KeyRefused | Why::KeyUnusable) => Mend::Here(site.enroll_key()),
+        Some(Why::HostKeyUnknown) => Mend::Here(site.enroll()),
         Some(Why::NoName) => Mend::Words("correct ssh.host in the target's file, or the name service".into()),
         Some(Why::NobodyListens) => Mend::There("root".into(), "systemctl start ssh".into()),
         _ => Mend::Words(

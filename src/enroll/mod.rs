@@ -77,13 +77,20 @@ fn said(what: impl std::fmt::Display) {
     println!("  {what}");
 }
 
-/// Whether all is done on the target already, by a key that can do as much as is asked, and no more.
+/// Whether all is done on the target already, by a restricted key: one that may replace the helper or not, as is
+/// asked. Where no restriction is asked for, the one that is there stays.
 async fn serves_restricted(target: &SshTarget, wish: &Wish, helper: &Helper) -> bool {
     let key = Proof::Key(&target.ssh.identity);
     let Ok(connection) = Connection::open(&Endpoint::of(&target.ssh), key).await else { return false };
-    let restricted = wish.restrict && !there::has_sftp(&connection).await;
-    let serves = restricted && may_replace(target, helper, &connection).await == Ok(wish.allow_replace);
+    let restricted = !there::has_sftp(&connection).await;
+    let serves = restricted
+        && may_replace(target, helper, &connection)
+            .await
+            .is_ok_and(|may| !wish.restrict || may == wish.allow_replace);
     connection.close().await;
+    if serves && !wish.restrict {
+        said("the key is restricted on the target, and stays so");
+    }
     serves
 }
 

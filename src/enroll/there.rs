@@ -70,6 +70,8 @@ pub(super) async fn make_archive(
 pub(super) struct Line {
     /// The key itself, by which the line is found again.
     key: String,
+    /// The options that are asked for; it may have others.
+    options: String,
     text: String,
 }
 
@@ -79,7 +81,7 @@ impl Line {
         let key = public.split_whitespace().nth(1);
         let key = key.ok_or_else(|| Failure::person(anyhow!("{public:?} is no public key")))?.to_owned();
         if !wish.restrict {
-            return Ok(Self { key, text: public.to_owned() });
+            return Ok(Self { key, options: String::new(), text: public.to_owned() });
         }
         let archive = target.archive.as_str();
         let plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
@@ -91,15 +93,17 @@ impl Line {
         }
         let replace = if wish.allow_replace { " --allow-replace" } else { "" };
         let command = format!("{}/blat-target serve --archive {archive}{replace}", target.bin);
-        Ok(Self { key, text: format!("restrict,command=\"{command}\" {public}") })
+        let options = format!("restrict,command=\"{command}\"");
+        Ok(Self { key, text: format!("{options} {public}"), options })
     }
 
-    /// The file with this line in the place of those that have the key; none if it is as it should be.
-    /// Others are left as they are, to the byte.
+    /// The file with this line in the place of those that have the key; none where those have all the options
+    /// that are asked for. Others are left as they are, to the byte.
     fn put_into(&self, file: &[u8]) -> Option<Vec<u8>> {
         let (ours, others): (Vec<&[u8]>, Vec<&[u8]>) =
             file.split_inclusive(|byte| *byte == b'\n').partition(|line| self.is_of(line));
-        if matches!(ours[..], [line] if line.trim_ascii_end() == self.text.as_bytes()) {
+        let has_options = |line: &&[u8]| String::from_utf8_lossy(line).contains(&self.options);
+        if !ours.is_empty() && ours.iter().all(has_options) {
             return None;
         }
         let mut text = others.concat();
@@ -110,9 +114,10 @@ impl Line {
         Some(text)
     }
 
-    /// Whether a line of the file has the key.
+    /// Whether a line of the file has the key, and is no comment.
     fn is_of(&self, line: &[u8]) -> bool {
-        String::from_utf8_lossy(line).split_whitespace().any(|word| word == self.key)
+        let line = String::from_utf8_lossy(line);
+        !line.trim_start().starts_with('#') && line.split_whitespace().any(|word| word == self.key)
     }
 }
 
@@ -122,9 +127,8 @@ pub(super) async fn authorize(connection: &Connection, line: &Line) -> Result<()
     let is_new = put(&sftp, line).await?;
     let _ = sftp.close().await;
     if !is_new {
-        return Ok(());
-    }
-    if line.text.starts_with("restrict") {
+        said("the public key is there already, and its line stays as it is");
+    } else if !line.options.is_empty() {
         said("installed the public key, restricted: it serves this archive, and nothing else");
         said("what that costs: `blat ssh`, and (without --allow-replace) that a new helper comes by itself");
     } else {
@@ -187,7 +191,7 @@ mod tests {
 
     fn line(options: &str) -> Line {
         let text = format!("{options} {PLAIN}").trim_start().to_owned();
-        Line { key: "AAAAkey".into(), text }
+        Line { key: "AAAAkey".into(), options: options.into(), text }
     }
 
     /// The file with the line.
@@ -205,6 +209,17 @@ mod tests {
         assert_eq!(with(&tight, &both).unwrap(), format!("{others}{OPTIONS} {PLAIN}\n"));
         assert_eq!(with(&tight, "").unwrap(), format!("{OPTIONS} {PLAIN}\n"));
         assert_eq!(with(&plain, "ssh-rsa AAAAother").unwrap(), format!("ssh-rsa AAAAother\n{PLAIN}\n"));
+    }
+
+    #[test]
+    fn the_options_of_a_line_stay_until_more_are_asked_for() {
+        let restricted = format!("from=\"192.0.2.1\",{OPTIONS} {PLAIN}\n");
+        assert_eq!(with(&line(""), &restricted), None);
+        assert_eq!(with(&line(OPTIONS), &restricted), None);
+        let only_from = format!("from=\"192.0.2.1\" {PLAIN}\n");
+        assert_eq!(with(&line(OPTIONS), &only_from).unwrap(), format!("{OPTIONS} {PLAIN}\n"));
+        let comment = format!("# {restricted}");
+        assert_eq!(with(&line(""), &comment).unwrap(), format!("{comment}{PLAIN}\n"));
     }
 
     #[test]
