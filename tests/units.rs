@@ -161,13 +161,31 @@ fn every_service_exposes_little() {
         ["units", "target/units"].map(|folder| fs::read_dir(Path::new(SOURCE).join(folder)).unwrap());
     for unit in folders.into_iter().flatten() {
         let path = unit.unwrap().path();
-        if path.extension().is_some_and(|end| end == "service") {
+        // That one runs a command of the administrator's.
+        let is_notify = path.ends_with("blat-notify@.service");
+        if path.extension().is_some_and(|end| end == "service") && !is_notify {
             let path = path.to_string_lossy();
             let is_fast = path.ends_with("/blat-transfer@.service");
             let threshold = format!("--threshold={}", if is_fast { EXPOSURE_OF_FAST } else { EXPOSURE });
             let output = systemd_analyze(&["security", "--no-pager", "--offline=true", &threshold, &path]);
             assert!(output.status.success(), "{path}: {}", text(&output));
         }
+    }
+}
+
+/// The network, the mail queue, and a mailer that is root's or a group's.
+#[test]
+fn a_command_that_tells_a_person_is_not_kept_from_it() {
+    let unit = fs::read_to_string(Path::new(SOURCE).join("units/blat-notify@.service")).unwrap();
+    // Without these, `man systemd.exec` knows of nothing that keeps what is set-user-ID or set-group-ID from it.
+    let keys = "CapabilityBoundingSet DynamicUser IPAddressDeny LockPersonality MemoryDenyWriteExecute \
+        NoNewPrivileges PrivateDevices PrivateNetwork PrivateUsers ProtectClock ProtectHostname ProtectKernelLogs \
+        ProtectKernelModules ProtectKernelTunables RestrictAddressFamilies RestrictNamespaces RestrictRealtime \
+        RestrictSUIDSGID SystemCallArchitectures SystemCallFilter SystemCallLog";
+    for line in unit.lines() {
+        let (key, value) = line.split_once('=').unwrap_or((line, ""));
+        let hinders = keys.split_whitespace().any(|one| one == key) || line == "ProtectSystem=strict";
+        assert!(!hinders, "{key}={value}");
     }
 }
 
