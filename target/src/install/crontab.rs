@@ -1,13 +1,15 @@
 //! The same without systemd: lines for a crontab.
 //!
-//! Of the times that systemd takes, the simple ones have a word in a crontab: `[DAYS] [*-*-*] HH:MM[:SS]`.
+//! Of the times that systemd takes, the simple ones have a word in a crontab: `[DAYS] [*-*-*] HH:MM[:SS]`, with
+//! days as `Mon`, `Monday`, `Mon..Fri` and lists of these.
 
 use std::fmt::Write;
 use std::path::Path;
 
 use super::Wishes;
 
-const DAYS: [&str; 7] = ["Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"];
+/// As systemd counts them.
+const DAYS: [&str; 7] = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
 
 /// A line for each verb; for a time that no crontab knows, a comment in front says so.
 pub(super) fn lines(program: &Path, wishes: &Wishes) -> String {
@@ -31,7 +33,7 @@ fn when(calendar: &str) -> Option<String> {
     let words: Vec<_> = calendar.split_whitespace().filter(|word| *word != "*-*-*").collect();
     let (days, time) = match words[..] {
         [time] => ("*".to_owned(), time),
-        [days, time] => (days.split(',').map(day).collect::<Option<Vec<_>>>()?.join(","), time),
+        [days, time] => (days.split(',').map(self::days).collect::<Option<Vec<_>>>()?.join(","), time),
         _ => return None,
     };
     let mut parts = time.split(':');
@@ -40,9 +42,17 @@ fn when(calendar: &str) -> Option<String> {
     Some(format!("{minute} {hour} * * {days}"))
 }
 
-fn day(name: &str) -> Option<String> {
-    let number = DAYS.iter().position(|day| name.len() >= 3 && name[..3].eq_ignore_ascii_case(day))?;
-    Some(number.to_string())
+/// The numbers of a day, or of those from one to another, as a crontab has them: Sunday is 0.
+fn days(text: &str) -> Option<String> {
+    let (first, last) = text.split_once("..").unwrap_or((text, text));
+    let days = day(first)?..=day(last)?;
+    let numbers: Vec<_> = days.map(|day| ((day + 1) % 7).to_string()).collect();
+    (!numbers.is_empty()).then(|| numbers.join(","))
+}
+
+/// Which day has this name, whole or its first three letters.
+fn day(name: &str) -> Option<usize> {
+    DAYS.iter().position(|day| [day, &day[..3]].iter().any(|known| name.eq_ignore_ascii_case(known)))
 }
 
 /// One word for the shell, in which cron takes a bare `%` for a line break.
@@ -59,6 +69,11 @@ mod tests {
         assert_eq!(when("*-*-* 03:00:00").as_deref(), Some("0 3 * * *"));
         assert_eq!(when("Mon *-*-* 06:05:00").as_deref(), Some("5 6 * * 1"));
         assert_eq!(when("Tue,Sat 23:59").as_deref(), Some("59 23 * * 2,6"));
+        assert_eq!(when("mon..fri 3:00").as_deref(), Some("0 3 * * 1,2,3,4,5"));
+        assert_eq!(when("Wednesday,Sat..Sun 3:00").as_deref(), Some("0 3 * * 3,6,0"));
+        for other in ["Fri..Mon 03:00", "Mon-Fri 03:00", "Mondays 03:00", "Mon.. 03:00", "Mon, 03:00"] {
+            assert_eq!(when(other), None, "{other}");
+        }
         for other in ["daily", "*:0/5", "Mon..Fri 3", "*-*-1 03:00", "25:00", "M\u{e4}r 03:00", ""] {
             assert_eq!(when(other), None, "{other}");
         }
