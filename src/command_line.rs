@@ -29,7 +29,7 @@ pub enum Command {
         /// The target, as its file below /etc/blat/targets is called
         name: TargetName,
         /// The helper program to put on the target where it is missing
-        #[arg(long, default_value = helper::SHIPPED, value_name = "FILE")]
+        #[arg(long, default_value_os_t = helper::shipped(), value_name = "FILE")]
         helper: PathBuf,
     },
     /// Bring a target to what it should have; `blat-sync@NAME.service` runs it
@@ -46,7 +46,7 @@ pub enum Command {
         #[arg(long, conflicts_with = "dry_run")]
         accept_shrink: bool,
         /// The helper program to put on the target where it is missing
-        #[arg(long, default_value = helper::SHIPPED, value_name = "FILE")]
+        #[arg(long, default_value_os_t = helper::shipped(), value_name = "FILE")]
         helper: PathBuf,
     },
     /// Hold all deletion at a target back, its own purge included, at once
@@ -57,7 +57,7 @@ pub enum Command {
         #[arg(long, default_value = "a person asked for it", value_name = "TEXT")]
         reason: String,
         /// The helper program to put on the target where it is missing
-        #[arg(long, default_value = helper::SHIPPED, value_name = "FILE")]
+        #[arg(long, default_value_os_t = helper::shipped(), value_name = "FILE")]
         helper: PathBuf,
     },
     /// End what `blat hold` began
@@ -65,7 +65,7 @@ pub enum Command {
         /// The target, as its file below /etc/blat/targets is called
         name: TargetName,
         /// The helper program to put on the target where it is missing
-        #[arg(long, default_value = helper::SHIPPED, value_name = "FILE")]
+        #[arg(long, default_value_os_t = helper::shipped(), value_name = "FILE")]
         helper: PathBuf,
     },
     /// Set target machines up
@@ -140,7 +140,7 @@ pub enum Command {
         /// One target only
         name: Option<TargetName>,
         /// The helper program that belongs to this build
-        #[arg(long, default_value = helper::SHIPPED, value_name = "FILE")]
+        #[arg(long, default_value_os_t = helper::shipped(), value_name = "FILE")]
         helper: PathBuf,
     },
     /// Open a shell on a target as the transfer user, by the target's key
@@ -159,7 +159,7 @@ pub enum TargetCommand {
         /// The target, as its file below /etc/blat/targets is called
         name: TargetName,
         /// The helper program to put on the target where it is missing
-        #[arg(long, default_value = helper::SHIPPED, value_name = "FILE")]
+        #[arg(long, default_value_os_t = helper::shipped(), value_name = "FILE")]
         helper: PathBuf,
     },
 }
@@ -216,7 +216,7 @@ pub struct Enroll {
     #[arg(long, value_name = "FINGERPRINT")]
     pub host_key: Option<String>,
     /// The helper program to put on the target
-    #[arg(long, default_value = helper::SHIPPED, value_name = "FILE")]
+    #[arg(long, default_value_os_t = helper::shipped(), value_name = "FILE")]
     pub helper: PathBuf,
 }
 

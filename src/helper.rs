@@ -24,8 +24,10 @@ use crate::progress::Progress;
 use crate::session::{Means, Refused, Session};
 use crate::ssh::Connection;
 
-/// Where the packages put the helper that belongs to them.
-pub const SHIPPED: &str = "/usr/lib/blat/blat-target";
+/// Where the packages put the helper that belongs to them,
+const SHIPPED: &str = "/usr/lib/blat/blat-target";
+/// and where it is below the prefix of any installation.
+const BELOW_PREFIX: &str = "lib/blat/blat-target";
 /// How long an upload may take: 2 MB on the slowest line that anyone has.
 const UPLOAD_TIMEOUT: Duration = Duration::from_secs(600);
 /// The helper goes in pieces of so many bytes, which every server takes at once,
@@ -47,8 +49,16 @@ pub struct Helper {
     digest: Digest,
 }
 
+/// The helper that was installed together with this program, `PREFIX/bin/blat`, or else that of the packages.
+pub fn shipped() -> PathBuf {
+    let program = std::env::current_exe().ok();
+    let prefix = program.as_deref().and_then(|program| program.ancestors().nth(2));
+    let installed = prefix.map(|prefix| prefix.join(BELOW_PREFIX)).filter(|helper| helper.exists());
+    installed.unwrap_or_else(|| SHIPPED.into())
+}
+
 impl Helper {
-    /// Looks at the helper at `path` (see [`SHIPPED`]).
+    /// Looks at the helper at `path` (see [`shipped`]).
     pub fn read(path: &Path) -> Result<Self> {
         let mut hasher = blake3::Hasher::new();
         let file = File::open(path).and_then(|file| {

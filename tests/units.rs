@@ -241,3 +241,18 @@ fn another_prefix_reaches_the_units() {
         assert!(text.contains(&format!("ExecStart={command}\n")), "{text}");
     }
 }
+
+/// The units name no helper.
+#[test]
+fn a_program_below_another_prefix_puts_the_helper_there_that_was_installed_with_it() {
+    let prefix = tempfile::tempdir().unwrap();
+    let (blat, helper) = (prefix.path().join("bin/blat"), prefix.path().join("lib/blat/blat-target"));
+    program(&helper);
+    program(&blat);
+    fs::copy(env!("CARGO_BIN_EXE_blat"), &blat).unwrap();
+    let said = text(&Command::new(&blat).args(["transfer", "--help"]).output().unwrap());
+    assert!(said.contains(&format!("[default: {}]", helper.display())), "{said}");
+    fs::remove_file(helper).unwrap();
+    let said = text(&Command::new(&blat).args(["transfer", "--help"]).output().unwrap());
+    assert!(said.contains("[default: /usr/lib/blat/blat-target]"), "{said}");
+}
