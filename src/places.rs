@@ -18,6 +18,8 @@ pub struct Places {
     pub runtime: PathBuf,
     /// The socket on which short-lived programs report to the agent.
     pub report: PathBuf,
+    /// There as long as a person is told what the target needs: `RuntimeDirectory=` of `blat-notify@.service`.
+    pub telling: PathBuf,
     /// The digests of packages, for all targets: may be deleted.
     pub digests: PathBuf,
     /// Packages that are packed for several targets: may be deleted.
@@ -32,6 +34,7 @@ impl Places {
             state: root.join("var/lib/blat").join(name.as_str()),
             runtime: run.join(name.as_str()),
             report: run.join(format!("{name}.report")),
+            telling: root.join("run/blat-notify").join(name.as_str()),
             digests: root.join(CACHE),
             ready: root.join(READY),
         }

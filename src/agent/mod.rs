@@ -145,7 +145,7 @@ impl Agent {
         loop {
             self.show_status();
             self.write_down(started);
-            if let Some(reason) = self.calls.due(Instant::now()) {
+            if let Some(reason) = self.calls.due(Instant::now(), || self.places.telling.exists()) {
                 notify::call(&self.places, &reason);
             }
             if !self.is_quiet() {
