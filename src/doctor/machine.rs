@@ -56,8 +56,8 @@ fn watches(targets: usize, limit: usize) -> Finding {
          targets, and has others: path units fail"
     );
     // A host's limit is its containers' too, and theirs to read alone.
-    let mend = "/usr/lib/systemd/systemd-sysctl 50-blat.conf; in a container, on its host: sysctl \
-                fs.inotify.max_user_instances=8192; and look whether another file of sysctl.d says less";
+    let mend = "/usr/lib/systemd/systemd-sysctl --prefix=/fs/inotify/max_user_instances; in a container, on its \
+                host: sysctl fs.inotify.max_user_instances=8192; and look whether another file of sysctl.d says less";
     Finding::wrong("watches", is, Mend::Words(mend.into()))
 }
 

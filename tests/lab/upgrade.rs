@@ -114,7 +114,13 @@ fn an_upgrade_in_the_middle_of_the_work_loses_and_tears_nothing() {
     // As a file that the earlier version refuses: it is not in force, and nothing but the upgrade has it judged.
     field.master.sh("systemctl stop blat-config.path");
     field.add_target("refused", SOURCE, "");
+    // What the administrator says of the kernel holds beside what the package says.
+    let kernel = "/proc/sys/net/ipv4/tcp_slow_start_after_idle";
+    field.master.sh(&format!(
+        "echo 'net.ipv4.tcp_slow_start_after_idle = 1' >/etc/sysctl.d/99-mine.conf; echo 1 >{kernel}"
+    ));
     install_deb(&field.master, "blat");
+    assert_eq!(field.master.sh(&format!("cat {kernel}; rm /etc/sysctl.d/99-mine.conf")), "1");
     wait_until("what was refused is judged again", SOON, || field.active("blat@refused") == "active");
     field.wait_no_tags("site1", LONG);
     wait_until("the synchronisation is complete", LONG, || {
