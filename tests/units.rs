@@ -49,7 +49,7 @@ fn installed() -> TempDir {
 
 /// What systemd itself brings and our units name, so that `verify` finds it in the root.
 fn with_systemd(root: &Path) {
-    program(&root.join("bin/kill"));
+    program(&root.join("bin/sh"));
     for name in fs::read_dir("/usr/lib/systemd/system").expect("install Debian's package `systemd`") {
         let name = name.unwrap();
         if [".target", ".slice", ".mount"].iter().any(|end| name.file_name().to_string_lossy().ends_with(end))
@@ -80,6 +80,20 @@ fn systemd_has_nothing_to_say_about_the_units() {
     with_systemd(root.path());
     assert_eq!(units(root.path()).len(), 19);
     assert_eq!(verify(root.path(), "site1"), "");
+}
+
+/// What they call is blat's own, or of packages that each machine with systemd has.
+#[test]
+fn the_units_call_no_program_that_a_machine_may_lack() {
+    for unit in fs::read_dir(Path::new(SOURCE).join("units")).unwrap() {
+        let text = fs::read_to_string(unit.unwrap().path()).unwrap();
+        for line in text.lines().filter(|line| line.starts_with("Exec")) {
+            let program =
+                line.split_once('=').unwrap().1.trim_start_matches(['-', '+']).split(' ').next().unwrap();
+            let ours = program == "/usr/bin/blat" || program.starts_with("/usr/lib/blat/");
+            assert!(ours || ["/bin/sh", "/usr/bin/nsenter"].contains(&program), "{line}");
+        }
+    }
 }
 
 #[test]
