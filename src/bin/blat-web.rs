@@ -13,6 +13,7 @@ use blat::config::{Period, Verbosity};
 use blat::failure::{Failure, Needs, Result};
 use blat::start::{block_on, end_at_a_panic};
 use clap::Parser;
+use libsystemd::activation::{FileDescriptor, IsType, receive_descriptors};
 
 /// Shows how the targets of blat stand, as web pages
 #[derive(Debug, Parser)]
@@ -42,16 +43,22 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> Result<()> {
-    let listener = listener(arguments.listen)?;
+    let sockets = sockets(arguments.listen)?;
     let idle = Some(Duration::from(arguments.idle)).filter(|idle| !idle.is_zero());
-    block_on(blat::web::serve(listener, arguments.root, idle))
+    block_on(blat::web::serve(sockets, arguments.root, idle))
 }
 
-fn listener(address: Option<SocketAddr>) -> Result<TcpListener> {
-    let handed = libsystemd::activation::receive_descriptors(true).unwrap_or_default();
-    if let Some(descriptor) = handed.into_iter().next() {
-        // SAFETY: systemd hands the descriptor over, and nobody else takes it.
-        return Ok(unsafe { TcpListener::from_raw_fd(descriptor.into_raw_fd()) });
+fn sockets(address: Option<SocketAddr>) -> Result<Vec<TcpListener>> {
+    let handed = receive_descriptors(true).unwrap_or_default();
+    if !handed.iter().all(IsType::is_inet) {
+        return Err(Failure::person(anyhow::anyhow!(
+            "blat-web.socket has a ListenStream= that is no address and port: take it away"
+        )));
+    }
+    if !handed.is_empty() {
+        // SAFETY: systemd hands the descriptors over, and nobody else takes them.
+        let take = |descriptor: FileDescriptor| unsafe { TcpListener::from_raw_fd(descriptor.into_raw_fd()) };
+        return Ok(handed.into_iter().map(take).collect());
     }
     let address = address.ok_or_else(|| {
         Failure::person(anyhow::anyhow!(
@@ -60,5 +67,5 @@ fn listener(address: Option<SocketAddr>) -> Result<TcpListener> {
     })?;
     let listener = TcpListener::bind(address).person(format!("cannot listen on {address}"))?;
     println!("http://{}/", listener.local_addr().person("cannot tell the address")?);
-    Ok(listener)
+    Ok(vec![listener])
 }

@@ -5,6 +5,7 @@
 //! needs a script, or anything from elsewhere; every name is escaped, and the policy in the head of each
 //! answer would have a browser run nothing even if one were not.
 
+mod listen;
 mod metrics;
 mod pages;
 mod plot;
@@ -12,8 +13,8 @@ mod style;
 
 use std::net::TcpListener;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use axum::Router;
@@ -24,8 +25,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use maud::Markup;
 use serde::Deserialize;
-use tokio::sync::Mutex;
 
+use self::listen::Sockets;
 use crate::config::TargetName;
 use crate::explain::{self, Asked, Explanation};
 use crate::failure::{Needs, Result};
@@ -33,6 +34,10 @@ use crate::status::{Fleet, text};
 
 /// How long requests may take that are under way when it ends.
 const LEAVE: Duration = Duration::from_secs(5);
+/// So many connections are served at a time, of 1024 descriptors: the others are for files.
+const MOST: usize = 256;
+/// How long a connection may be silent: longer than one that is scraped every minute.
+const PATIENCE: Duration = Duration::from_secs(90);
 const POLICY: &str = "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; \
      base-uri 'none'; frame-ancestors 'none'";
 
@@ -46,13 +51,16 @@ struct Inside {
     last: Mutex<Instant>,
 }
 
-/// Serves on `listener` what lies below `root`, until nobody has asked for `idle`.
+/// Serves on each of the sockets what lies below `root`, until nobody has asked for `idle`.
 ///
 /// # Errors
-/// When the listener cannot be used.
-pub async fn serve(listener: TcpListener, root: PathBuf, idle: Option<Duration>) -> Result<()> {
-    listener.set_nonblocking(true).person("cannot use the listening socket")?;
-    let listener = tokio::net::TcpListener::from_std(listener).person("cannot use the listening socket")?;
+/// When a socket cannot be used.
+pub async fn serve(sockets: Vec<TcpListener>, root: PathBuf, idle: Option<Duration>) -> Result<()> {
+    let listener = Sockets::new(sockets, MOST, PATIENCE).person("cannot use the listening sockets")?;
+    serve_on(listener, root, idle).await
+}
+
+async fn serve_on(listener: Sockets, root: PathBuf, idle: Option<Duration>) -> Result<()> {
     let shared =
         Shared(Arc::new(Inside { root, open: AtomicUsize::new(0), last: Mutex::new(Instant::now()) }));
     let served =
@@ -73,7 +81,7 @@ impl Shared {
     async fn unused(self, idle: Option<Duration>) {
         let Some(idle) = idle else { return std::future::pending().await };
         loop {
-            let gone = self.0.last.lock().await.elapsed();
+            let gone = self.0.last.lock().expect("no holder panics").elapsed();
             if self.0.open.load(Ordering::Relaxed) == 0 && gone >= idle {
                 return;
             }
@@ -106,7 +114,7 @@ fn router(shared: Shared) -> Router {
 async fn around(State(shared): State<Shared>, request: Request, next: Next) -> Response {
     shared.0.open.fetch_add(1, Ordering::Relaxed);
     let mut response = next.run(request).await;
-    *shared.0.last.lock().await = Instant::now();
+    *shared.0.last.lock().expect("no holder panics") = Instant::now();
     shared.0.open.fetch_sub(1, Ordering::Relaxed);
     let head = response.headers_mut();
     head.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
@@ -179,5 +187,58 @@ async fn api(State(shared): State<Shared>) -> Response {
     match shared.fleet(None).await {
         Some(fleet) => of_kind("application/json", text::json(&fleet)),
         None => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{SocketAddr, TcpListener};
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(10);
+    const ASK: &[u8] = b"GET /style.css HTTP/1.1\r\nHost: x\r\n\r\n";
+
+    fn socket() -> (TcpListener, SocketAddr) {
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = socket.local_addr().unwrap();
+        (socket, address)
+    }
+
+    /// The first bytes of the answer, or none where the connection was ended.
+    async fn answer(stream: &mut TcpStream) -> String {
+        let mut bytes = [0; 12];
+        let count = timeout(SOON, stream.read(&mut bytes)).await.expect("it answers").unwrap();
+        String::from_utf8(bytes[..count].to_vec()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn each_socket_is_served() {
+        let ((first, one), (second, other)) = (socket(), socket());
+        let served = tokio::spawn(serve(vec![first, second], "/nowhere".into(), None));
+        for address in [one, other, one] {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(ASK).await.unwrap();
+            assert_eq!(answer(&mut stream).await, "HTTP/1.1 200");
+        }
+        served.abort();
+    }
+
+    #[tokio::test]
+    async fn a_silent_connection_gives_its_place_to_the_next() {
+        let (socket, address) = socket();
+        let sockets = Sockets::new(vec![socket], 1, Duration::from_millis(300)).unwrap();
+        let served = tokio::spawn(serve_on(sockets, "/nowhere".into(), None));
+        let (mut silent, mut asked) =
+            (TcpStream::connect(address).await.unwrap(), TcpStream::connect(address).await.unwrap());
+        silent.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
+        asked.write_all(ASK).await.unwrap();
+        assert_eq!(answer(&mut asked).await, "HTTP/1.1 200");
+        assert_eq!(answer(&mut silent).await, "", "it was ended");
+        served.abort();
     }
 }
