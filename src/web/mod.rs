@@ -51,6 +51,23 @@ struct Inside {
     last: Mutex<Instant>,
 }
 
+/// A request that is under way, until the value goes: also where its client has gone before the answer.
+struct UnderWay<'a>(&'a Inside);
+
+impl<'a> UnderWay<'a> {
+    fn new(inside: &'a Inside) -> Self {
+        inside.open.fetch_add(1, Ordering::Relaxed);
+        Self(inside)
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        *self.0.last.lock().expect("no holder panics") = Instant::now();
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Serves on each of the sockets what lies below `root`, until nobody has asked for `idle`.
 ///
 /// # Errors
@@ -112,10 +129,8 @@ fn router(shared: Shared) -> Router {
 
 /// Counts the request, and gives the answer its head.
 async fn around(State(shared): State<Shared>, request: Request, next: Next) -> Response {
-    shared.0.open.fetch_add(1, Ordering::Relaxed);
+    let _under_way = UnderWay::new(&shared.0);
     let mut response = next.run(request).await;
-    *shared.0.last.lock().expect("no holder panics") = Instant::now();
-    shared.0.open.fetch_sub(1, Ordering::Relaxed);
     let head = response.headers_mut();
     head.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
     head.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
@@ -192,11 +207,12 @@ async fn api(State(shared): State<Shared>) -> Response {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::OpenOptions;
     use std::net::{SocketAddr, TcpListener};
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
-    use tokio::time::timeout;
+    use tokio::time::{sleep, timeout};
 
     use super::*;
 
@@ -240,5 +256,26 @@ mod tests {
         assert_eq!(answer(&mut asked).await, "HTTP/1.1 200");
         assert_eq!(answer(&mut silent).await, "", "it was ended");
         served.abort();
+    }
+
+    #[tokio::test]
+    async fn it_ends_although_a_client_did_not_wait_for_its_answer() {
+        let root = tempfile::tempdir().unwrap();
+        // Whoever reads it waits until somebody writes.
+        let file = root.path().join("etc/blat/blat.toml");
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        nix::unistd::mkfifo(&file, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let (socket, address) = socket();
+        let idle = Some(Duration::from_millis(200));
+        let mut served = tokio::spawn(serve(vec![socket], root.path().to_owned(), idle));
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        sleep(Duration::from_millis(500)).await;
+        assert!(!served.is_finished(), "the request is under way");
+        drop(stream);
+        let ended = timeout(SOON, &mut served).await;
+        // Lets the reader go on to its end, or the test waits for it.
+        let _ = OpenOptions::new().write(true).open(&file);
+        assert!(ended.is_ok(), "it does not end");
     }
 }
