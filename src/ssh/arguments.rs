@@ -1,7 +1,9 @@
 //! What ssh is told on its command line, for each connection to a target.
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use nix::unistd::{User, geteuid};
 
 use super::Endpoint;
 
@@ -39,6 +41,11 @@ pub fn arguments(endpoint: &Endpoint, proof: Proof<'_>) -> Vec<OsString> {
         }
     }
     let mut arguments: Vec<OsString> = Vec::new();
+    if matches!(proof, Proof::Key(_)) && geteuid().is_root() {
+        let home = User::from_name("blat").ok().flatten().map(|user| user.dir);
+        arguments
+            .extend(["-F".into(), configuration(home.as_deref(), Path::new("/etc/ssh/ssh_config")).into()]);
+    }
     for option in options {
         arguments.extend(["-o".into(), option.into()]);
     }
@@ -47,7 +54,32 @@ pub fn arguments(endpoint: &Endpoint, proof: Proof<'_>) -> Vec<OsString> {
     arguments
 }
 
+/// The file that ssh reads for the units' user, whose home this is: root's own is not to have a target succeed, or
+/// fail, that does not for the units. (ssh takes one file by name: where that user has one, it is that.)
+fn configuration(home: Option<&Path>, of_all: &Path) -> PathBuf {
+    let own = home.map(|home| home.join(".ssh/config"));
+    own.into_iter().chain([of_all.to_owned()]).find(|file| file.exists()).unwrap_or_else(|| "none".into())
+}
+
 /// A path as one word of an ssh option, in which `%` starts a token.
 fn quoted(path: &Path) -> String {
     format!("\"{}\"", path.display()).replace('%', "%%")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn root_has_the_configuration_of_the_units_user() {
+        let folder = tempfile::tempdir().unwrap();
+        let (home, of_all) = (folder.path().join("home"), folder.path().join("ssh_config"));
+        assert_eq!(configuration(Some(&home), &of_all), Path::new("none"));
+        std::fs::write(&of_all, "").unwrap();
+        assert_eq!(configuration(Some(&home), &of_all), of_all);
+        std::fs::create_dir_all(home.join(".ssh")).unwrap();
+        std::fs::write(home.join(".ssh/config"), "").unwrap();
+        assert_eq!(configuration(Some(&home), &of_all), home.join(".ssh/config"));
+        assert_eq!(configuration(None, &of_all), of_all);
+    }
 }
