@@ -29,7 +29,7 @@ pub use excess::Excess;
 pub use facts::{Away, Facts};
 pub use missing::{Missing, MissingItem};
 pub use runs::{Failed, Progress, Sent, SyncEnd, Syncs, Totals, Transfers};
-pub use series::{Point, append, last_points, points};
+pub use series::{Point, append, complete_since, last_points, points};
 pub use wanted::{Asks, Wanted, WantedBy};
 
 /// Seconds since 1970 (UTC).

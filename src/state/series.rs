@@ -69,6 +69,14 @@ pub fn last_points(path: &Path, bytes: u64) -> Vec<Point> {
     text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
+/// From when on `points`, of the last so many bytes of the file, are all runs; none where none are left out.
+pub fn complete_since(path: &Path, bytes: u64, points: &[Point]) -> Option<Seconds> {
+    let length = fs::metadata(path).ok()?.len();
+    // What is shorter has never lost its older half.
+    let is_cut = length > bytes || length > SIZE_MAX / 3;
+    points.first().filter(|_| is_cut).map(|first| first.at)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -86,6 +94,8 @@ mod tests {
         assert_eq!(all.last().unwrap().at, 5999);
         let last = last_points(&path, 1000);
         assert!(last.len() < 50 && last.last() == all.last() && last.first() != all.first());
+        assert_eq!(complete_since(&path, u64::MAX, &all), Some(all[0].at));
+        assert_eq!(complete_since(&path, 1000, &last), Some(last[0].at));
     }
 
     #[test]
@@ -95,5 +105,6 @@ mod tests {
         append(&path, &Point { at: 1, ..Point::default() });
         fs::write(&path, [&fs::read(&path).unwrap()[..], b"{\"at\":2,"].concat()).unwrap();
         assert_eq!(points(&path).len(), 1);
+        assert_eq!(complete_since(&path, u64::MAX, &points(&path)), None);
     }
 }

@@ -9,7 +9,7 @@ use maud::{DOCTYPE, Markup, html};
 
 use super::plot::{Sample, Unit, steps, sums};
 use crate::places::Places;
-use crate::state::{Point, Seconds, last_points, points};
+use crate::state::{Point, Seconds, complete_since, last_points, points};
 use crate::status::{Fleet, Level, Target};
 use crate::told::{duration, time};
 
@@ -171,12 +171,14 @@ fn minded(fleet: &Fleet) -> Markup {
 
 fn fleet_plots(root: &Path, fleet: &Fleet) -> Markup {
     let from = fleet.at.saturating_sub(DAY);
-    let mut all = Vec::new();
+    let (mut all, mut since) = (Vec::new(), None);
     for target in &fleet.targets {
         let Ok(name) = target.name.parse() else { continue };
         let places = Places::of(root, &name);
         for series in [places.sync_series(), places.transfer_series()] {
-            all.extend(last_points(&series, RECENT));
+            let read = last_points(&series, RECENT);
+            since = since.max(complete_since(&series, RECENT, &read));
+            all.extend(read);
         }
     }
     all.retain(|point| point.at >= from);
@@ -184,7 +186,17 @@ fn fleet_plots(root: &Path, fleet: &Fleet) -> Markup {
     html! {
         div class="plots" {
             (sums("Sent.", "fleet-sent", Unit::Bytes, from, fleet.at, &bytes(&all)))
-            (sums("Time spent on sending.", "fleet-time", Unit::Duration, from, fleet.at, &spent(&all)))
+            (sums("Time spent on sending.", "fleet-time", Unit::Millis, from, fleet.at, &spent(&all)))
+        }
+        (reach(from, since))
+    }
+}
+
+/// Says where plots from `from` on lack runs: before `since`.
+fn reach(from: Seconds, since: Option<Seconds>) -> Markup {
+    html! {
+        @if let Some(since) = since.filter(|since| *since > from) {
+            p class="quiet" { "These are the runs since " (time(since)) "; of earlier ones not all are kept." }
         }
     }
 }
@@ -194,7 +206,7 @@ fn bytes(points: &[Point]) -> Vec<Sample> {
 }
 
 fn spent(points: &[Point]) -> Vec<Sample> {
-    points.iter().map(|point| (point.at, point.millis / 1000)).collect()
+    points.iter().map(|point| (point.at, point.millis)).collect()
 }
 
 fn lags(points: &[Point]) -> Vec<Sample> {
@@ -204,8 +216,9 @@ fn lags(points: &[Point]) -> Vec<Sample> {
 /// The plots of one target.
 fn target_plots(places: &Places, now: Seconds) -> Markup {
     let from = now.saturating_sub(7 * DAY);
-    let syncs = points(&places.sync_series());
-    let mut all = points(&places.transfer_series());
+    let (syncs, mut all) = (points(&places.sync_series()), points(&places.transfer_series()));
+    let since = complete_since(&places.sync_series(), u64::MAX, &syncs);
+    let since = since.max(complete_since(&places.transfer_series(), u64::MAX, &all));
     all.extend(&syncs);
     all.sort_by_key(|point| point.at);
     html! {
@@ -213,5 +226,35 @@ fn target_plots(places: &Places, now: Seconds) -> Markup {
             (steps("Lag.", "lag", Unit::Duration, from, now, &lags(&syncs)))
             (sums("Sent.", "sent", Unit::Bytes, from, now, &bytes(&all)))
         }
+        (reach(from, since))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::append;
+
+    #[test]
+    fn many_short_runs_are_a_long_time_together() {
+        let points = [Point { at: 5, millis: 400, ..Point::default() }; 1000];
+        let plot = sums("Time.", "time", Unit::Millis, 0, 10, &spent(&points)).into_string();
+        assert!(plot.contains("6m 40s in all"), "{plot}");
+    }
+
+    #[test]
+    fn a_plot_says_where_runs_are_missing() {
+        let root = tempfile::tempdir().unwrap();
+        let places = Places::of(root.path(), &"site1".parse().unwrap());
+        std::fs::create_dir_all(&places.state).unwrap();
+        let now = 30 * DAY;
+        let run = |ago| append(&places.transfer_series(), &Point { at: now - ago, ..Point::default() });
+        run(1000);
+        assert!(!target_plots(&places, now).into_string().contains("These are the runs"));
+        (0..3000).for_each(|_| run(999));
+        let told = format!("These are the runs since {};", time(now - 999));
+        assert!(!target_plots(&places, now).into_string().contains(&told));
+        (0..3000).for_each(|_| run(999));
+        assert!(target_plots(&places, now).into_string().contains(&told));
     }
 }

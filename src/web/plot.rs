@@ -14,6 +14,8 @@ const BARS: usize = 56;
 #[derive(Clone, Copy)]
 pub(super) enum Unit {
     Duration,
+    /// Durations that are told when they are summed up.
+    Millis,
     Bytes,
 }
 
@@ -21,6 +23,8 @@ impl Unit {
     fn show(self, value: u64) -> String {
         match self {
             Self::Duration => duration(value),
+            Self::Millis if value < 1000 => format!("{value} ms"),
+            Self::Millis => duration(value / 1000),
             Self::Bytes => size(value),
         }
     }
