@@ -1,7 +1,8 @@
 //! A person stops a run: by `systemctl stop`, or with the keyboard.
 //!
-//! The marker of the run goes first, so that the agent does not take the run up again. It works on a
-//! thread of its own, for the database's driver may block the others. What was committed stays.
+//! The marker of the run goes first, and what asked for another one meanwhile, so that the agent does not take
+//! either up. It works on a thread of its own, for the database's driver may block the others. What was committed
+//! stays.
 
 use std::fs;
 use std::thread;
@@ -13,6 +14,7 @@ use tokio::signal::unix::{self, SignalKind};
 use crate::failure::{Needs, Result};
 use crate::places::Places;
 use crate::report::{Report, Reporter};
+use crate::trigger;
 
 /// From now on, TERM and INT end the run in order.
 pub(super) fn watch(target: &str, places: &Places) -> Result<()> {
@@ -44,6 +46,9 @@ fn first_of(runtime: &Runtime, mut term: unix::Signal, mut int: unix::Signal) ->
 fn stopped(target: &str, places: &Places) {
     if let Err(why) = fs::remove_file(places.sync_begun()) {
         tracing::debug!("the run had not begun: {why}");
+    }
+    if let Err(why) = trigger::forget(&places.sync_trigger()) {
+        tracing::warn!("what asked for another run stays: {why}");
     }
     Reporter::new(target, &places.report).tell(Report::SyncStopped);
 }
