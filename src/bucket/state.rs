@@ -2,8 +2,10 @@
 //! objects of which they tell differently are looked at one by one, and so the index is made anew
 //! where it is lost, stale, or cannot be read.
 //!
-//! The index is written on the condition that it still is the one that was read. If another master
-//! wrote it meanwhile, what was done here is put into that one's, and nothing of it is lost.
+//! The index is written on the condition that it still is the one that was read. If another run or master
+//! wrote it meanwhile, what was done here is put into that one's, and nothing of it is lost. The listing
+//! begins when the index was read: what another put and told of before, the index has; what it tells of later
+//! changes the index, which is noticed.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -45,7 +47,8 @@ struct Index {
 impl State {
     /// Reads what the bucket has.
     pub async fn read(bucket: &Bucket) -> Result<Self> {
-        let (index, listed) = tokio::try_join!(read_index(bucket), bucket.list())?;
+        let index = read_index(bucket).await?;
+        let listed = bucket.list().await?;
         let is_indexed = index.entries.is_some();
         let mut state = Self {
             entries: Entries::new(),

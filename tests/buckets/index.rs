@@ -1,6 +1,7 @@
 //! The index: what it saves, and that it is never in the way when it is wrong.
 
 use std::sync::mpsc;
+use std::time::Duration;
 
 use crate::master::{Master, counts, get, keys, words};
 use crate::proxy::{Fate, Proxy};
@@ -36,10 +37,20 @@ fn a_repeat_over_2000_objects_takes_two_lists_and_one_get() {
     assert_eq!(master.sync(), (1999, 0));
     assert_eq!(keys(&server).len(), 2000, "with the index");
     master.configure(&proxy.endpoint(), "");
+    let (asked_of, (tell, is_early)) = (proxy.clone(), mpsc::channel());
+    proxy.rule(move |asked| {
+        if asked.contains(INDEX) {
+            std::thread::sleep(Duration::from_millis(300));
+            let early = asked_of.heads().iter().any(|head| head.contains("list-type=2"));
+            tell.send(early).expect("somebody waits");
+        }
+        Fate::Forward
+    });
     assert_eq!(master.sync(), (0, 0));
     let seen = proxy.seen();
     println!("{seen:#?}");
     assert_eq!(kinds(&seen), "2 lists, 1 of the index, 0 others");
+    assert!(!is_early.recv().expect("the index was read"), "what came while it was listed counts as gone");
 }
 
 #[test]
