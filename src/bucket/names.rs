@@ -40,6 +40,12 @@ pub struct Meta {
 }
 
 impl Meta {
+    /// Whether both tell of the same bytes. An object that was sent in parts may not tell its digest yet.
+    pub(super) fn agrees(&self, other: &Self) -> bool {
+        let differ = self.sha256.as_ref().zip(other.sha256.as_ref()).is_some_and(|(one, other)| one != other);
+        (self.stamp, &self.link) == (other.stamp, &other.link) && !differ
+    }
+
     /// As the pairs that go with an object.
     pub(super) fn pairs(&self) -> HashMap<String, String> {
         let stamp = Some((STAMP, self.stamp.0.to_string()));
@@ -89,6 +95,17 @@ fn unescaped(text: &str) -> String {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_digest_that_is_not_told_yet_makes_no_other_object() {
+        let of = |stamp, sha256: Option<&str>| Meta {
+            stamp: Stamp(stamp),
+            sha256: sha256.map(str::to_owned),
+            link: None,
+        };
+        assert!(of(1, Some("a")).agrees(&of(1, None)) && of(1, None).agrees(&of(1, Some("a"))));
+        assert!(!of(1, Some("a")).agrees(&of(1, Some("b"))) && !of(1, None).agrees(&of(2, None)));
+    }
 
     #[test]
     fn only_keys_of_our_form_are_package_versions() {

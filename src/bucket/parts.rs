@@ -58,17 +58,24 @@ impl Bucket {
 
 impl Going<'_> {
     pub(super) async fn in_parts(&mut self, first: Part) -> Result<(String, Whole), NotPut> {
-        let meta = self.meta(None);
-        let upload = self.begin(&meta).await?;
+        let upload = self.begin(&self.meta(None)).await?;
         match self.parts(&upload, first).await {
             Ok((parts, whole)) => {
-                let etag = self.complete(&upload, parts, &meta).await;
-                if etag.is_err() {
-                    self.give_up(&upload).await;
-                } else {
-                    self.bucket.0.left.ended(&upload).later("cannot note an upload")?;
-                }
-                Ok((etag?, whole))
+                let etag = match self.complete(&upload, parts).await {
+                    Ok(etag) => {
+                        self.bucket.0.left.ended(&upload).later("cannot note an upload")?;
+                        etag
+                    }
+                    Err(why) => {
+                        let etag = self.perhaps_ours(why, &self.meta(Some(&whole))).await;
+                        if etag.is_err() {
+                            self.give_up(&upload).await;
+                        }
+                        // It may be of another run's upload: then the next run ends this one.
+                        etag?
+                    }
+                };
+                Ok((etag, whole))
             }
             Err(failure) => {
                 self.give_up(&upload).await;
@@ -122,7 +129,7 @@ impl Going<'_> {
         Ok((sent, end(&mut self.hear).await?))
     }
 
-    async fn complete(&self, upload: &Upload, parts: Vec<CompletedPart>, meta: &Meta) -> Result<String> {
+    async fn complete(&self, upload: &Upload, parts: Vec<CompletedPart>) -> Result<String, Refused> {
         let request = self.bucket.client().complete_multipart_upload().bucket(self.bucket.name());
         let parts = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
         let request = request.key(&self.key).upload_id(&upload.id).multipart_upload(parts);
@@ -131,15 +138,9 @@ impl Going<'_> {
             None => request.if_none_match("*"),
         };
         let answer = request.customize().config_override(time_to_send(LARGE)).send();
-        match self
-            .bucket
-            .answer(answer)
-            .await
-            .map_err(|error| refused(self.bucket, Operation::Put, &self.key, error))
-        {
-            Ok(done) => Ok(bare(done.e_tag())),
-            Err(why) => self.perhaps_ours(why, meta).await,
-        }
+        let done = self.bucket.answer(answer).await;
+        let done = done.map_err(|error| refused(self.bucket, Operation::Put, &self.key, error))?;
+        Ok(bare(done.e_tag()))
     }
 
     async fn give_up(&self, upload: &Upload) {

@@ -146,13 +146,14 @@ impl Going<'_> {
         }
     }
 
-    /// A put that was tried again because its answer was lost finds itself in its place.
+    /// A put that was tried again because its answer was lost finds itself in its place; or the same of
+    /// another run.
     pub(super) async fn perhaps_ours(&self, why: Refused, meta: &Meta) -> Result<String> {
         if matches!(why, Refused::Changed | Refused::Missing)
             && let Some(found) = self.bucket.look(&self.source.id).await?
         {
             return match found.meta {
-                Some(found_meta) if found_meta == *meta => Ok(found.etag),
+                Some(found_meta) if found_meta.agrees(meta) => Ok(found.etag),
                 Some(_) => Err(Refused::Changed.failure(self.bucket, Operation::Put, &self.key)),
                 None => Err(self.bucket.foreign(&self.source.id)),
             };
