@@ -33,10 +33,21 @@ pub struct State {
     foreign: HashSet<PackageVersion>,
     /// The ETag of the index that was read.
     index: Option<String>,
-    /// What has to be written: to what an entry was changed, or that it is gone.
-    changes: BTreeMap<PackageVersion, Option<Entry>>,
+    /// What has to be written.
+    changes: BTreeMap<PackageVersion, Change>,
     /// Whether there is an index that can be read.
     is_indexed: bool,
+}
+
+/// What became of an entry.
+#[derive(Debug)]
+enum Change {
+    /// It is this now.
+    To(Entry),
+    /// It goes, as long as it is still this, where it was known.
+    Gone(Option<Entry>),
+    /// It is this again, unless another knows better.
+    Back(Entry),
 }
 
 struct Index {
@@ -98,7 +109,7 @@ impl State {
                 _ => unknown.push(id),
             }
         }
-        self.changes.extend(indexed.into_keys().map(|gone| (gone, None)));
+        self.changes.extend(indexed.into_iter().map(|(id, gone)| (id, Change::Gone(Some(gone)))));
         unknown
     }
 
@@ -114,7 +125,7 @@ impl State {
             match looked.person("looking panicked")?? {
                 (id, Seen::Ours(entry)) => self.put(id, *entry),
                 (id, Seen::Foreign) => drop(self.foreign.insert(id)),
-                (id, Seen::Nothing) => drop(self.changes.insert(id, None)),
+                (id, Seen::Nothing) => drop(self.changes.insert(id, Change::Gone(None))),
             }
         }
     }
@@ -151,7 +162,7 @@ impl State {
 
     /// An object was put, or changed.
     pub fn put(&mut self, id: PackageVersion, entry: Entry) {
-        self.changes.insert(id.clone(), Some(entry.clone()));
+        self.changes.insert(id.clone(), Change::To(entry.clone()));
         self.entries.insert(id, entry);
     }
 
@@ -162,13 +173,20 @@ impl State {
         }
     }
 
-    /// An object is gone.
+    /// An object is gone, or goes.
     pub fn remove(&mut self, id: &PackageVersion) {
-        self.entries.remove(id);
-        self.changes.insert(id.clone(), None);
+        let known = self.entries.remove(id);
+        self.changes.insert(id.clone(), Change::Gone(known));
     }
 
-    /// Writes the index, if it does not say all this already.
+    /// What was removed stands there all the same.
+    pub fn put_back(&mut self, id: PackageVersion, entry: Entry) {
+        self.changes.insert(id.clone(), Change::Back(entry.clone()));
+        self.entries.insert(id, entry);
+    }
+
+    /// Writes the index, if it does not say all this already. What another changed meanwhile of what was
+    /// removed here, is here again.
     pub async fn write(&mut self, bucket: &Bucket) -> Result<()> {
         if self.is_indexed && self.changes.is_empty() {
             return Ok(());
@@ -200,13 +218,20 @@ impl State {
         self.index = theirs.etag;
         let Some(entries) = theirs.entries else { return Ok(()) };
         self.entries = entries;
+        self.apply();
+        Ok(())
+    }
+
+    /// Puts the changes into the entries.
+    fn apply(&mut self) {
         for (id, change) in &self.changes {
             match change {
-                Some(entry) => drop(self.entries.insert(id.clone(), entry.clone())),
-                None => drop(self.entries.remove(id)),
+                Change::To(entry) => drop(self.entries.insert(id.clone(), entry.clone())),
+                Change::Gone(Some(known)) if self.entries.get(id).is_some_and(|entry| entry != known) => {}
+                Change::Gone(_) => drop(self.entries.remove(id)),
+                Change::Back(entry) => drop(self.entries.entry(id.clone()).or_insert(entry.clone())),
             }
         }
-        Ok(())
     }
 }
 
@@ -257,4 +282,37 @@ async fn seen(bucket: &Bucket, id: &PackageVersion, found: Option<Looked>) -> Re
     let (package, version) = (id.package.to_string(), id.version.to_string());
     let entry = Entry { package, version, stamp: stamp.0, size, sha256, key, etag, link, excess_since: None };
     Ok(Seen::Ours(Box::new(entry)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(version: &str) -> PackageVersion {
+        PackageVersion::new("core", version).unwrap()
+    }
+
+    fn entry(version: &str, excess_since: Option<i64>) -> (PackageVersion, Entry) {
+        let (package, version, key) = ("core".to_owned(), version.to_owned(), version.to_owned());
+        let (sha256, etag) = (String::new(), String::new());
+        let entry =
+            Entry { package, version, stamp: 1, size: 1, sha256, key, etag, link: None, excess_since };
+        (id(&entry.version), entry)
+    }
+
+    #[test]
+    fn what_another_changed_meanwhile_is_neither_taken_out_nor_put_back() {
+        let marked = || Entries::from([entry("1", Some(5)), entry("2", Some(5))]);
+        let mut state = State::of_entries(marked());
+        ["1", "2"].iter().for_each(|version| state.remove(&id(version)));
+        // A tag took the mark of one away.
+        let theirs = Entries::from([entry("1", None), entry("2", Some(5))]);
+        state.entries.clone_from(&theirs);
+        state.apply();
+        assert_eq!(state.entries, [entry("1", None)].into());
+        marked().into_iter().for_each(|(id, entry)| state.put_back(id, entry));
+        state.entries = [entry("1", None)].into();
+        state.apply();
+        assert_eq!(state.entries, theirs);
+    }
 }

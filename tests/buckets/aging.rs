@@ -1,6 +1,8 @@
 //! What becomes of objects that nothing asks for any more, in each mode.
 
-use crate::master::{Master, get, keys, words};
+use std::sync::mpsc;
+
+use crate::master::{Master, counts, get, keys, words};
 use crate::proxy::{Fate, Proxy};
 use crate::servers::{BUCKET, Kind, Server, s5cmd, said};
 
@@ -84,6 +86,31 @@ fn a_tag_for_what_stands_there_takes_its_mark_away() {
     assert!(marked(&server).is_empty());
     assert_eq!(master.sync(), (0, 0));
     assert_eq!(keys(&server).len(), 12, "each is marked anew");
+    // The same while a synchronisation runs that found the marks old enough.
+    make_older(&server);
+    let proxy = Proxy::to(&server.endpoint());
+    let (go, wait) = mpsc::channel::<()>();
+    let (done, has_ended) = mpsc::channel::<()>();
+    let mut first = true;
+    proxy.rule(move |asked| {
+        if asked.starts_with("PUT") && asked.contains("core-2.0.zip") && std::mem::take(&mut first) {
+            go.send(()).expect("somebody waits");
+            has_ended.recv().expect("it ends");
+        }
+        Fate::Forward
+    });
+    master.publish("core/2.0", &[]);
+    let aging = "[aging]\nmode = \"master\"\nmax_shrink = \"90%\"";
+    master.configure(&proxy.endpoint(), aging);
+    let running = master.start_sync();
+    wait.recv().expect("it comes to the package");
+    master.configure(&server.endpoint(), aging);
+    let output = master.transfer("core/1.0");
+    assert!(output.status.success(), "{}", words(&output));
+    done.send(()).expect("somebody waits");
+    assert_eq!(counts(&running.wait_with_output().expect("it ends")), (1, 0));
+    assert!(has(&server, "1.0") && !has(&server, "1.3") && !has(&server, "current"));
+    assert!(String::from_utf8_lossy(&get(&server, INDEX)).contains("core-1.0.zip"));
 }
 
 #[test]
@@ -113,6 +140,13 @@ fn a_hold_stops_a_synchronisation_that_deletes() {
     });
     assert_eq!(master.sync(), (0, 0));
     assert_eq!(keys(&server).len(), 11, "one was under way");
+    let seen = proxy.seen();
+    let first = |kind: &str, key: &str| {
+        seen.iter().position(|asked| asked.starts_with(kind) && asked.contains(key)).expect("it was asked")
+    };
+    assert!(first("PUT", INDEX) < first("DELETE", "core-"), "the index is without what goes: {seen:?}");
+    let index = get(&server, INDEX);
+    assert_eq!(String::from_utf8_lossy(&index).matches(".zip").count(), 10, "what stays is in it again");
     assert_eq!(master.sync(), (0, 0));
     assert_eq!(keys(&server).len(), 11);
     std::fs::remove_file(hold).expect("a file");

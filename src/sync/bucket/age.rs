@@ -1,11 +1,15 @@
 //! Marking, in the index, and deleting what is in excess in a bucket; and the index, which tells of it all.
+//!
+//! The index names nothing that is deleted: it is written before, on the condition that it is as it was when
+//! this run began. Where a tag asked meanwhile for something, and so took its mark away, that stays. After a
+//! kill, what was not deleted yet is found by the listing, and marked anew: it goes late, never early.
 
 use std::path::Path;
 
 use blat_target::message::Refusal;
 use blat_target::package::PackageVersion;
 
-use crate::bucket::{Bucket, State};
+use crate::bucket::{Bucket, Entry, State};
 use crate::channel::clock;
 use crate::failure::Result;
 use crate::report::{Report, Reporter};
@@ -37,15 +41,15 @@ impl<'a> Age<'a> {
     /// # Errors
     /// When the index cannot be written.
     pub(in crate::sync) async fn out(mut self, decision: Option<&Decision>) -> Result<Done> {
-        if let Some(decision) = decision {
-            self.age(decision).await;
-        }
+        let doomed = decision.map(|decision| self.mark(decision)).unwrap_or_default();
+        self.state.write(self.bucket).await?;
+        self.delete_all(doomed).await;
         self.state.write(self.bucket).await?;
         Ok(self.done)
     }
 
-    /// Marks, in the index, and deletes, as was decided.
-    async fn age(&mut self, decision: &Decision) {
+    /// Marks, in the index, as was decided, and takes out of it what is to be deleted: that is returned.
+    fn mark(&mut self, decision: &Decision) -> Vec<(PackageVersion, Entry)> {
         for id in &decision.unmark {
             self.state.mark(id, None);
         }
@@ -56,25 +60,41 @@ impl<'a> Age<'a> {
                 self.reporter.tell(Report::marked(&aged.id));
             }
         }
-        for aged in decision.deletions() {
+        let deletions = decision.deletions().into_iter();
+        let doomed = deletions.filter_map(|aged| Some((aged.id.clone(), self.state.get(&aged.id)?.clone())));
+        let doomed: Vec<_> = doomed.collect();
+        doomed.iter().for_each(|(id, _)| self.state.remove(id));
+        doomed
+    }
+
+    /// Deletes what the index does not name any more. What then still stands goes back into it.
+    async fn delete_all(&mut self, doomed: Vec<(PackageVersion, Entry)>) {
+        for (id, entry) in doomed {
+            if self.state.get(&id).is_some() {
+                let reason = format!("{id} stays: it was asked for meanwhile");
+                self.reporter.tell(Report::Notice { reason });
+                continue;
+            }
             // A bucket refuses nothing that is held back meanwhile, as a target would.
-            if self.hold.exists() {
+            if !self.done.held && self.hold.exists() {
                 self.done.held = true;
                 let reason = format!("what else was to be deleted stays: {}", Keep::Held);
-                return self.reporter.tell(Report::Notice { reason });
+                self.reporter.tell(Report::Notice { reason });
             }
-            self.delete(&aged.id).await;
+            if self.done.held || !self.delete(&id, &entry).await {
+                self.state.put_back(id, entry);
+            }
         }
     }
 
-    async fn delete(&mut self, id: &PackageVersion) {
-        let Some(entry) = self.state.get(id).cloned() else { return };
-        match self.bucket.delete(id, &entry).await {
+    /// Whether it is gone.
+    async fn delete(&mut self, id: &PackageVersion, entry: &Entry) -> bool {
+        match self.bucket.delete(id, entry).await {
             Ok(()) => {
-                self.state.remove(id);
                 let (package, version) = (id.package.to_string(), id.version.to_string());
                 self.reporter.tell(Report::Deleted { package, version, at: None });
                 self.done.gone.insert(id.clone());
+                true
             }
             Err(failure) => {
                 let refusal = Refusal::from(failure);
@@ -83,6 +103,7 @@ impl<'a> Age<'a> {
                         .tell(Report::Problem { reason: refusal.reason.clone(), about: Some(id.clone()) });
                 }
                 self.done.failed.push(refusal);
+                false
             }
         }
     }
