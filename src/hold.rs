@@ -13,7 +13,7 @@ use blat_target::message::Info;
 use crate::channel::{Channel, Purpose};
 use crate::config::Settings;
 use crate::failure::{Failure, Needs, Result};
-use crate::places::{Places, replace};
+use crate::places::{Places, replace_for_good};
 use crate::report::{Report, Reporter};
 use crate::session::Early;
 
@@ -23,7 +23,7 @@ use crate::session::Early;
 /// When the target cannot be told: then the hold counts for this master alone.
 pub async fn hold(settings: &Settings, places: &Places, helper: &Path, reason: &str) -> Result<()> {
     let path = places.hold();
-    replace(&path, format!("{reason}\n").as_bytes())
+    replace_for_good(&path, format!("{reason}\n").as_bytes())
         .person(format!("cannot write {}: run as root or as the user blat", path.display()))?;
     say(settings, places, Some(reason.to_owned()));
     let name = &settings.name;

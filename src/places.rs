@@ -202,7 +202,14 @@ pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     fs::rename(&beside, path)
 }
 
-/// The same, but a file that has this content already is left alone: a run that finds nothing new
+/// The same, and a power cut does not undo it.
+pub fn replace_for_good(path: &Path, content: &[u8]) -> io::Result<()> {
+    replace(path, content)?;
+    fs::File::open(path)?.sync_all()?;
+    fs::File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+}
+
+/// The same as [`replace`], but a file that has this content already is left alone: a run that finds nothing new
 /// writes nothing.
 pub fn keep(path: &Path, content: &[u8]) -> io::Result<()> {
     match fs::read(path) {
