@@ -14,7 +14,7 @@ use blat::release::import::{Import, import_built_in};
 use blat::start::{block_on, end_at_a_panic, settings, settings_and_log};
 use blat::status::{Fleet, Level};
 use blat::sync::run::Mode;
-use blat::tags::{Tag, writer};
+use blat::tags::{self, Tag, writer};
 use blat::told::print;
 use blat::{doctor, enroll, explain, history, hold, log, release, shell, sync, target_install, transfer};
 use blat_target::package::PackageVersion;
@@ -154,7 +154,7 @@ fn drop_tag(root: &Path, name: &TargetName, package: &str, version: &str) -> Res
     let settings = settings(root, name)?;
     let id = PackageVersion::new(package, version).person("that cannot be a package-version")?;
     let directory = &settings.tags.directory;
-    let dropped = Tag(id).drop_into(directory);
+    let dropped = Tag(id).drop_into(directory).and_then(|path| tags::sync(directory).map(|()| path));
     let path = dropped.person(format!(
         "cannot drop a tag into {}: are you in the group blat-tags, and is the target in force?",
         directory.display()

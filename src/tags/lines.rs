@@ -1,13 +1,15 @@
 //! Tags by lines: `PACKAGE VERSION [TARGET…]`, each with its answer, in order.
 //!
 //! An answer is `ok PACKAGE VERSION TARGET…`, or `error` and why. Without a target, the tag is for
-//! every target that is enabled. A line is a tag on all of its targets before it is answered; one that
-//! is not ended by a line end is never taken, for it may be half of another.
+//! every target that is enabled. A line is a tag on all of its targets, which no power cut takes away, before
+//! it is answered; one that is not ended by a line end is never taken, for it may be half of another.
 //!
 //! Answers are written by a thread of their own, so that a writer may send all of its lines before it
 //! reads an answer. One that neither writes nor reads for a minute is left.
 
+use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
+use std::path::PathBuf;
 use std::sync::mpsc::{self, SyncSender};
 use std::thread;
 
@@ -38,7 +40,8 @@ pub(super) fn take(
         to_write.iter().try_for_each(|answer| output.write_all(&answer))?;
         output.flush()
     });
-    let mut lines = Lines { targets, rest: Vec::new(), skipped: 0, dropped: 0 };
+    let (rest, unsynced) = (Vec::new(), BTreeSet::new());
+    let mut lines = Lines { targets, rest, skipped: 0, dropped: 0, unsynced };
     let mut piece = [0; PIECE];
     loop {
         match input.read(&mut piece) {
@@ -71,25 +74,39 @@ struct Lines<'a> {
     /// How much was thrown away of a line that is too long.
     skipped: usize,
     dropped: u64,
+    /// Where tags were dropped that were not answered for yet.
+    unsynced: BTreeSet<PathBuf>,
 }
 
 impl Lines<'_> {
     /// Takes what came. Whether to go on.
     fn take(&mut self, piece: &[u8], answers: &SyncSender<Vec<u8>>) -> bool {
-        let mut told = Vec::new();
+        let mut taken = Vec::new();
         let mut pieces = piece.split(|byte| *byte == b'\n').peekable();
         while let Some(part) = pieces.next() {
             let ended = pieces.peek().is_some();
             self.add(part);
             if ended {
-                told.extend_from_slice(&self.answer());
+                taken.push(self.taken());
             }
         }
+        let synced = self.sync();
+        let taken = taken.into_iter().map(|taken| taken.and_then(|taken| synced.clone().map(|()| taken)));
+        let mut told: Vec<u8> = taken.flat_map(answer).collect();
         let endless = self.skipped > ENDLESS;
         if endless {
             told.extend_from_slice(b"error the line does not end: the connection is closed\n");
         }
         (told.is_empty() || answers.send(told).is_ok()) && !endless
+    }
+
+    /// Syncs what was dropped since the last time.
+    fn sync(&mut self) -> Result<(), String> {
+        let unsynced = std::mem::take(&mut self.unsynced);
+        unsynced.iter().try_for_each(|directory| {
+            super::sync(directory)
+                .map_err(|why| format!("cannot sync {} to disk: {why}", directory.display()))
+        })
     }
 
     fn add(&mut self, part: &[u8]) {
@@ -104,25 +121,15 @@ impl Lines<'_> {
         }
     }
 
-    fn answer(&mut self) -> Vec<u8> {
+    fn taken(&mut self) -> Result<String, String> {
         let line = std::mem::take(&mut self.rest);
         let skipped = std::mem::take(&mut self.skipped);
-        let answer = if line.len() > LINE_MAX || skipped > 0 {
-            Err(format!("the line is longer than {LINE_MAX} bytes"))
-        } else {
-            std::str::from_utf8(&line)
-                .map_err(|_| "the line is no UTF-8".to_owned())
-                .and_then(|line| self.line(line))
-        };
-        let answer = match answer {
-            Ok(taken) => format!("ok {taken}"),
-            Err(why) => format!("error {why}"),
-        };
-        // One line, whatever stands in the names.
-        let mut answer: String =
-            answer.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
-        answer.push('\n');
-        answer.into_bytes()
+        if line.len() > LINE_MAX || skipped > 0 {
+            return Err(format!("the line is longer than {LINE_MAX} bytes"));
+        }
+        std::str::from_utf8(&line)
+            .map_err(|_| "the line is no UTF-8".to_owned())
+            .and_then(|line| self.line(line))
     }
 
     fn line(&mut self, line: &str) -> Result<String, String> {
@@ -144,6 +151,7 @@ impl Lines<'_> {
                 return Err(format!("{taken}: cannot drop a tag into {}: {why}", directory.display()));
             }
             self.dropped += 1;
+            self.unsynced.insert(directory.clone());
             taken = format!("{taken} {}", target.name);
         }
         Ok(taken)
@@ -166,6 +174,17 @@ impl Lines<'_> {
         }
         Ok(self.targets.iter().filter(|target| target.enabled).cloned().collect())
     }
+}
+
+/// As one line, whatever stands in the names.
+fn answer(taken: Result<String, String>) -> Vec<u8> {
+    let answer = match taken {
+        Ok(taken) => format!("ok {taken}"),
+        Err(why) => format!("error {why}"),
+    };
+    let mut answer: String = answer.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+    answer.push('\n');
+    answer.into_bytes()
 }
 
 #[cfg(test)]
@@ -232,6 +251,18 @@ mod tests {
         assert!(answers[7].contains("has no end"));
         assert!(told(&targets, b"a\xff 1\n")[0].contains("UTF-8"));
         assert_eq!(fs::read_dir(root.path().join("b")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_cannot_be_synced_is_not_answered_as_taken() {
+        let root = tempfile::tempdir().unwrap();
+        let targets = targets(root.path());
+        let unsynced = BTreeSet::from([root.path().join("gone")]);
+        let mut lines = Lines { targets: &targets, rest: Vec::new(), skipped: 0, dropped: 0, unsynced };
+        let (answers, told) = mpsc::sync_channel(1);
+        assert!(lines.take(b"core 1.0 a\ncore\n", &answers));
+        let told = String::from_utf8(told.recv().unwrap()).unwrap();
+        assert!(told.starts_with("error cannot sync ") && told.contains("\nerror a line is "), "{told}");
     }
 
     #[test]

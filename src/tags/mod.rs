@@ -28,6 +28,11 @@ const SEPARATOR: &str = "::";
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Tag(pub PackageVersion);
 
+/// Has the tags that were dropped into `directory` stand there after a power cut, too.
+pub fn sync(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
+}
+
 /// Why a file's name is no tag.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TagError {
