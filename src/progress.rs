@@ -11,6 +11,8 @@ use sd_notify::NotifyState;
 const TELL_EVERY: Duration = Duration::from_secs(10);
 /// For how long the unit may then go on without another word.
 const EXTENSION: Duration = Duration::from_secs(90);
+/// How often what is waited for counts as something that moves.
+const MOVES_EVERY: Duration = Duration::from_secs(5);
 
 /// When something moved last, shared by all who move something.
 #[derive(Clone, Debug)]
@@ -47,6 +49,17 @@ impl Progress {
             let extension = NotifyState::ExtendTimeoutUsec(EXTENSION.as_micros() as u32);
             if let Err(why) = sd_notify::notify(&[extension]) {
                 tracing::debug!("cannot ask systemd for more time: {why}");
+            }
+        }
+    }
+
+    /// Waits for what ends in time by itself, and counts as moving until then.
+    pub(crate) async fn during<T>(&self, waited_for: impl Future<Output = T>) -> T {
+        let mut waited_for = std::pin::pin!(waited_for);
+        loop {
+            match tokio::time::timeout(MOVES_EVERY, &mut waited_for).await {
+                Ok(done) => return done,
+                Err(_) => self.moved(),
             }
         }
     }

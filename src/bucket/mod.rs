@@ -24,7 +24,6 @@ pub mod zipped;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
@@ -41,8 +40,6 @@ use left::Left;
 
 /// How much memory parts may take that are being filled or sent, in KiB.
 const MEMORY: usize = 128 << 10;
-/// How often a request that is not answered yet counts as something that moves.
-const MOVES_EVERY: Duration = Duration::from_secs(5);
 
 /// An open way to a bucket. Clones share it.
 #[derive(Clone, Debug)]
@@ -84,13 +81,7 @@ impl Bucket {
     /// Waits for an answer. How many of its bytes are through cannot be seen, so a request counts as
     /// moving for as long as it may take: the client ends it in time.
     async fn answer<T>(&self, request: impl Future<Output = T>) -> T {
-        let mut request = std::pin::pin!(request);
-        loop {
-            match tokio::time::timeout(MOVES_EVERY, &mut request).await {
-                Ok(answer) => return answer,
-                Err(_) => self.0.progress.moved(),
-            }
-        }
+        self.0.progress.during(request).await
     }
 
     fn client(&self) -> &aws_sdk_s3::Client {

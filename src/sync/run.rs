@@ -3,6 +3,8 @@
 //! Nothing is remembered that a next run would need: what was committed is in the next listing,
 //! so a run that is killed or cut goes on where it stopped. A marker stands while a run works; one
 //! that is left of a killed run has the agent start another. TERM and INT are a person who stops it.
+//! systemd is asked for more time (`EXTEND_TIMEOUT_USEC=`) as long as anything moves: an answer is waited
+//! for within its own limit, and each member that was looked at is a move.
 
 mod again;
 mod exchange;
@@ -37,6 +39,7 @@ use crate::config::{Destination, S3, Settings, Source};
 use crate::failure::{Failure, Needs, Result};
 use crate::lock;
 use crate::places::{Places, replace};
+use crate::progress::Progress;
 use crate::release;
 use crate::release::answer::{Answer, Asked};
 use crate::report::{Report, Reporter};
@@ -160,12 +163,13 @@ struct Run<'a> {
     /// What the target had when it was last asked.
     known: Listing,
     sent: Sent,
+    progress: Progress,
 }
 
 impl<'a> Run<'a> {
     fn new(settings: &'a Settings, places: &'a Places, helper: &'a Path, reporter: &'a mut Reporter) -> Self {
-        let known = known::read(&places.listing());
-        Self { settings, places, helper, reporter, known, sent: Sent::default() }
+        let (known, progress) = (known::read(&places.listing()), Progress::start());
+        Self { settings, places, helper, reporter, known, sent: Sent::default(), progress }
     }
 
     async fn all(&mut self, mode: Mode) -> Result<Ended> {
@@ -178,7 +182,7 @@ impl<'a> Run<'a> {
         let answer = self.ask().await?;
         let refused = answer.refused.len() as u64;
         let mut record = Record::new(self.places, &answer);
-        let wanted = wanted(answer.rows, &archive, &record, mode);
+        let wanted = self.wanted(answer.rows, &archive, &record, mode);
         let done = match &self.settings.destination {
             Destination::Ssh(_) => {
                 let set = wanted.await?;
@@ -262,12 +266,39 @@ impl<'a> Run<'a> {
 
     /// Asks which package-versions there should be, links not followed yet.
     async fn ask(&mut self) -> Result<Answer> {
-        let answer = answer(self.settings.clone()).await?;
+        let answer = self.progress.during(answer(self.settings.clone())).await?;
         self.tell_problems(answer.refused.iter().map(|refused| (refused.to_string(), None)));
         for closed in &answer.closed {
             tracing::debug!("the release {closed} is closed: its packages are not asked for any more");
         }
         Ok(answer)
+    }
+
+    /// What the target should have, which a real run writes down.
+    async fn wanted(
+        &self,
+        rows: Rows,
+        archive: &Archive,
+        record: &Record<'_>,
+        mode: Mode,
+    ) -> Result<CurrentSet> {
+        let set = self.gather(rows, archive).await?;
+        if matches!(mode, Mode::Real { .. }) {
+            record.wanted(&set);
+        }
+        Ok(set)
+    }
+
+    /// A thread of its own looks at the archive, whose disk may be slow.
+    async fn gather(&self, rows: Rows, archive: &Archive) -> Result<CurrentSet> {
+        let (archive, progress) = (archive.clone(), self.progress.clone());
+        let look = move |id: &PackageVersion| {
+            progress.moved();
+            archive.look(id)
+        };
+        let gathered = tokio::task::spawn_blocking(move || CurrentSet::gather(rows, look));
+        let gathered = gathered.await.person("looking at the source archive panicked")?;
+        gathered.person("the current set is too large")
     }
 
     fn tell_problems(&mut self, problems: impl ExactSizeIterator<Item = (String, Option<PackageVersion>)>) {
@@ -386,21 +417,4 @@ fn ask(settings: &Settings) -> Result<Answer> {
     }
     let mut source = release::open(&settings.release)?;
     Ok(Answer::of(Some(&mut *source), &asked)?)
-}
-
-/// What the target should have, which a real run writes down.
-async fn wanted(rows: Rows, archive: &Archive, record: &Record<'_>, mode: Mode) -> Result<CurrentSet> {
-    let set = gather(rows, archive).await?;
-    if matches!(mode, Mode::Real { .. }) {
-        record.wanted(&set);
-    }
-    Ok(set)
-}
-
-/// A thread of its own looks at the archive, whose disk may be slow.
-async fn gather(rows: Rows, archive: &Archive) -> Result<CurrentSet> {
-    let archive = archive.clone();
-    let gathered = tokio::task::spawn_blocking(move || CurrentSet::gather(rows, |id| archive.look(id)));
-    let gathered = gathered.await.person("looking at the source archive panicked")?;
-    gathered.person("the current set is too large")
 }

@@ -25,6 +25,7 @@ use crate::config::{Destination, Settings};
 use crate::failure::{Failure, Needs, Result};
 use crate::lock;
 use crate::places::Places;
+use crate::progress::Progress;
 use crate::report::{Cause, Parts, Report, Reporter};
 use crate::session::{Early, Event};
 use crate::tags::{Claim, Queue};
@@ -88,6 +89,7 @@ async fn once(
         worst: None,
         started,
         record,
+        progress: Progress::start(),
     };
     let ended = run.all().await;
     run.close().await;
@@ -125,6 +127,8 @@ struct Run<'a> {
     worst: Option<Mend>,
     started: SystemTime,
     record: Record,
+    /// Asks systemd for more time as long as claims are looked at.
+    progress: Progress,
 }
 
 impl Run<'_> {
@@ -175,6 +179,7 @@ impl Run<'_> {
         };
         let mut round = Round::default();
         for claim in claims {
+            self.progress.moved();
             let verdict = match &claim.tag {
                 Ok(tag) => resolve(&archive, &tag.0, patience, claim.age(now), now),
                 Err(why) => Verdict::Reject(why.to_string()),

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Aim, Run, gather};
+use super::{Aim, Run};
 use crate::bucket::State;
 use crate::channel::clock;
 use crate::failure::{Needs, Result};
@@ -47,7 +47,7 @@ impl Run<'_> {
     async fn ask_again(&mut self, aim: Aim<'_>) -> Result<(CurrentSet, u64)> {
         let answer = self.ask().await?;
         let refused = answer.refused.len() as u64;
-        Ok((gather(answer.rows, aim.archive).await?, refused))
+        Ok((self.gather(answer.rows, aim.archive).await?, refused))
     }
 
     /// Decides anew of what a bucket has in excess, where the answer is old. Nothing is decided where the
@@ -101,38 +101,57 @@ mod tests {
         (core(&entry.version), entry)
     }
 
+    /// A target that should have what `list` says, of a source archive that has nothing.
+    fn world(root: &Path) -> (Settings, Places, Archive) {
+        let (source, list) = (root.join("source"), root.join("list"));
+        fs::create_dir_all(root.join("etc/blat/targets")).unwrap();
+        fs::create_dir(&source).unwrap();
+        let text = format!(
+            "source = {source:?}\n[ssh]\nhost = \"site1\"\n[aging]\nmode = \"immediate\"\nmax_shrink = \"90%\"\n\
+             [release]\nsource = \"file\"\nfile = {list:?}\n"
+        );
+        fs::write(root.join("etc/blat/targets/site1.toml"), text).unwrap();
+        let name = "site1".parse().unwrap();
+        let settings = Settings::load(root, &name).unwrap_or_else(|why| panic!("{why}"));
+        (settings, Places::of(root, &name), Archive::open(&source).unwrap())
+    }
+
+    fn rows() -> Rows {
+        let mut rows = Rows::default();
+        rows.add("core", "2", Reason::Packages).unwrap();
+        rows
+    }
+
     /// What is to be deleted of core/1 and core/2, so long after the answer that has core/2 alone, where the
     /// source says `list` by then.
     async fn deleted(list: Option<&str>, later: Duration) -> Option<Vec<PackageVersion>> {
         let root = tempfile::tempdir().unwrap();
-        let at = |name: &str| root.path().join(name);
-        fs::create_dir_all(at("etc/blat/targets")).unwrap();
-        fs::create_dir(at("source")).unwrap();
-        let text = format!(
-            "source = {:?}\n[ssh]\nhost = \"site1\"\n[aging]\nmode = \"immediate\"\nmax_shrink = \"90%\"\n\
-             [release]\nsource = \"file\"\nfile = {:?}\n",
-            at("source"),
-            at("list")
-        );
-        fs::write(at("etc/blat/targets/site1.toml"), text).unwrap();
-        list.into_iter().for_each(|list| fs::write(at("list"), list).unwrap());
-        let name = "site1".parse().unwrap();
-        let settings = Settings::load(root.path(), &name).unwrap_or_else(|why| panic!("{why}"));
-        let (places, archive) = (Places::of(root.path(), &name), Archive::open(&at("source")).unwrap());
-        let mut rows = Rows::default();
-        rows.add("core", "2", Reason::Packages).unwrap();
-        let set = gather(rows, &archive).await.unwrap();
+        let (settings, places, archive) = world(root.path());
+        list.into_iter().for_each(|list| fs::write(root.path().join("list"), list).unwrap());
+        let mut reporter = Reporter::to_the_log("site1");
+        let mut run = Run::new(&settings, &places, Path::new("helper"), &mut reporter);
+        let set = run.gather(rows(), &archive).await.unwrap();
         let mode = Mode::Real { accept_shrink: false };
         let aim = Aim { archive: &archive, set: &set, refused: 0, asked: Instant::now(), mode };
         let state = State::of_entries([entry("1"), entry("2")].into());
         let listing = bucket::listing(&state, &set).unwrap();
-        let mut reporter = Reporter::to_the_log("site1");
-        let mut run = Run::new(&settings, &places, Path::new("helper"), &mut reporter);
         let (mut plan, mut policy) = (Plan::default(), run.policy(aim, &listing));
         plan.aged = Some(decide(&set, &listing, &[], &policy, clock()));
         run.decide_again(aim, aim.asked + later, &state, &mut plan, &mut policy).await.unwrap();
         let aged = plan.aged?;
         Some(aged.deletions().into_iter().map(|aged| aged.id.clone()).collect())
+    }
+
+    #[tokio::test]
+    async fn each_member_that_was_looked_at_is_something_that_moves() {
+        let root = tempfile::tempdir().unwrap();
+        let (settings, places, archive) = world(root.path());
+        let (began, mut reporter) = (Instant::now(), Reporter::to_the_log("site1"));
+        let run = Run::new(&settings, &places, Path::new("helper"), &mut reporter);
+        let pause = Duration::from_millis(20);
+        std::thread::sleep(pause);
+        run.gather(rows(), &archive).await.unwrap();
+        assert!(run.progress.idle() + pause <= began.elapsed());
     }
 
     #[tokio::test]
