@@ -50,12 +50,14 @@ pub(super) async fn carry_out(
         decision.marks().map(|aged| (aged.id.clone(), aged.stands.clone())).collect();
     let why = format!("nothing that {target} names has it");
     done.marked = channel.session.mark(&marks, policy.told(), &why).await?;
-    // What could not be marked is not named; the next synchronisation finds which it was.
-    if done.marked == marks.len() as u64 {
-        decision.marks().filter(|aged| aged.fate == Fate::Mark).take(MARKS_TOLD).for_each(|aged| {
-            reporter.tell(Report::marked(&aged.id));
-        });
+    let mut new: Vec<_> = decision.marks().filter(|aged| aged.fate == Fate::Mark).collect();
+    if done.marked < marks.len() as u64 {
+        // Something was replaced meanwhile; the next synchronisation finds what.
+        let (there, _) = channel.session.marks().await?;
+        let there: HashMap<_, _> = there.iter().map(|mark| (&mark.id, &mark.stands)).collect();
+        new.retain(|aged| there.get(&aged.id) == Some(&&aged.stands));
     }
+    new.iter().take(MARKS_TOLD).for_each(|aged| reporter.tell(Report::marked(&aged.id)));
     let mut open = HashMap::new();
     for aged in decision.deletions() {
         while open.len() >= AHEAD {
