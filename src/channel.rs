@@ -154,13 +154,17 @@ pub(crate) async fn connect(settings: &Settings, reporter: &mut Reporter) -> Res
     Connection::open(&Endpoint::of(ssh), Proof::Key(key)).await
 }
 
+/// By which name targets know this host.
+pub(crate) fn master() -> String {
+    nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
 /// How this host introduces itself to a target.
 pub(crate) fn hello(target: &There) -> HostHello {
-    let master = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned());
     HostHello {
         protocol: PROTOCOL,
         archive: target.archive.as_str().as_bytes().to_vec(),
-        master: master.unwrap_or_default(),
+        master: master(),
         clock: clock(),
     }
 }

@@ -37,15 +37,16 @@ impl Done {
     }
 }
 
-/// Marks and deletes as was decided, for `target`. What was needed again has lost its mark before.
+/// Marks and deletes as was decided, for `target`. What was needed again has lost its mark before. What is
+/// `done` counts, though it ends in the middle.
 pub(super) async fn carry_out(
     decision: &Decision,
     policy: &Policy,
     target: &str,
     channel: &mut Channel,
     reporter: &mut Reporter,
-) -> Result<Done> {
-    let mut done = Done::default();
+    done: &mut Done,
+) -> Result<()> {
     let marks: Vec<(PackageVersion, Standing)> =
         decision.marks().map(|aged| (aged.id.clone(), aged.stands.clone())).collect();
     let why = format!("nothing that {target} names has it");
@@ -61,15 +62,15 @@ pub(super) async fn carry_out(
     let mut open = HashMap::new();
     for aged in decision.deletions() {
         while open.len() >= AHEAD {
-            hear(channel, reporter, &mut open, &mut done).await?;
+            hear(channel, reporter, &mut open, done).await?;
         }
         let number = channel.session.send_delete(aged.id.clone(), aged.stands.clone())?;
         open.insert(number, aged.id.clone());
     }
     while !open.is_empty() {
-        hear(channel, reporter, &mut open, &mut done).await?;
+        hear(channel, reporter, &mut open, done).await?;
     }
-    Ok(done)
+    Ok(())
 }
 
 async fn hear(

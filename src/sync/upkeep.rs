@@ -1,12 +1,15 @@
 //! What a target tells of its own upkeep: put on record after each synchronisation, and what is new in it
 //! told.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use blat_target::message::{Info, Ran};
+use blat_target::message::{Deleted, Info, Ran};
+use blat_target::package::PackageVersion;
 use serde::{Deserialize, Serialize};
 
+use crate::channel::master;
 use crate::failure::{Needs, Result};
 use crate::places::replace;
 use crate::report::{self, Report, Reporter};
@@ -27,10 +30,14 @@ pub struct Upkeep {
     pub held: Option<String>,
     pub free_bytes: u64,
     pub free_inodes: u64,
-    /// When the last deletion was that was told of.
+    /// When the last deletion was that is told of, by a clock that may have been wrong,
     pub told: i64,
-    /// How many of that very second were told of.
-    pub told_then: usize,
+    /// and of what.
+    #[serde(default)]
+    pub told_last: Option<PackageVersion>,
+    /// What a session deleted that was cut then: it was told of at once.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub heard: BTreeSet<PackageVersion>,
 }
 
 impl Upkeep {
@@ -38,41 +45,76 @@ impl Upkeep {
     pub fn read(path: &Path) -> Option<Self> {
         serde_json::from_str(&fs::read_to_string(path).ok()?).ok()
     }
+
+    fn write(&self, path: &Path) -> Result<()> {
+        let text = serde_json::to_vec(self).expect("plain values can be written");
+        replace(path, &text).later(format!("cannot write {}", path.display()))
+    }
 }
 
-/// Puts what a target says on record at `path`, and tells what is new.
+/// Puts on record at `path` what a session deleted that was cut.
 ///
 /// # Errors
 /// When it cannot be written.
-pub(super) fn note(path: &Path, info: &Info, reporter: &mut Reporter) -> Result<()> {
+pub(super) fn note_heard(path: &Path, gone: &BTreeSet<PackageVersion>) -> Result<()> {
+    let mut upkeep = Upkeep::read(path).unwrap_or_default();
+    upkeep.heard.extend(gone.iter().cloned());
+    upkeep.write(path)
+}
+
+/// Puts what a target says on record at `path`, and tells what is new; `gone` is what this run deleted, and
+/// told of.
+///
+/// # Errors
+/// When it cannot be written.
+pub(super) fn note(
+    path: &Path,
+    info: &Info,
+    gone: &BTreeSet<PackageVersion>,
+    reporter: &mut Reporter,
+) -> Result<()> {
     let before = Upkeep::read(path).unwrap_or_default();
-    let new = new_deletions(info, &before);
-    for deleted in new.iter().take(TOLD_MAX) {
+    for deleted in new_deletions(info, &before, gone, &master()).into_iter().take(TOLD_MAX) {
         let (package, version) = (deleted.id.package.to_string(), deleted.id.version.to_string());
-        reporter.tell(Report::Deleted { package, version, at: Some(deleted.at) });
+        let at = (deleted.by == PURGE).then_some(deleted.at);
+        reporter.tell(Report::Deleted { package, version, at });
     }
     tell_ran(report::Upkeep::Index, info.index.as_ref(), before.indexed, reporter);
     tell_ran(report::Upkeep::Purge, info.purge.as_ref(), before.purged, reporter);
-    let told = info.deleted.last().map_or(before.told, |last| last.at);
-    let after = Upkeep {
+    let last = info.deleted.last();
+    Upkeep {
         asked: info.clock,
         indexed: info.index.as_ref().map(|ran| ran.at),
         purged: info.purge.as_ref().map(|ran| ran.at),
         held: info.hold.clone(),
         free_bytes: info.free_bytes,
         free_inodes: info.free_inodes,
-        told,
-        told_then: info.deleted.iter().filter(|deleted| deleted.at == told).count(),
-    };
-    let text = serde_json::to_vec(&after).expect("plain values can be written");
-    replace(path, &text).later(format!("cannot write {}", path.display()))
+        told: last.map_or(before.told, |last| last.at),
+        told_last: last.map(|last| last.id.clone()).or(before.told_last),
+        heard: BTreeSet::new(),
+    }
+    .write(path)
 }
 
-/// What the target's own purge has deleted and was not told of before.
-fn new_deletions<'a>(info: &'a Info, before: &Upkeep) -> Vec<&'a blat_target::message::Deleted> {
-    let then = info.deleted.iter().filter(|deleted| deleted.at == before.told).skip(before.told_then);
-    let later = info.deleted.iter().filter(|deleted| deleted.at > before.told);
-    then.chain(later).filter(|deleted| deleted.by == PURGE).collect()
+/// What was not told of before: deletions of the target's own purge, and those of this `master`'s earlier
+/// sessions whose outcome it did not hear.
+fn new_deletions<'a>(
+    info: &'a Info,
+    before: &Upkeep,
+    gone: &BTreeSet<PackageVersion>,
+    master: &str,
+) -> Vec<&'a Deleted> {
+    let all = &info.deleted;
+    let first = match &before.told_last {
+        // Where the last one is no longer told, all came after it.
+        Some(id) => {
+            all.iter().rposition(|it| it.at == before.told && it.id == *id).map_or(0, |last| last + 1)
+        }
+        None => all.iter().position(|it| it.at > before.told).unwrap_or(all.len()),
+    };
+    let was_told = |id: &PackageVersion| gone.contains(id) || before.heard.contains(id);
+    let is_new = |it: &&Deleted| it.by == PURGE || it.by == master && !was_told(&it.id);
+    all[first..].iter().filter(is_new).collect()
 }
 
 fn tell_ran(what: report::Upkeep, ran: Option<&Ran>, before: Option<i64>, reporter: &mut Reporter) {
@@ -94,38 +136,58 @@ pub fn skew(target: i64, master: i64) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use blat_target::message::Deleted;
-    use blat_target::package::PackageVersion;
+
+    fn deleted(at: i64, version: &str, by: &str) -> Deleted {
+        Deleted { at, id: PackageVersion::new("a", version).unwrap(), by: by.to_owned() }
+    }
+
+    fn info(deleted: Vec<Deleted>) -> Info {
+        let purge = Some(Ran { at: 5, count: 2, failed: 0, trouble: None });
+        Info { clock: 9, free_bytes: 1, free_inodes: 2, hold: None, index: None, purge, deleted }
+    }
+
+    /// The versions of which is told, where `gone` was deleted now.
+    fn told(path: &Path, info: &Info, gone: &BTreeSet<PackageVersion>) -> Vec<String> {
+        let before = Upkeep::read(path).unwrap_or_default();
+        let new = new_deletions(info, &before, gone, "master");
+        let told = new.iter().map(|deleted| deleted.id.version.to_string()).collect();
+        note(path, info, gone, &mut Reporter::to_the_log("site1")).unwrap();
+        told
+    }
 
     #[test]
-    fn each_deletion_by_the_purge_is_told_once() {
-        let deleted = |at, version: &str, by: &str| Deleted {
-            at,
-            id: PackageVersion::new("a", version).unwrap(),
-            by: by.to_owned(),
-        };
-        let mut info = Info {
-            clock: 9,
-            free_bytes: 1,
-            free_inodes: 2,
-            hold: None,
-            index: None,
-            purge: Some(Ran { at: 5, count: 2, failed: 0, trouble: None }),
-            deleted: vec![deleted(4, "1", "master"), deleted(5, "2", PURGE)],
-        };
+    fn each_deletion_is_told_once() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("upkeep");
-        let told = |info: &Info| -> Vec<String> {
-            let new = new_deletions(info, &Upkeep::read(&path).unwrap_or_default());
-            new.iter().map(|deleted| deleted.id.version.to_string()).collect()
-        };
-        assert_eq!(told(&info), ["2"]);
-        note(&path, &info, &mut Reporter::to_the_log("site1")).unwrap();
-        assert_eq!(told(&info), Vec::<String>::new());
-        info.deleted.push(deleted(5, "3", PURGE));
-        info.deleted.push(deleted(6, "4", PURGE));
-        assert_eq!(told(&info), ["3", "4"]);
+        let of = |version: &str| BTreeSet::from([deleted(0, version, "").id]);
+        let mut info =
+            info(vec![deleted(4, "1", "master"), deleted(5, "2", PURGE), deleted(5, "x", "other")]);
+        assert_eq!(told(&path, &info, &of("1")), ["2"]);
+        assert_eq!(told(&path, &info, &BTreeSet::new()), [""; 0]);
+        info.deleted.extend([deleted(5, "3", PURGE), deleted(6, "4", PURGE)]);
+        assert_eq!(told(&path, &info, &BTreeSet::new()), ["3", "4"]);
+        // A session was cut: of one of its deletions it had heard.
+        note_heard(&path, &of("5")).unwrap();
+        info.deleted.extend([deleted(7, "5", "master"), deleted(7, "6", "master")]);
+        assert_eq!(told(&path, &info, &BTreeSet::new()), ["6"]);
         assert_eq!(Upkeep::read(&path).unwrap().purged, Some(5));
+    }
+
+    #[test]
+    fn a_clock_that_was_ahead_hides_no_deletion_and_repeats_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("upkeep");
+        let mut info = info(vec![deleted(9000, "1", PURGE)]);
+        assert_eq!(told(&path, &info, &BTreeSet::new()), ["1"]);
+        info.deleted.push(deleted(10, "2", PURGE));
+        assert_eq!(told(&path, &info, &BTreeSet::new()), ["2"]);
+        assert_eq!(told(&path, &info, &BTreeSet::new()), [""; 0]);
+        info.deleted.drain(..);
+        info.deleted.push(deleted(11, "3", PURGE));
+        assert_eq!(told(&path, &info, &BTreeSet::new()), ["3"], "so many that the last is not among them");
+        // As an earlier blat wrote it.
+        fs::write(&path, r#"{"asked":9,"free_bytes":1,"free_inodes":2,"told":10,"told_then":1}"#).unwrap();
+        assert_eq!(told(&path, &info, &BTreeSet::new()), ["3"]);
     }
 
     #[test]
