@@ -9,8 +9,8 @@
 //! list is on record ([`fragments`]) with the time and inode of its `descpkg`; while these are the same,
 //! its lines are copied from the old list, and nothing of it is walked. All else is.
 //!
-//! The list is written beside its place and renamed into it: a reader has the old one or the new one,
-//! and a run that is killed leaves the old one. The record names the list that it belongs to, so one
+//! The list is written beside its place, synced, and renamed into it: a reader has the old one or the new one,
+//! and a run that is killed, or a power cut, leaves one of them. The record names the list that it belongs to, so one
 //! that is left of a killed run counts for nothing.
 
 mod compose;
@@ -29,7 +29,7 @@ use crate::archive::{Archive, OWN_FOLDER, open_or_make};
 use crate::folder::Folder;
 use crate::history::{self, now};
 use crate::message::{Mend, Ran, Refusal};
-use crate::refusal::refusal;
+use crate::refusal::{errno, refusal};
 use crate::serve::{EXIT_DONE, EXIT_LATER, EXIT_PERSON};
 
 use compose::Compose;
@@ -100,6 +100,7 @@ fn fresh(own: &Folder) -> nix::Result<File> {
 
 fn put(own: &Folder, draft: &File, fragments: &Fragments) -> nix::Result<()> {
     fchmod(draft, Mode::from_bits_truncate(0o644))?;
+    draft.sync_all().map_err(|why| errno(&why))?;
     own.rename(DRAFT, LIST, RenameFlags::empty())?;
     fragments.write(own, draft)
 }
