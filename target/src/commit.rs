@@ -14,7 +14,8 @@
 //!   finds the version standing.
 //!
 //! Two sessions may commit in the same place: each looks again when the place is not
-//! as it was, and the last one to commit wins.
+//! as it was. What came there since a build was begun is not replaced by that build, for another one
+//! is wanted by then: it may have waited for its sync while the host that sent it was gone.
 //!
 //! On a file system without such renames (`EINVAL`) the old is first renamed aside:
 //! for a moment, and after a crash in that moment, there is none; never a part of one.
@@ -142,6 +143,10 @@ impl Pending {
                 return Ok(Outcome::Unchanged);
             }
             let replaced = standing != Standing::Absent;
+            if replaced && self.is_overtaken()? {
+                let reason = format!("{} came in another build while this one was on its way", self.id);
+                return Ok(Outcome::Refused(Refusal::later(reason)));
+            }
             match self.rename(replaced) {
                 Ok(()) => return Ok(Outcome::Committed { replaced }),
                 Err(Errno::EEXIST | Errno::ENOENT) => continue,
@@ -149,6 +154,13 @@ impl Pending {
             }
         }
         Ok(Outcome::Refused(Refusal::later(format!("others keep changing {}", self.id))))
+    }
+
+    /// Whether what stands in its place came there after it was begun, by the time of the rename.
+    fn is_overtaken(&self) -> nix::Result<bool> {
+        let found = self.hidden.folder.stat(self.id.version.as_str().as_bytes())?;
+        let came = found.map(|found| (found.st_ctime, found.st_ctime_nsec));
+        Ok(came.zip(self.hidden.began).is_some_and(|(came, began)| came > began))
     }
 
     /// The refusal of a link to what is not there.

@@ -46,6 +46,8 @@ pub(crate) struct Hidden {
     pub(crate) name: Vec<u8>,
     /// The record by which another session can go on with it.
     partial: Option<Arc<Partial>>,
+    /// When the package-version that is staged there was begun, by the file system's clock.
+    pub(crate) began: Option<(i64, i64)>,
     /// Whether nothing is left to be removed, or what there is shall stay.
     removed: Cell<bool>,
 }
@@ -78,7 +80,8 @@ impl Hidden {
                 made => {
                     let (archive, session) = (archive.clone(), session.clone());
                     let (package, removed) = (package.clone(), Cell::new(false));
-                    let hidden = Self { archive, session, package, folder, name, partial: None, removed };
+                    let (partial, began) = (None, None);
+                    let hidden = Self { archive, session, package, folder, name, partial, began, removed };
                     return made.map(|made| (hidden, made));
                 }
             }
@@ -126,7 +129,8 @@ impl Hidden {
             done => done?,
         }
         let (archive, session, package) = (archive.clone(), session.clone(), id.package.clone());
-        Ok(Self { archive, session, package, folder, name, partial: None, removed: Cell::new(false) })
+        let (partial, began, removed) = (None, None, Cell::new(false));
+        Ok(Self { archive, session, package, folder, name, partial, began, removed })
     }
 
     /// Removes what stands there.
@@ -179,10 +183,13 @@ impl Staging {
         let id = &head.id;
         let make = |folder: &Folder, name: &[u8]| {
             folder.mkdir(name, 0o700)?;
-            folder.below(name)
+            let root = folder.below(name)?;
+            let made = fstat(&root)?;
+            Ok((root, (made.st_ctime, made.st_ctime_nsec)))
         };
-        let (mut hidden, root) = Hidden::make(archive, session, &id.package, make)
+        let (mut hidden, (root, began)) = Hidden::make(archive, session, &id.package, make)
             .map_err(|why| refusal(format_args!("make a folder to stage {id}"), why))?;
+        hidden.began = Some(began);
         let made = session.made(&id.package);
         hidden.partial = Partial::begin(archive, head, &hidden.name, made, manifest).map(Arc::new);
         Ok(Self {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use blat_target::message::{Outcome, ToHost};
+use blat_target::message::{Mend, Outcome, ToHost};
 use blat_target::stamp::Stamp;
 use common::pack::{Pack, Parts, STAMP};
 use common::{Host, Site};
@@ -182,6 +182,27 @@ fn half_sent(site: &Site, pack: &Pack) -> Host {
 }
 
 #[test]
+fn what_was_begun_before_another_build_came_does_not_replace_it() {
+    let site = Site::new();
+    site.send(&[build("a/1", 0)]);
+    let old = build("a/1", 1);
+    let mut slow = half_sent(&site, &old);
+    // The clock of a file system has ticks.
+    std::thread::sleep(Duration::from_millis(20));
+    assert_eq!(site.send(&[build("a/1", 2)]), [Outcome::Committed { replaced: true }]);
+    slow.bytes(&old.plain[old.plain.len() / 2..]);
+    slow.say(&blat_target::message::ToTarget::PackageEnd);
+    let Outcome::Refused(refusal) = slow.outcome() else { panic!("it replaced the newer one") };
+    assert_eq!(refusal.mend, Mend::Later);
+    assert!(refusal.reason.contains("came in another build"), "{}", refusal.reason);
+    // Whoever begins now, wants it by now.
+    slow.send(&old);
+    assert_eq!(slow.outcome(), Outcome::Committed { replaced: true });
+    assert_eq!(slow.done().code, Some(0));
+    assert!(site.leftovers().is_empty());
+}
+
+#[test]
 fn the_staging_of_a_live_session_is_never_cleared() {
     let site = Site::new();
     let pack = build("a/1", 1);
@@ -318,7 +339,10 @@ fn two_sessions_at_once_may_send_the_same() {
                     let packs: Vec<_> =
                         (0..10).map(|n| build(&format!("p{}/{n}", n % 2), round * (1 + side % 2))).collect();
                     let outcomes = site.send(&packs);
-                    let good = |it: &Outcome| matches!(it, Outcome::Committed { .. } | Outcome::Unchanged);
+                    let good = |it: &Outcome| match it {
+                        Outcome::Committed { .. } | Outcome::Unchanged => true,
+                        Outcome::Refused(refusal) => refusal.reason.contains("came in another build"),
+                    };
                     assert!(outcomes.iter().all(good), "{outcomes:?}");
                 }
             });
