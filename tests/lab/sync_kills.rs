@@ -13,13 +13,16 @@ const SITE: &str = "site1";
 /// Who is hit, in turn.
 const VICTIMS: [&str; 5] = ["the synchronisation", "the agent", "the ssh master", "the helper", "the cable"];
 
-/// A master with releases of real packages, behind a slow link; the target is not there yet.
-fn filled(name: &str, rate: u64) -> (Field, Link, Vec<(String, String)>) {
-    let field = Field::new(name);
-    let mut ids = real_packages(10_000);
-    field.master.sh(&format!("cp -a {REAL_SOURCE}/. {SOURCE}/"));
+/// A master with a release of so many packages of 1 MB beside these, behind a slow link; the target is not there
+/// yet.
+fn filled(
+    field: Field,
+    mut ids: Vec<(String, String)>,
+    bulk: u64,
+    rate: u64,
+) -> (Field, Link, Vec<(String, String)>) {
     let mut dice = Dice::new();
-    for number in 0..40 {
+    for number in 0..bulk {
         let id = (format!("bulk{number}"), "1.0".to_owned());
         put_build(&field.source().join(&id.0).join(&id.1), number, 3, &dice.noise(1_000_000));
         ids.push(id);
@@ -65,7 +68,9 @@ fn a_fill_that_is_killed_and_cut_goes_on_by_itself() {
     let soak = std::env::var_os("BLAT_SOAK").is_some();
     let (rounds, rate) = if soak { (100, 4_000_000) } else { (20, 16_000_000) };
     let mut dice = Dice::new();
-    let (field, link, ids) = filled("synckills", rate);
+    let (field, ids) = (Field::new("synckills"), real_packages(10_000));
+    field.master.sh(&format!("cp -a {REAL_SOURCE}/. {SOURCE}/"));
+    let (field, link, ids) = filled(field, ids, 40, rate);
     add_target(&field);
     // Brings the helper: otherwise hits in quick succession meet nothing but its upload.
     field.master.sh("blat sync --dry-run site1");
@@ -133,7 +138,7 @@ fn hit(field: &Field, link: &Link, dice: &mut Dice, within: u64, victim: usize) 
 
 #[test]
 fn tags_pass_a_long_synchronisation_by_and_a_second_one_says_that_one_runs() {
-    let (field, _link, _) = filled("synctags", 10_000_000);
+    let (field, _link, _) = filled(Field::new("synctags"), Vec::new(), 150, 10_000_000);
     add_target(&field);
     start(&field);
     wait_until("packages arrive", Duration::from_secs(60), || committed(&field).len() > 5);
