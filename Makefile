@@ -182,6 +182,9 @@ build/packages/%.done: $(PACKAGED)
 	packaging/$*/build
 	touch $@
 
+# What a person took away is built again.
+$(foreach kind,deb rpm,$(if $(wildcard build/packages/*.$(kind)),,$(shell rm -f build/packages/$(kind).done)))
+
 install: ## puts the built programs and units in place (DESTDIR=, PREFIX=/usr)
 
 clean: ## removes build/, and nothing else

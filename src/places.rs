@@ -90,6 +90,11 @@ impl Places {
         self.state.join("upkeep.json")
     }
 
+    /// Deletions of a session that were told of, as long as the target's own record of them was not.
+    pub fn heard(&self) -> PathBuf {
+        self.state.join("deleted.heard")
+    }
+
     /// Uploads to a bucket that a synchronisation began and did not end.
     pub fn sync_uploads(&self) -> PathBuf {
         self.state.join("uploads.sync")

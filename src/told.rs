@@ -1,15 +1,21 @@
 //! How times, durations and sizes are told, and texts to whoever reads them.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::time::SystemTime;
 
 use blat_target::stamp::Stamp;
 use jiff::Timestamp;
 
 /// Prints a text. Whoever reads may have had enough of it, as `head` has.
+///
+/// # Panics
+/// When it cannot be written for another reason, as to a full disk.
 pub fn print(text: &str) {
     let mut out = std::io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(why) if why.kind() != ErrorKind::BrokenPipe => panic!("cannot write the output: {why}"),
+        _ => {}
+    }
 }
 
 /// A time for people: `2026-11-27 23:15:09 UTC`. Seconds since 1970, and told as such where no calendar has

@@ -1,8 +1,7 @@
 //! Trigger files: touched to have systemd start a short-lived program, which takes the trigger away
 //! as it begins.
 //!
-//! While that program runs, systemd does not look. What was touched meanwhile stays, and the agent touches it
-//! again.
+//! While that program runs, systemd does not look: the program does, at its end.
 
 use std::fs::{self, File};
 use std::io::{self, Write};

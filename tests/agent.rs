@@ -132,18 +132,3 @@ fn claims_that_are_due_are_taken_up() {
     }
     agent.ends();
 }
-
-/// As where one was asked for while another went on: systemd does not look then.
-#[test]
-fn a_synchronisation_that_was_asked_for_beside_another_is_asked_for_again() {
-    let root = root(BUCKET);
-    let trigger = root.path().join("run/blat/site1/sync");
-    fs::write(&trigger, "").unwrap();
-    let mut agent = Agent::start(root.path());
-    let begin = Instant::now();
-    while fs::read(&trigger).unwrap().is_empty() {
-        assert!(begin.elapsed() < SOON, "it is forgotten");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    agent.ends();
-}

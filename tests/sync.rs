@@ -4,7 +4,9 @@
 mod loopback;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use loopback::{Loopback, assert_done, words};
 
@@ -46,4 +48,35 @@ fn a_doubtful_list_is_not_laid_down() {
     assert_eq!(output.status.code(), Some(75), "{}", words(&output));
     assert!(words(&output).contains("is it mounted?"), "{}", words(&output));
     assert_eq!(lines(), 2, "the archive is not mounted");
+}
+
+#[test]
+fn what_is_asked_for_while_a_synchronisation_runs_comes_behind_it() {
+    let world = world();
+    let large = world.publish("large", "1.0");
+    let file = large.join("content");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    let mut noise = vec![0; 4 << 20];
+    blake3::Hasher::new().finalize_xof().fill(&mut noise);
+    fs::write(&file, noise).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o444)).unwrap();
+    world.publish("core", "1.0");
+    world.want(&["large 1.0".into()]);
+    let settings = world.root().join("etc/blat/targets/site1.toml");
+    let text = fs::read_to_string(&settings).unwrap();
+    let limited = text.replace("[ssh]", "[ssh]\nbandwidth = \"1m\"");
+    assert_ne!(limited, text);
+    fs::write(&settings, limited).unwrap();
+    let running = world.start_sync();
+    let (state, begin) = (world.root().join("var/lib/blat/site1"), Instant::now());
+    while !state.join("missing.json").exists() {
+        assert!(begin.elapsed() < Duration::from_secs(20), "it does not begin to send");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    world.want(&["large 1.0".into(), "core 1.0".into()]);
+    assert!(!world.archive().join("large/1.0").exists(), "it was over too soon");
+    blat::trigger::touch(&world.root().join("run/blat/site1/sync"));
+    let output = running.wait_with_output().unwrap();
+    assert_done(&output);
+    assert!(world.archive().join("core/1.0").exists(), "{}", words(&output));
 }

@@ -311,12 +311,10 @@ impl Agent {
         }
     }
 
-    /// Whether a synchronisation failed, or was killed before its end; or one was asked for while another went on,
-    /// when systemd does not look.
+    /// Whether a synchronisation failed, or was killed before its end.
     fn sync_is_unfinished(&self) -> bool {
-        let waits =
-            || [self.places.sync_begun(), self.places.sync_trigger()].iter().any(|path| path.exists());
-        (self.syncs.reason().is_some() || waits()) && !lock::is_held(&self.places.sync_lock())
+        let begun = self.syncs.reason().is_some() || self.places.sync_begun().exists();
+        begun && !lock::is_held(&self.places.sync_lock())
     }
 
     /// `systemctl kill -s USR1` reaches every process of the unit, also the `kill` by which systemd just

@@ -45,7 +45,11 @@ fn main() -> ExitCode {
 fn run(arguments: Arguments) -> Result<()> {
     let sockets = sockets(arguments.listen)?;
     let idle = Some(Duration::from(arguments.idle)).filter(|idle| !idle.is_zero());
-    block_on(blat::web::serve(sockets, arguments.root, idle))
+    block_on(async {
+        blat::web::serve(sockets, arguments.root, idle).await?;
+        // Whoever still looks at a disk that does not answer is not waited for.
+        std::process::exit(0)
+    })
 }
 
 fn sockets(address: Option<SocketAddr>) -> Result<Vec<TcpListener>> {

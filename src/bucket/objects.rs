@@ -85,6 +85,17 @@ impl Bucket {
         }
     }
 
+    /// Which index there is, if any.
+    pub(super) async fn index_etag(&self) -> Result<Option<String>> {
+        let key = names::index_key(self.prefix());
+        let answer = self.answer(self.client().head_object().bucket(self.name()).key(&key).send()).await;
+        match answer.map_err(|error| refused(self, Operation::Head, &key, error)) {
+            Ok(found) => Ok(Some(bare(found.e_tag()))),
+            Err(Refused::Missing) => Ok(None),
+            Err(refused) => Err(refused.failure(self, Operation::Head, &key)),
+        }
+    }
+
     /// Gets an object, if there is one.
     pub(super) async fn get(&self, key: &str) -> Result<Option<GetObjectOutput>> {
         let answer = self.answer(self.client().get_object().bucket(self.name()).key(key).send()).await;

@@ -179,6 +179,19 @@ impl State {
         self.changes.insert(id.clone(), Change::Gone(known));
     }
 
+    /// An object that the index names no more is gone: it does not name it as long as it stays that.
+    pub fn gone(&mut self, id: PackageVersion, entry: Entry) {
+        self.changes.insert(id, Change::Gone(Some(entry)));
+    }
+
+    /// Takes in what another wrote into the index meanwhile.
+    pub async fn catch_up(&mut self, bucket: &Bucket) -> Result<()> {
+        match bucket.index_etag().await? {
+            etag if etag == self.index => Ok(()),
+            _ => self.merge(bucket).await,
+        }
+    }
+
     /// What was removed stands there all the same.
     pub fn put_back(&mut self, id: PackageVersion, entry: Entry) {
         self.changes.insert(id.clone(), Change::Back(entry.clone()));

@@ -1,6 +1,7 @@
 //! What ssh is told on its command line, for each connection to a target.
 
 use std::ffi::OsString;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::unistd::{User, geteuid};
@@ -55,10 +56,24 @@ pub fn arguments(endpoint: &Endpoint, proof: Proof<'_>) -> Vec<OsString> {
 }
 
 /// The file that ssh reads for the units' user, whose home this is: root's own is not to have a target succeed, or
-/// fail, that does not for the units. (ssh takes one file by name: where that user has one, it is that.)
+/// fail, that does not for the units. (ssh takes one file by name: where that user has one, it is that.) Of a file
+/// that it is told by name, ssh does not ask whose it is, though it may name programs: so it counts only where all
+/// that leads to it is root's own.
 fn configuration(home: Option<&Path>, of_all: &Path) -> PathBuf {
-    let own = home.map(|home| home.join(".ssh/config"));
+    let own = home.map(|home| home.join(".ssh/config")).filter(|file| is_roots(file));
     own.into_iter().chain([of_all.to_owned()]).find(|file| file.exists()).unwrap_or_else(|| "none".into())
+}
+
+/// Whether nobody but root can write the file, or put another in its place.
+fn is_roots(file: &Path) -> bool {
+    let safe = |path: &Path| {
+        // The mode of a folder like /tmp lets nobody replace what is another's.
+        path.symlink_metadata().is_ok_and(|found| {
+            let others = found.mode() & 0o022 != 0 && found.mode() & 0o1000 == 0;
+            found.uid() == 0 && !others && !found.is_symlink()
+        })
+    };
+    file.ancestors().all(safe)
 }
 
 /// A path as one word of an ssh option, in which `%` starts a token.
@@ -79,7 +94,12 @@ mod tests {
         assert_eq!(configuration(Some(&home), &of_all), of_all);
         std::fs::create_dir_all(home.join(".ssh")).unwrap();
         std::fs::write(home.join(".ssh/config"), "").unwrap();
-        assert_eq!(configuration(Some(&home), &of_all), home.join(".ssh/config"));
+        let own = home.join(".ssh/config");
+        if nix::unistd::geteuid().is_root() {
+            assert_eq!(configuration(Some(&home), &of_all), own);
+            std::os::unix::fs::chown(&own, Some(65534), None).unwrap();
+        }
+        assert_eq!(configuration(Some(&home), &of_all), of_all, "it is not root's");
         assert_eq!(configuration(None, &of_all), of_all);
     }
 }

@@ -371,7 +371,11 @@ fn a_waiting_tag_is_shown_with_its_reason_and_counts_as_lag() {
 
 #[test]
 fn a_tag_that_nobody_takes_up_is_late_after_an_hour() {
-    let world = World::well();
+    let mut world = World::well();
+    // The tag's time is the clock's.
+    let clock = state::seconds(SystemTime::now());
+    world.syncs(Syncs { good_at: Some(clock), ..Syncs::default() });
+    world.agent(LineState::Up, None, false);
     Tag(core("2.0")).drop_into(&world.path("tags")).unwrap();
     let at = |now| Fleet::gather(world.root.path(), None, now).unwrap().targets.remove(0);
     let soon = at(SystemTime::now());

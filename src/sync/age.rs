@@ -1,6 +1,7 @@
 //! Carrying out what was decided of excess, over one session: marks, then deletions.
 
 use std::collections::{BTreeSet, HashMap};
+use std::path::Path;
 
 use blat_target::message::{Mend, Outcome, Refusal, Standing};
 use blat_target::package::PackageVersion;
@@ -10,6 +11,7 @@ use crate::channel::Channel;
 use crate::failure::Result;
 use crate::report::{Report, Reporter};
 use crate::session::Event;
+use crate::sync::upkeep;
 
 /// How many deletions may be unanswered.
 const AHEAD: usize = 256;
@@ -37,16 +39,17 @@ impl Done {
     }
 }
 
-/// Marks and deletes as was decided, for `target`. What was needed again has lost its mark before. What is
-/// `done` counts, though it ends in the middle.
+/// Marks and deletes as was decided, for `target`. What was needed again has lost its mark before. What is told as
+/// deleted stands in the file `heard`.
 pub(super) async fn carry_out(
     decision: &Decision,
     policy: &Policy,
     target: &str,
+    heard: &Path,
     channel: &mut Channel,
     reporter: &mut Reporter,
-    done: &mut Done,
-) -> Result<()> {
+) -> Result<Done> {
+    let mut done = Done::default();
     let marks: Vec<(PackageVersion, Standing)> =
         decision.marks().map(|aged| (aged.id.clone(), aged.stands.clone())).collect();
     let why = format!("nothing that {target} names has it");
@@ -62,20 +65,21 @@ pub(super) async fn carry_out(
     let mut open = HashMap::new();
     for aged in decision.deletions() {
         while open.len() >= AHEAD {
-            hear(channel, reporter, &mut open, done).await?;
+            hear(channel, reporter, heard, &mut open, &mut done).await?;
         }
         let number = channel.session.send_delete(aged.id.clone(), aged.stands.clone())?;
         open.insert(number, aged.id.clone());
     }
     while !open.is_empty() {
-        hear(channel, reporter, &mut open, done).await?;
+        hear(channel, reporter, heard, &mut open, &mut done).await?;
     }
-    Ok(())
+    Ok(done)
 }
 
 async fn hear(
     channel: &mut Channel,
     reporter: &mut Reporter,
+    heard: &Path,
     open: &mut HashMap<u64, PackageVersion>,
     done: &mut Done,
 ) -> Result<()> {
@@ -85,6 +89,7 @@ async fn hear(
         Outcome::Committed { .. } => {
             let (package, version) = (id.package.to_string(), id.version.to_string());
             reporter.tell(Report::Deleted { package, version, at: None });
+            upkeep::note_heard(heard, &id);
             done.gone.insert(id);
         }
         Outcome::Unchanged => drop(done.gone.insert(id)),

@@ -83,13 +83,28 @@ pub async fn run(settings: &Settings, places: &Places, helper: &Path, mode: Mode
 
 async fn carry_out(settings: &Settings, places: &Places, helper: &Path, mode: Mode) -> Result<()> {
     let mut reporter = Reporter::new(settings.name.as_str(), &places.report);
-    // What asks for a run beside another is not forgotten: it gets one of its own, behind that.
     let _lock = lock::take(&places.sync_lock(), "a synchronisation")?;
-    trigger::forget(&places.sync_trigger())?;
     stop::watch(settings.name.as_str(), places)?;
+    trigger::forget(&places.sync_trigger())?;
+    let mut ended = once(settings, places, helper, mode, &mut reporter).await;
+    // Asked for while that went on, whose answers may be older.
+    while places.sync_trigger().exists() {
+        trigger::forget(&places.sync_trigger())?;
+        ended = once(settings, places, helper, Mode::Real { accept_shrink: false }, &mut reporter).await;
+    }
+    ended
+}
+
+async fn once(
+    settings: &Settings,
+    places: &Places,
+    helper: &Path,
+    mode: Mode,
+    reporter: &mut Reporter,
+) -> Result<()> {
     let begun = places.sync_begun();
     replace(&begun, b"").person(format!("cannot write {}", begun.display()))?;
-    let mut run = Run::new(settings, places, helper, &mut reporter);
+    let mut run = Run::new(settings, places, helper, reporter);
     let ended = run.all(mode).await;
     if let Err(failure) = &ended {
         record::failed(places, failure, run.sent);

@@ -1,8 +1,9 @@
 //! What a target tells of its own upkeep: put on record after each synchronisation, and what is new in it
 //! told.
 
-use std::collections::BTreeSet;
-use std::fs;
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io::Write;
 use std::path::Path;
 
 use blat_target::message::{Deleted, Info, Ran};
@@ -35,9 +36,6 @@ pub struct Upkeep {
     /// and of what.
     #[serde(default)]
     pub told_last: Option<PackageVersion>,
-    /// What a session deleted that was cut then: it was told of at once.
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    pub heard: BTreeSet<PackageVersion>,
 }
 
 impl Upkeep {
@@ -52,29 +50,24 @@ impl Upkeep {
     }
 }
 
-/// Puts on record at `path` what a session deleted that was cut.
-///
-/// # Errors
-/// When it cannot be written.
-pub(super) fn note_heard(path: &Path, gone: &BTreeSet<PackageVersion>) -> Result<()> {
-    let mut upkeep = Upkeep::read(path).unwrap_or_default();
-    upkeep.heard.extend(gone.iter().cloned());
-    upkeep.write(path)
+/// Notes in the file `heard` that a deletion was told of, as it is: the run may be cut or killed before it hears
+/// of what the target has on record.
+pub(super) fn note_heard(heard: &Path, id: &PackageVersion) {
+    let file = File::options().create(true).append(true).open(heard);
+    if let Err(why) = file.and_then(|mut file| writeln!(file, "{id}")) {
+        tracing::warn!("cannot write {}: {why}", heard.display());
+    }
 }
 
-/// Puts what a target says on record at `path`, and tells what is new; `gone` is what this run deleted, and
-/// told of.
+/// Puts what a target says on record at `path`, and tells what is new: that is not what stands in the file `heard`,
+/// which then goes.
 ///
 /// # Errors
 /// When it cannot be written.
-pub(super) fn note(
-    path: &Path,
-    info: &Info,
-    gone: &BTreeSet<PackageVersion>,
-    reporter: &mut Reporter,
-) -> Result<()> {
+pub(super) fn note(path: &Path, heard: &Path, info: &Info, reporter: &mut Reporter) -> Result<()> {
     let before = Upkeep::read(path).unwrap_or_default();
-    for deleted in new_deletions(info, &before, gone, &master()).into_iter().take(TOLD_MAX) {
+    let told = fs::read_to_string(heard).unwrap_or_default();
+    for deleted in new_deletions(info, &before, &told, &master()).into_iter().take(TOLD_MAX) {
         let (package, version) = (deleted.id.package.to_string(), deleted.id.version.to_string());
         let at = (deleted.by == PURGE).then_some(deleted.at);
         reporter.tell(Report::Deleted { package, version, at });
@@ -91,19 +84,15 @@ pub(super) fn note(
         free_inodes: info.free_inodes,
         told: last.map_or(before.told, |last| last.at),
         told_last: last.map(|last| last.id.clone()).or(before.told_last),
-        heard: BTreeSet::new(),
     }
-    .write(path)
+    .write(path)?;
+    let _ = fs::remove_file(heard);
+    Ok(())
 }
 
-/// What was not told of before: deletions of the target's own purge, and those of this `master`'s earlier
-/// sessions whose outcome it did not hear.
-fn new_deletions<'a>(
-    info: &'a Info,
-    before: &Upkeep,
-    gone: &BTreeSet<PackageVersion>,
-    master: &str,
-) -> Vec<&'a Deleted> {
+/// What was not told of before: deletions of the target's own purge, and those of this `master`'s sessions whose
+/// outcome it did not hear. `heard` has those that it did, one a line.
+fn new_deletions<'a>(info: &'a Info, before: &Upkeep, heard: &str, master: &str) -> Vec<&'a Deleted> {
     let all = &info.deleted;
     let first = match &before.told_last {
         // Where the last one is no longer told, all came after it.
@@ -112,7 +101,8 @@ fn new_deletions<'a>(
         }
         None => all.iter().position(|it| it.at > before.told).unwrap_or(all.len()),
     };
-    let was_told = |id: &PackageVersion| gone.contains(id) || before.heard.contains(id);
+    let heard: HashSet<&str> = heard.lines().collect();
+    let was_told = |id: &PackageVersion| heard.contains(id.to_string().as_str());
     let is_new = |it: &&Deleted| it.by == PURGE || it.by == master && !was_told(&it.id);
     all[first..].iter().filter(is_new).collect()
 }
@@ -146,12 +136,15 @@ mod tests {
         Info { clock: 9, free_bytes: 1, free_inodes: 2, hold: None, index: None, purge, deleted }
     }
 
-    /// The versions of which is told, where `gone` was deleted now.
-    fn told(path: &Path, info: &Info, gone: &BTreeSet<PackageVersion>) -> Vec<String> {
-        let before = Upkeep::read(path).unwrap_or_default();
-        let new = new_deletions(info, &before, gone, "master");
+    /// The versions of which is told, where it was heard that these were deleted.
+    fn told(path: &Path, info: &Info, gone: &[&str]) -> Vec<String> {
+        let (before, heard) = (Upkeep::read(path).unwrap_or_default(), path.with_extension("heard"));
+        gone.iter().for_each(|version| note_heard(&heard, &deleted(0, version, "").id));
+        let lines = fs::read_to_string(&heard).unwrap_or_default();
+        let new = new_deletions(info, &before, &lines, "master");
         let told = new.iter().map(|deleted| deleted.id.version.to_string()).collect();
-        note(path, info, gone, &mut Reporter::to_the_log("site1")).unwrap();
+        note(path, &heard, info, &mut Reporter::to_the_log("site1")).unwrap();
+        assert!(!heard.exists());
         told
     }
 
@@ -159,17 +152,15 @@ mod tests {
     fn each_deletion_is_told_once() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("upkeep");
-        let of = |version: &str| BTreeSet::from([deleted(0, version, "").id]);
         let mut info =
             info(vec![deleted(4, "1", "master"), deleted(5, "2", PURGE), deleted(5, "x", "other")]);
-        assert_eq!(told(&path, &info, &of("1")), ["2"]);
-        assert_eq!(told(&path, &info, &BTreeSet::new()), [""; 0]);
+        assert_eq!(told(&path, &info, &["1"]), ["2"]);
+        assert_eq!(told(&path, &info, &[]), [""; 0]);
         info.deleted.extend([deleted(5, "3", PURGE), deleted(6, "4", PURGE)]);
-        assert_eq!(told(&path, &info, &BTreeSet::new()), ["3", "4"]);
+        assert_eq!(told(&path, &info, &[]), ["3", "4"]);
         // A session was cut: of one of its deletions it had heard.
-        note_heard(&path, &of("5")).unwrap();
         info.deleted.extend([deleted(7, "5", "master"), deleted(7, "6", "master")]);
-        assert_eq!(told(&path, &info, &BTreeSet::new()), ["6"]);
+        assert_eq!(told(&path, &info, &["5"]), ["6"]);
         assert_eq!(Upkeep::read(&path).unwrap().purged, Some(5));
     }
 
@@ -178,16 +169,16 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("upkeep");
         let mut info = info(vec![deleted(9000, "1", PURGE)]);
-        assert_eq!(told(&path, &info, &BTreeSet::new()), ["1"]);
+        assert_eq!(told(&path, &info, &[]), ["1"]);
         info.deleted.push(deleted(10, "2", PURGE));
-        assert_eq!(told(&path, &info, &BTreeSet::new()), ["2"]);
-        assert_eq!(told(&path, &info, &BTreeSet::new()), [""; 0]);
+        assert_eq!(told(&path, &info, &[]), ["2"]);
+        assert_eq!(told(&path, &info, &[]), [""; 0]);
         info.deleted.drain(..);
         info.deleted.push(deleted(11, "3", PURGE));
-        assert_eq!(told(&path, &info, &BTreeSet::new()), ["3"], "so many that the last is not among them");
+        assert_eq!(told(&path, &info, &[]), ["3"], "so many that the last is not among them");
         // As an earlier blat wrote it.
         fs::write(&path, r#"{"asked":9,"free_bytes":1,"free_inodes":2,"told":10,"told_then":1}"#).unwrap();
-        assert_eq!(told(&path, &info, &BTreeSet::new()), ["3"]);
+        assert_eq!(told(&path, &info, &[]), ["3"]);
     }
 
     #[test]

@@ -64,10 +64,9 @@ async fn once(
     reporter: &mut Reporter,
     tried: &mut HashSet<OsString>,
 ) -> Result<()> {
-    let all_are_due = trigger::is_for_all(&places.transfer_trigger());
-    // Even where this run ends at once: a trigger that stays would start the next one, and so on.
-    trigger::forget(&places.transfer_trigger())?;
     let _lock = lock::take(&places.transfer_lock(), "a transfer")?;
+    let all_are_due = trigger::is_for_all(&places.transfer_trigger());
+    trigger::forget(&places.transfer_trigger())?;
     let record = Record::begin();
     let queue = match open_queue(settings, places) {
         Ok(queue) => queue,
@@ -139,6 +138,9 @@ impl Run<'_> {
                 claims = self.due()?;
             }
             if claims.is_empty() {
+                if self.is_asked_for_all()? {
+                    continue;
+                }
                 return Ok(());
             }
             self.tried.extend(claims.iter().map(|claim| claim.file().to_owned()));
@@ -156,6 +158,18 @@ impl Run<'_> {
             reporter.tell(Report::Rejected { tag, reason });
         });
         claimed.later(format!("cannot claim tags in {}", self.settings.tags.directory.display()))
+    }
+
+    /// Whether a person has asked meanwhile for all that waits to be tried.
+    fn is_asked_for_all(&mut self) -> Result<bool> {
+        let trigger = self.places.transfer_trigger();
+        let asked = trigger::is_for_all(&trigger);
+        if asked {
+            trigger::forget(&trigger)?;
+            self.all_are_due = true;
+            self.tried.clear();
+        }
+        Ok(asked)
     }
 
     fn due(&self) -> Result<Vec<Claim>> {

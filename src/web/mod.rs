@@ -266,7 +266,7 @@ mod tests {
         std::fs::create_dir_all(file.parent().unwrap()).unwrap();
         nix::unistd::mkfifo(&file, nix::sys::stat::Mode::S_IRWXU).unwrap();
         let (socket, address) = socket();
-        let idle = Some(Duration::from_millis(200));
+        let idle = Some(Duration::from_secs(2));
         let mut served = tokio::spawn(serve(vec![socket], root.path().to_owned(), idle));
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();

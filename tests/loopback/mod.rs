@@ -110,6 +110,13 @@ impl Loopback {
         self.run(&[&["sync", TARGET, "--helper", helper], more].concat())
     }
 
+    /// Starts a synchronisation.
+    pub(crate) fn start_sync(&self) -> Child {
+        let helper = self.helper.to_str().expect("a plain path");
+        let mut command = self.command(&["sync", TARGET, "--helper", helper]);
+        command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().expect("blat starts")
+    }
+
     /// From now on, the target should have these (`PACKAGE VERSION`).
     pub(crate) fn want(&self, wanted: &[String]) {
         let (path, list) =

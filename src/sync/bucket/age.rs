@@ -1,8 +1,8 @@
 //! Marking, in the index, and deleting what is in excess in a bucket; and the index, which tells of it all.
 //!
 //! The index names nothing that is deleted: it is written before, on the condition that it is as it was when
-//! this run began. Where a tag asked meanwhile for something, and so took its mark away, that stays. After a
-//! kill, what was not deleted yet is found by the listing, and marked anew: it goes late, never early.
+//! this run began. Where a tag asked meanwhile for something, and so took its mark away or put it back into the
+//! index, that stays: the index is looked at before each deletion. After a kill, what was not deleted yet is found by the listing, and marked anew: it goes late, never early.
 
 use std::path::Path;
 
@@ -43,7 +43,7 @@ impl<'a> Age<'a> {
     pub(in crate::sync) async fn out(mut self, decision: Option<&Decision>) -> Result<Done> {
         let doomed = decision.map(|decision| self.mark(decision)).unwrap_or_default();
         self.state.write(self.bucket).await?;
-        self.delete_all(doomed).await;
+        self.delete_all(doomed).await?;
         self.state.write(self.bucket).await?;
         Ok(self.done)
     }
@@ -68,8 +68,11 @@ impl<'a> Age<'a> {
     }
 
     /// Deletes what the index does not name any more. What then still stands goes back into it.
-    async fn delete_all(&mut self, doomed: Vec<(PackageVersion, Entry)>) {
+    async fn delete_all(&mut self, doomed: Vec<(PackageVersion, Entry)>) -> Result<()> {
         for (id, entry) in doomed {
+            if !self.done.held {
+                self.state.catch_up(self.bucket).await?;
+            }
             if self.state.get(&id).is_some() {
                 let reason = format!("{id} stays: it was asked for meanwhile");
                 self.reporter.tell(Report::Notice { reason });
@@ -81,10 +84,13 @@ impl<'a> Age<'a> {
                 let reason = format!("what else was to be deleted stays: {}", Keep::Held);
                 self.reporter.tell(Report::Notice { reason });
             }
-            if self.done.held || !self.delete(&id, &entry).await {
+            if !self.done.held && self.delete(&id, &entry).await {
+                self.state.gone(id, entry);
+            } else {
                 self.state.put_back(id, entry);
             }
         }
+        Ok(())
     }
 
     /// Whether it is gone.

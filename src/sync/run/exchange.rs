@@ -95,7 +95,7 @@ impl Run<'_> {
             true => Done::default(),
             false => self.age(channel, aim, &mut planned, &carried).await?,
         };
-        self.note(set, &planned, &aged)?;
+        self.note(set, &planned)?;
         self.remember(&planned.listing, &carried, &aged);
         Ok(Some((planned.plan, carried, aged)))
     }
@@ -189,12 +189,8 @@ impl Run<'_> {
         self.decide_again_there(channel, aim, planned, carried).await?;
         let Some(decision) = &planned.plan.aged else { return Ok(Done::default()) };
         let (policy, target) = (&planned.policy, self.settings.name.as_str());
-        let mut done = Done::default();
-        let ended = age::carry_out(decision, policy, target, channel, self.reporter, &mut done).await;
-        if ended.is_err() && !done.gone.is_empty() {
-            upkeep::note_heard(&self.places.upkeep(), &done.gone)?;
-        }
-        ended?;
+        let done =
+            age::carry_out(decision, policy, target, &self.places.heard(), channel, self.reporter).await?;
         if planned.is_to_confirm() {
             planned.info = Some(channel.session.confirm(policy.max_delete).await?);
         }
@@ -232,12 +228,12 @@ impl Run<'_> {
     }
 
     /// Notes how many members there are now, and what the target told of itself.
-    fn note(&mut self, set: &CurrentSet, planned: &Planned, aged: &Done) -> Result<()> {
+    fn note(&mut self, set: &CurrentSet, planned: &Planned) -> Result<()> {
         let (Some(_), Some(info)) = (&planned.plan.aged, &planned.info) else { return Ok(()) };
         if planned.policy.guard.is_none() {
             self.note_good(set)?;
         }
-        upkeep::note(&self.places.upkeep(), info, &aged.gone, self.reporter)
+        upkeep::note(&self.places.upkeep(), &self.places.heard(), info, self.reporter)
     }
 
     async fn list(&mut self, channel: &mut Channel) -> Result<(Listing, Listed)> {
