@@ -82,7 +82,7 @@ fn run(arguments: Arguments, started: SystemTime) -> Result<()> {
         Command::Sync { name, dry_run, json, accept_shrink, helper } => {
             let settings = settings_and_log(&root, &name)?;
             let mode = if dry_run { Mode::DryRun { json } } else { Mode::Real { accept_shrink } };
-            block_on(sync::run::run(&settings, &Places::of(&root, &name), &helper, mode))
+            block_on(sync::run::run(&root, &settings, &helper, mode))
         }
         Command::Hold { name, reason, helper } => {
             let settings = settings_and_log(&root, &name)?;

@@ -61,17 +61,18 @@ pub enum Mode {
     DryRun { json: bool },
 }
 
-/// Synchronises the target of `settings`.
+/// Synchronises the target of `settings`, and once more, by those in force then, where that is asked for meanwhile.
 ///
 /// # Errors
 /// What kept the run from its work, or the worst of what failed for single packages.
-pub async fn run(settings: &Settings, places: &Places, helper: &Path, mode: Mode) -> Result<()> {
+pub async fn run(root: &Path, settings: &Settings, helper: &Path, mode: Mode) -> Result<()> {
+    let places = &Places::of(root, &settings.name);
     if !is_wanted(settings) {
         tracing::info!("{} names no releases, projects or packages: nothing to synchronise", settings.name);
         return trigger::forget(&places.sync_trigger()).and(trigger::forget(&places.sync_begun()));
     }
     match mode {
-        Mode::Real { .. } => carry_out(settings, places, helper, mode).await,
+        Mode::Real { .. } => carry_out(root, settings, places, helper, mode).await,
         // It changes nothing, so it may run beside another; what it finds is for the person who asked.
         Mode::DryRun { .. } => {
             let mut reporter = Reporter::to_the_log(settings.name.as_str());
@@ -81,16 +82,26 @@ pub async fn run(settings: &Settings, places: &Places, helper: &Path, mode: Mode
     }
 }
 
-async fn carry_out(settings: &Settings, places: &Places, helper: &Path, mode: Mode) -> Result<()> {
+async fn carry_out(
+    root: &Path,
+    settings: &Settings,
+    places: &Places,
+    helper: &Path,
+    mode: Mode,
+) -> Result<()> {
     let mut reporter = Reporter::new(settings.name.as_str(), &places.report);
     let _lock = lock::take(&places.sync_lock(), "a synchronisation")?;
     stop::watch(settings.name.as_str(), places)?;
     trigger::forget(&places.sync_trigger())?;
     let mut ended = once(settings, places, helper, mode, &mut reporter).await;
-    // Asked for while that went on, whose answers may be older.
+    // Asked for while that went on, whose answers may be older, and its settings.
     while places.sync_trigger().exists() {
         trigger::forget(&places.sync_trigger())?;
-        ended = once(settings, places, helper, Mode::Real { accept_shrink: false }, &mut reporter).await;
+        let now = Settings::load(root, &settings.name).unwrap_or_else(|_| settings.clone());
+        if !is_wanted(&now) {
+            break;
+        }
+        ended = once(&now, places, helper, Mode::Real { accept_shrink: false }, &mut reporter).await;
     }
     ended
 }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::channel::master;
 use crate::failure::{Needs, Result};
-use crate::places::replace;
+use crate::places::{adopt, replace};
 use crate::report::{self, Report, Reporter};
 
 /// By how many seconds two clocks may differ.
@@ -53,8 +53,12 @@ impl Upkeep {
 /// Notes in the file `heard` that a deletion was told of, as it is: the run may be cut or killed before it hears
 /// of what the target has on record.
 pub(super) fn note_heard(heard: &Path, id: &PackageVersion) {
-    let file = File::options().create(true).append(true).open(heard);
-    if let Err(why) = file.and_then(|mut file| writeln!(file, "{id}")) {
+    let noted = || {
+        let mut file = File::options().create(true).append(true).open(heard)?;
+        adopt(heard, heard.parent().unwrap_or(heard));
+        writeln!(file, "{id}")
+    };
+    if let Err(why) = noted() {
         tracing::warn!("cannot write {}: {why}", heard.display());
     }
 }
