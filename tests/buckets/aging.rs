@@ -1,7 +1,5 @@
 //! What becomes of objects that nothing asks for any more, in each mode.
 
-use std::sync::mpsc;
-
 use crate::master::{Master, counts, get, keys, words};
 use crate::proxy::{Fate, Proxy};
 use crate::servers::{BUCKET, Kind, Server, s5cmd, said};
@@ -89,25 +87,16 @@ fn a_tag_for_what_stands_there_takes_its_mark_away() {
     // The same while a synchronisation runs that found the marks old enough.
     make_older(&server);
     let proxy = Proxy::to(&server.endpoint());
-    let (go, wait) = mpsc::channel::<()>();
-    let (done, has_ended) = mpsc::channel::<()>();
-    let mut first = true;
-    proxy.rule(move |asked| {
-        if asked.starts_with("PUT") && asked.contains("core-2.0.zip") && std::mem::take(&mut first) {
-            go.send(()).expect("somebody waits");
-            has_ended.recv().expect("it ends");
-        }
-        Fate::Forward
-    });
+    let held = proxy.hold_first(|asked| asked.starts_with("PUT") && asked.contains("core-2.0.zip"));
     master.publish("core/2.0", &[]);
     let aging = "[aging]\nmode = \"master\"\nmax_shrink = \"90%\"";
     master.configure(&proxy.endpoint(), aging);
     let running = master.start_sync();
-    wait.recv().expect("it comes to the package");
+    held.comes();
     master.configure(&server.endpoint(), aging);
     let output = master.transfer("core/1.0");
     assert!(output.status.success(), "{}", words(&output));
-    done.send(()).expect("somebody waits");
+    held.goes_on();
     assert_eq!(counts(&running.wait_with_output().expect("it ends")), (1, 0));
     assert!(has(&server, "1.0") && !has(&server, "1.3") && !has(&server, "current"));
     assert!(String::from_utf8_lossy(&get(&server, INDEX)).contains("core-1.0.zip"));

@@ -109,20 +109,11 @@ fn two_masters_do_not_overwrite_each_others_index() {
     one.publish("core/1.0", &[]);
     other.publish("core/2.0", &[]);
     // The other master runs from beginning to end when this one is about to write the index.
-    let (go, wait) = mpsc::channel::<()>();
-    let (done, has_ended) = mpsc::channel::<()>();
-    let mut first = true;
-    proxy.rule(move |asked| {
-        if asked.starts_with("PUT") && asked.contains(INDEX) && std::mem::take(&mut first) {
-            go.send(()).expect("somebody waits");
-            has_ended.recv().expect("it ends");
-        }
-        Fate::Forward
-    });
+    let held = proxy.hold_first(|asked| asked.starts_with("PUT") && asked.contains(INDEX));
     let running = one.start_sync();
-    wait.recv().expect("it comes to the index");
+    held.comes();
     assert_eq!(other.sync(), (1, 0));
-    done.send(()).expect("somebody waits");
+    held.goes_on();
     assert_eq!(counts(&running.wait_with_output().expect("it ends")), (1, 0));
     let index = String::from_utf8(get(&server, INDEX)).expect("a text");
     assert!(index.contains("core-1.0.zip") && index.contains("core-2.0.zip"), "{index}");

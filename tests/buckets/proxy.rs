@@ -6,7 +6,9 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 /// What becomes of a request.
 pub(crate) enum Fate {
@@ -14,6 +16,9 @@ pub(crate) enum Fate {
     /// It is answered so, and never forwarded: status line, further header lines, error code.
     Answer(&'static str, &'static str, &'static str),
 }
+
+/// How long anything here may take.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 type Rule = Box<dyn FnMut(&str) -> Fate + Send>;
 
@@ -23,6 +28,23 @@ pub(crate) struct Proxy {
     seen: Arc<Mutex<Vec<String>>>,
     heads: Arc<Mutex<Vec<String>>>,
     rule: Arc<Mutex<Rule>>,
+}
+
+/// A request that is held.
+pub(crate) struct Held {
+    has_come: Receiver<()>,
+    go_on: Sender<()>,
+}
+
+impl Held {
+    /// Waits until it has come.
+    pub(crate) fn comes(&self) {
+        self.has_come.recv_timeout(PATIENCE).expect("it is asked");
+    }
+
+    pub(crate) fn goes_on(&self) {
+        self.go_on.send(()).expect("it waits");
+    }
 }
 
 impl Proxy {
@@ -51,6 +73,20 @@ impl Proxy {
     /// From now on, requests (`METHOD PATH?QUERY`) fare as `rule` says.
     pub(crate) fn rule(&self, rule: impl FnMut(&str) -> Fate + Send + 'static) {
         *self.rule.lock().expect("no panic") = Box::new(rule);
+    }
+
+    /// Holds the first of the requests that are `such`.
+    pub(crate) fn hold_first(&self, such: impl Fn(&str) -> bool + Send + 'static) -> Held {
+        let ((came, has_come), (go_on, goes_on)) = (channel(), channel());
+        let mut first = true;
+        self.rule(move |asked| {
+            if such(asked) && std::mem::take(&mut first) {
+                came.send(()).expect("somebody waits");
+                goes_on.recv().expect("it is told");
+            }
+            Fate::Forward
+        });
+        Held { has_come, go_on }
     }
 
     /// What was asked since this was called last.

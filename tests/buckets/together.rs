@@ -1,10 +1,8 @@
 //! Runs beside each other, and others who write to the same bucket meanwhile.
 
-use std::sync::mpsc;
-
 use crate::faults::noise;
 use crate::master::{Master, counts, get, words};
-use crate::proxy::{Fate, Proxy};
+use crate::proxy::Proxy;
 use crate::servers::{BUCKET, Kind, Server, s5cmd, said};
 
 #[test]
@@ -13,24 +11,15 @@ fn a_transfer_beside_a_synchronisation_leaves_its_upload_alone() {
     let proxy = Proxy::to(&server.endpoint());
     let mut master = Master::new(&proxy.endpoint(), "ci/", "");
     master.publish("large/1.0", &[("noise", &noise())]);
-    let (go, wait) = mpsc::channel::<()>();
-    let (done, has_ended) = mpsc::channel::<()>();
-    let mut first = true;
-    proxy.rule(move |asked| {
-        if asked.contains("partNumber=3") && std::mem::take(&mut first) {
-            go.send(()).expect("somebody waits");
-            has_ended.recv().expect("it ends");
-        }
-        Fate::Forward
-    });
+    let held = proxy.hold_first(|asked| asked.contains("partNumber=3"));
     let running = master.start_sync();
-    wait.recv().expect("it comes to the third part");
+    held.comes();
     // What the tag asks for goes another way, for this one waits.
     master.configure(&server.endpoint(), "");
     master.publish("core/1.0", &[]);
     let output = master.transfer("core/1.0");
     assert!(output.status.success(), "{}", words(&output));
-    done.send(()).expect("somebody waits");
+    held.goes_on();
     assert_eq!(counts(&running.wait_with_output().expect("it ends")), (1, 0));
     let index = String::from_utf8(get(&server, "ci/packages.json")).expect("a text");
     assert!(index.contains("large-1.0.zip") && index.contains("core-1.0.zip"), "{index}");
@@ -44,23 +33,14 @@ fn what_came_into_a_links_place_meanwhile_stays() {
     let mut master = Master::new(&proxy.endpoint(), "ci/", "");
     master.publish("core/1.0", &[]);
     master.publish_link("core/current", "1.0");
-    let (go, wait) = mpsc::channel::<()>();
-    let (done, is_put) = mpsc::channel::<()>();
-    let mut first = true;
-    proxy.rule(move |asked| {
-        if asked.starts_with("PUT") && asked.contains("core-1.0.zip") && std::mem::take(&mut first) {
-            go.send(()).expect("somebody waits");
-            is_put.recv().expect("it is put");
-        }
-        Fate::Forward
-    });
+    let held = proxy.hold_first(|asked| asked.starts_with("PUT") && asked.contains("core-1.0.zip"));
     let running = master.start_sync();
-    wait.recv().expect("it comes to the package");
+    held.comes();
     let file = master.path().join("file");
     std::fs::write(&file, "not blat's").expect("a file");
     let key = "ci/core/core-current.zip";
     said(&s5cmd(&server, &["cp", file.to_str().expect("a path"), &format!("s3://{BUCKET}/{key}")]));
-    done.send(()).expect("somebody waits");
+    held.goes_on();
     let output = running.wait_with_output().expect("it ends");
     let text = words(&output);
     assert_eq!(output.status.code(), Some(78), "{text}");
