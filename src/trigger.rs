@@ -30,11 +30,6 @@ fn write(trigger: &Path, text: &str) {
     }
 }
 
-/// Whether `trigger` asks for even that whose time has not come.
-pub fn is_for_all(trigger: &Path) -> bool {
-    fs::read_to_string(trigger).is_ok_and(|text| text.contains(ALL))
-}
-
 /// The trigger has done its part; touched again from now on, it asks for another run.
 pub fn forget(trigger: &Path) -> Result<()> {
     match fs::remove_file(trigger) {
@@ -43,4 +38,10 @@ pub fn forget(trigger: &Path) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// The same; whether it asked for even that whose time has not come.
+pub fn take(trigger: &Path) -> Result<bool> {
+    let all = fs::read_to_string(trigger).is_ok_and(|text| text.contains(ALL));
+    forget(trigger).map(|()| all)
 }

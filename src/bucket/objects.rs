@@ -2,6 +2,7 @@
 
 use anyhow::anyhow;
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
+use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::MetadataDirective;
 use blat_target::package::PackageVersion;
@@ -72,27 +73,27 @@ impl Bucket {
 
     /// Looks at the object of a package-version, if there is one.
     pub(super) async fn look(&self, id: &PackageVersion) -> Result<Option<Looked>> {
-        let key = names::key(self.prefix(), id);
-        let answer = self.answer(self.client().head_object().bucket(self.name()).key(&key).send()).await;
-        match answer.map_err(|error| refused(self, Operation::Head, &key, error)) {
-            Ok(found) => Ok(Some(Looked {
-                size: found.content_length().unwrap_or_default().max(0) as u64,
-                etag: bare(found.e_tag()),
-                meta: Meta::of(found.metadata()),
-            })),
-            Err(Refused::Missing) => Ok(None),
-            Err(refused) => Err(refused.failure(self, Operation::Head, &key)),
-        }
+        let found = self.head(&names::key(self.prefix(), id)).await?;
+        Ok(found.map(|found| Looked {
+            size: found.content_length().unwrap_or_default().max(0) as u64,
+            etag: bare(found.e_tag()),
+            meta: Meta::of(found.metadata()),
+        }))
     }
 
     /// Which index there is, if any.
     pub(super) async fn index_etag(&self) -> Result<Option<String>> {
-        let key = names::index_key(self.prefix());
-        let answer = self.answer(self.client().head_object().bucket(self.name()).key(&key).send()).await;
-        match answer.map_err(|error| refused(self, Operation::Head, &key, error)) {
-            Ok(found) => Ok(Some(bare(found.e_tag()))),
+        let found = self.head(&names::index_key(self.prefix())).await?;
+        Ok(found.map(|found| bare(found.e_tag())))
+    }
+
+    /// Asks what is told of an object, if there is one.
+    async fn head(&self, key: &str) -> Result<Option<HeadObjectOutput>> {
+        let answer = self.answer(self.client().head_object().bucket(self.name()).key(key).send()).await;
+        match answer.map_err(|error| refused(self, Operation::Head, key, error)) {
+            Ok(found) => Ok(Some(found)),
             Err(Refused::Missing) => Ok(None),
-            Err(refused) => Err(refused.failure(self, Operation::Head, &key)),
+            Err(refused) => Err(refused.failure(self, Operation::Head, key)),
         }
     }
 

@@ -65,8 +65,7 @@ async fn once(
     tried: &mut HashSet<OsString>,
 ) -> Result<()> {
     let _lock = lock::take(&places.transfer_lock(), "a transfer")?;
-    let all_are_due = trigger::is_for_all(&places.transfer_trigger());
-    trigger::forget(&places.transfer_trigger())?;
+    let all_are_due = trigger::take(&places.transfer_trigger())?;
     let record = Record::begin();
     let queue = match open_queue(settings, places) {
         Ok(queue) => queue,
@@ -138,10 +137,13 @@ impl Run<'_> {
                 claims = self.due()?;
             }
             if claims.is_empty() {
-                if self.is_asked_for_all()? {
-                    continue;
+                if !trigger::take(&self.places.transfer_trigger())? {
+                    return Ok(());
                 }
-                return Ok(());
+                // A person has asked meanwhile for all that waits to be tried.
+                self.all_are_due = true;
+                self.tried.clear();
+                continue;
             }
             self.tried.extend(claims.iter().map(|claim| claim.file().to_owned()));
             let round = self.resolve(claims)?;
@@ -158,18 +160,6 @@ impl Run<'_> {
             reporter.tell(Report::Rejected { tag, reason });
         });
         claimed.later(format!("cannot claim tags in {}", self.settings.tags.directory.display()))
-    }
-
-    /// Whether a person has asked meanwhile for all that waits to be tried.
-    fn is_asked_for_all(&mut self) -> Result<bool> {
-        let trigger = self.places.transfer_trigger();
-        let asked = trigger::is_for_all(&trigger);
-        if asked {
-            trigger::forget(&trigger)?;
-            self.all_are_due = true;
-            self.tried.clear();
-        }
-        Ok(asked)
     }
 
     fn due(&self) -> Result<Vec<Claim>> {

@@ -2,7 +2,8 @@
 //!
 //! The index names nothing that is deleted: it is written before, on the condition that it is as it was when
 //! this run began. Where a tag asked meanwhile for something, and so took its mark away or put it back into the
-//! index, that stays: the index is looked at before each deletion. After a kill, what was not deleted yet is found by the listing, and marked anew: it goes late, never early.
+//! index, that stays: the index is looked at before each deletion. After a kill, what was not deleted yet is found
+//! by the listing, and marked anew: it goes late, never early.
 
 use std::path::Path;
 
@@ -78,19 +79,23 @@ impl<'a> Age<'a> {
                 self.reporter.tell(Report::Notice { reason });
                 continue;
             }
-            // A bucket refuses nothing that is held back meanwhile, as a target would.
-            if !self.done.held && self.hold.exists() {
-                self.done.held = true;
-                let reason = format!("what else was to be deleted stays: {}", Keep::Held);
-                self.reporter.tell(Report::Notice { reason });
-            }
-            if !self.done.held && self.delete(&id, &entry).await {
+            if !self.is_held() && self.delete(&id, &entry).await {
                 self.state.gone(id, entry);
             } else {
                 self.state.put_back(id, entry);
             }
         }
         Ok(())
+    }
+
+    /// Whether deletion is held back, from when that was first seen on: a bucket refuses nothing, as a target would.
+    fn is_held(&mut self) -> bool {
+        if !self.done.held && self.hold.exists() {
+            self.done.held = true;
+            let reason = format!("what else was to be deleted stays: {}", Keep::Held);
+            self.reporter.tell(Report::Notice { reason });
+        }
+        self.done.held
     }
 
     /// Whether it is gone.
