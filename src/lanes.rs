@@ -27,7 +27,7 @@ use crate::failure::{Failure, Needs, Result};
 use crate::outlet::Order;
 use crate::progress::Progress;
 use crate::report::{Report, Reporter};
-use crate::ssh::{Child, Connection, Window};
+use crate::ssh::{Child, Connection, Tcp};
 use bound::Bound;
 pub(crate) use dealer::{Came, Dealer};
 
@@ -135,13 +135,13 @@ impl Widening {
     async fn until_bound(&self) {
         let (mut bound, mut looked) = (Bound::default(), Instant::now());
         // Most sessions are over before, or near: they never ask.
-        let first = LazyCell::new(|| Connection::process(&self.means.control));
+        let first = LazyCell::new(|| Tcp::of_process(Connection::process(&self.means.control)?));
         loop {
             sleep(LOOK_EVERY).await;
             let since = looked.elapsed();
             looked = Instant::now();
             let (sent, round_trip) = (self.progress.bytes_sent(), self.progress.round_trip());
-            if bound.look(sent, since, round_trip, || Window::of_process((*first)?)) {
+            if bound.look(sent, since, round_trip, || first.as_ref()?.window()) {
                 return;
             }
         }

@@ -50,8 +50,11 @@ const AGE_MAX: Duration = Duration::from_secs(3600);
 const FREE_MIN: u64 = 1 << 30;
 /// For how long it is taken as known whether others are served: there may be many targets, and packages.
 const KNOWN_FOR: Duration = Duration::from_millis(100);
-/// How often to look whether another run has packed what this one needs.
-const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// How soon to look whether another run has packed what this one needs, and how seldom after a while: each time,
+/// a small part of what it has taken already.
+const LOOK_SOONEST: Duration = Duration::from_millis(10);
+const LOOK_LATEST: Duration = Duration::from_millis(250);
+const LOOK_PART: u32 = 32;
 /// A lock that nobody holds, and that cannot be taken so many times, is not for this user.
 const TRIES: u32 = 5;
 
@@ -177,7 +180,7 @@ impl Store {
     /// Waits until nobody else makes the file. Fails where this run cannot make it either.
     fn turn(&self, path: &Path, progress: &Progress) -> io::Result<File> {
         make_folder(&self.folder)?;
-        let (lock, mut tries) = (path.with_extension("lock"), 0);
+        let (lock, mut tries, began) = (path.with_extension("lock"), 0, Instant::now());
         while tries < TRIES {
             if lock::is_held(&lock) {
                 tries = 0;
@@ -187,7 +190,7 @@ impl Store {
                 tries += 1;
             }
             progress.moved();
-            sleep(LOOK_EVERY);
+            sleep((began.elapsed() / LOOK_PART).clamp(LOOK_SOONEST, LOOK_LATEST));
         }
         Err(io::Error::from(io::ErrorKind::PermissionDenied))
     }

@@ -9,7 +9,7 @@ use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use nix::libc;
@@ -19,13 +19,19 @@ use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::arguments::{Proof, arguments};
-use super::{ANSWER_TIMEOUT, Endpoint, Traffic, Window, cipher, words};
+use super::{ANSWER_TIMEOUT, Endpoint, Tcp, Traffic, Window, cipher, words};
 use crate::failure::{Failure, Needs, Result};
 
 /// How long a connection may take to come up,
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 /// and one for which a person types a password.
 const TYPING_TIMEOUT: Duration = Duration::from_secs(300);
+/// ssh keeps up to 2 MiB of a channel in a buffer, which it makes longer by some KiB at a time: each time another
+/// one. Left to itself, glibc has the kernel make the pages of each anew, and takes 150 ms of CPU to get there. So
+/// it shall take them from its heap, and give that back once there is more of it free than two such buffers leave
+/// behind: `mallopt(3)`, in bytes.
+const ALLOCATOR: [(&str, &str); 2] =
+    [("MALLOC_MMAP_THRESHOLD_", "4194304"), ("MALLOC_TRIM_THRESHOLD_", "6291456")];
 /// How many lines of ssh's words are kept.
 const WORDS_MAX: usize = 40;
 
@@ -36,6 +42,8 @@ pub struct Master {
     control: PathBuf,
     words: Arc<Mutex<VecDeque<String>>>,
     deadline: Instant,
+    /// Which connection is its, once that was asked.
+    tcp: OnceLock<Option<Box<Tcp>>>,
 }
 
 impl Master {
@@ -56,7 +64,7 @@ impl Master {
         }
         let patience = if proof == Proof::Person { TYPING_TIMEOUT } else { CONNECT_TIMEOUT };
         let deadline = Instant::now() + patience;
-        Ok(Self { child, control: control.to_owned(), words, deadline })
+        Ok(Self { child, control: control.to_owned(), words, deadline, tcp: OnceLock::new() })
     }
 
     /// Waits until programs can attach. Fails with ssh's reason, or 30 s after the start.
@@ -104,7 +112,8 @@ impl Master {
 
     /// How much may be under way on the connection; none where that cannot be known.
     pub fn window(&self) -> Option<Window> {
-        Window::of_process(self.child.id()?)
+        let id = self.child.id()?;
+        self.tcp.get_or_init(|| Tcp::of_process(id).map(Box::new)).as_ref()?.window()
     }
 
     /// Lets nobody attach any more, and ends when the last of those has left who are there.
@@ -147,6 +156,7 @@ fn command(control: &Path, cipher: Option<String>, arguments: Vec<OsString>) -> 
     }
     command.args(arguments);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+    command.envs(ALLOCATOR);
     // SAFETY: only async-signal-safe calls between fork and exec.
     unsafe { command.pre_exec(before_exec) };
     command

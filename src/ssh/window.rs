@@ -1,24 +1,41 @@
 //! What the kernel has learnt of a connection's line: how many segments it lets be under way (RFC 5681).
 //!
-//! The socket is ssh's; what the kernel says of it to others stands in `proc(5)`, `/proc/net/tcp`. That is a list
-//! of all connections, so whoever looks often looks first whether anything was lost at all.
+//! The socket is ssh's. Which one stands in `proc(5)`, `/proc/net/tcp`, once: that list takes the kernel
+//! milliseconds to write, however few connections there are. What it says of the one is then asked by its
+//! addresses, `sock_diag(7)`, which takes microseconds.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
+use std::mem::offset_of;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+
+use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_sock_diag::SockDiagMessage;
+use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP};
+use netlink_packet_sock_diag::inet::nlas::Nla;
+use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, StateFlags};
+use nix::libc;
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
 
 /// What the kernel counts, for the whole machine; and what it calls segments that were sent again.
 const COUNTERS: &str = "/proc/self/net/snmp";
 const SENT_AGAIN: &str = "RetransSegs";
 /// The sockets of each family, of the process's network.
 const TABLES: [&str; 2] = ["net/tcp", "net/tcp6"];
-/// Where the columns are: the state, of which this is a connection's; the socket's inode; what may be under
-/// way; and the threshold.
+/// Where the columns are: both addresses, the state, of which this is a connection's, and the socket's inode.
+const HERE: usize = 1;
+const THERE: usize = 2;
 const STATE: usize = 3;
 const ESTABLISHED: &str = "01";
 const INODE: usize = 9;
-const CONGESTION: usize = 15;
-const THRESHOLD: usize = 16;
+/// The threshold before the first loss; in Linux `TCP_INFINITE_SSTHRESH`.
+const NO_THRESHOLD: u32 = 0x7fff_ffff;
+/// More than the kernel says of one socket.
+const ANSWER_MAX: usize = 4096;
+/// The kernel compares no cookie with this one.
+const ANY_COOKIE: [u8; 8] = [0xff; 8];
 
 /// What went by now, as it is quick to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,18 +65,78 @@ impl Traffic {
     }
 }
 
-impl Window {
-    /// That of the TCP connection of a process of this user. None where it has none: ssh goes by a proxy.
+/// A TCP connection of a process, by which the kernel knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tcp {
+    id: SocketId,
+    /// Whoever has the same addresses later has another.
+    inode: u32,
+}
+
+impl Tcp {
+    /// That of a process of this user. None where it has none: ssh goes by a proxy.
     pub fn of_process(id: u32) -> Option<Self> {
         let process = process(id);
-        let sockets = sockets(&process)?;
-        let find = |table: &&str| find(BufReader::new(File::open(process.join(table)).ok()?), &sockets);
+        let inodes = sockets(&process)?;
+        let find = |table: &&str| find(BufReader::new(File::open(process.join(table)).ok()?), &inodes);
         TABLES.iter().find_map(find)
+    }
+
+    /// How much may be under way on it; none where it has ended, and where the kernel says nothing of sockets
+    /// (it has no module `tcp_diag`, and may load none).
+    pub fn window(&self) -> Option<Window> {
+        let request = InetRequest {
+            family: if self.id.source_address.is_ipv4() { AF_INET } else { AF_INET6 },
+            protocol: IPPROTO_TCP,
+            extensions: ExtensionFlags::INFO,
+            states: StateFlags::all(),
+            socket_id: self.id.clone(),
+        };
+        let SockDiagMessage::InetResponse(answer) = ask(SockDiagMessage::InetRequest(request))? else {
+            return None;
+        };
+        answer.nlas.iter().filter(|_| answer.header.inode == self.inode).find_map(|attribute| match attribute
+        {
+            Nla::TcpInfo(info) => Window::of(info),
+            _ => None,
+        })
+    }
+}
+
+impl Window {
+    /// That of a `struct tcp_info`, which is the longer the younger the kernel.
+    fn of(info: &[u8]) -> Option<Self> {
+        let number = |at: usize| Some(u32::from_ne_bytes(*info.get(at..)?.first_chunk()?));
+        let threshold = number(offset_of!(libc::tcp_info, tcpi_snd_ssthresh))?;
+        Some(Self {
+            congestion: number(offset_of!(libc::tcp_info, tcpi_snd_cwnd))?,
+            threshold: (threshold < NO_THRESHOLD).then_some(threshold),
+        })
     }
 
     /// How many segments may be under way within a few round trips; none where slow start goes on.
     pub fn soon(&self) -> Option<u32> {
         self.threshold.map(|threshold| threshold.max(self.congestion))
+    }
+}
+
+/// What the kernel answers. It has the answer by the time that the question is sent.
+fn ask(question: SockDiagMessage) -> Option<SockDiagMessage> {
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_REQUEST;
+    let mut message = NetlinkMessage::new(header, question.into());
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    let kernel =
+        socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkSockDiag);
+    let kernel = kernel.ok()?;
+    send(kernel.as_raw_fd(), &bytes, MsgFlags::empty()).ok()?;
+    bytes.resize(ANSWER_MAX, 0);
+    let length = recv(kernel.as_raw_fd(), &mut bytes, MsgFlags::MSG_DONTWAIT).ok()?;
+    match NetlinkMessage::<SockDiagMessage>::deserialize(&bytes[..length]).ok()?.payload {
+        NetlinkPayload::InnerMessage(answer) => Some(answer),
+        _ => None,
     }
 }
 
@@ -84,45 +161,109 @@ fn sockets(process: &Path) -> Option<Vec<String>> {
     Some(descriptors.filter_map(socket).collect())
 }
 
-/// What a table says of the first connection that has one of these inodes.
-fn find(table: impl BufRead, inodes: &[String]) -> Option<Window> {
+/// The first connection of a table that has one of these inodes.
+fn find(table: impl BufRead, inodes: &[String]) -> Option<Tcp> {
     let has_it = |line: &String| inodes.iter().any(|inode| line.contains(inode.as_str()));
     table.lines().map_while(Result::ok).filter(has_it).find_map(|line| {
         let columns: Vec<&str> = line.split_ascii_whitespace().collect();
-        // -1 before the first loss; it is the last column that is read.
-        let threshold = columns.get(THRESHOLD)?.parse().ok();
-        let is_it = columns[STATE] == ESTABLISHED && inodes.iter().any(|inode| inode == columns[INODE]);
-        is_it.then_some(Window { congestion: columns[CONGESTION].parse().ok()?, threshold })
+        let inode = *columns.get(INODE)?;
+        if columns[STATE] != ESTABLISHED || !inodes.iter().any(|one| one == inode) {
+            return None;
+        }
+        let ((here, port), (there, port_there)) = (address(columns[HERE])?, address(columns[THERE])?);
+        let id = SocketId {
+            source_port: port,
+            destination_port: port_there,
+            source_address: here,
+            destination_address: there,
+            interface_id: 0,
+            cookie: ANY_COOKIE,
+        };
+        Some(Tcp { id, inode: inode.parse().ok()? })
     })
+}
+
+/// An address and port, as tables have them: words of memory in hexadecimal, and a number.
+fn address(text: &str) -> Option<(IpAddr, u16)> {
+    let (address, port) = text.split_once(':')?;
+    let word = |at: usize| {
+        let word = u32::from_str_radix(address.get(8 * at..8 * (at + 1))?, 16).ok()?;
+        Some(word.to_ne_bytes())
+    };
+    let ip = match address.len() {
+        8 => Ipv4Addr::from(word(0)?).into(),
+        32 => {
+            let words = [word(0)?, word(1)?, word(2)?, word(3)?];
+            Ipv6Addr::from(<[u8; 16]>::try_from(words.concat()).ok()?).into()
+        }
+        _ => return None,
+    };
+    Some((ip, u16::from_str_radix(port, 16).ok()?))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::{Read, Write};
+    use std::io::{self, Read, Write};
     use std::net::TcpListener;
     use std::process::Command;
 
     use super::*;
 
     #[test]
-    fn a_connection_without_a_loss_has_no_threshold() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let program = format!("exec 3<>/dev/tcp/127.0.0.1/{port} && echo hello >&3 && read -r end <&3");
-        let mut other = Command::new("bash").args(["-c", &program]).spawn().unwrap();
-        let mut there = listener.accept().unwrap().0;
-        there.read_exact(&mut [0; 6]).unwrap();
-        let (window, traffic) = (Window::of_process(other.id()), Traffic::of_process(other.id()));
-        there.write_all(b"end\n").unwrap();
-        assert!(other.wait().unwrap().success());
-        let window = window.expect("it is found");
-        assert_eq!((window.threshold, window.soon()), (None, None));
-        assert_eq!(traffic.map(|traffic| traffic.written), Some(6));
-        assert!(window.congestion >= 10, "{window:?}");
+    fn the_kernel_tells_of_a_connection_of_either_family_until_it_ends() {
+        for address in ["127.0.0.1", "::1"] {
+            let listener = match TcpListener::bind((address, 0)) {
+                Err(why) if why.kind() == io::ErrorKind::AddrNotAvailable => {
+                    println!("this machine has no {address}, so nothing is tried over it");
+                    continue;
+                }
+                bound => bound.unwrap(),
+            };
+            let port = listener.local_addr().unwrap().port();
+            let program = format!("exec 3<>/dev/tcp/{address}/{port} && echo hello >&3 && read -r end <&3");
+            let mut other = Command::new("bash").args(["-c", &program]).spawn().unwrap();
+            let mut there = listener.accept().unwrap().0;
+            there.read_exact(&mut [0; 6]).unwrap();
+            let (tcp, traffic) = (Tcp::of_process(other.id()), Traffic::of_process(other.id()));
+            let tcp = tcp.expect("it is found");
+            let window = tcp.window();
+            there.write_all(b"end\n").unwrap();
+            assert!(other.wait().unwrap().success());
+            let window = window.expect("the kernel tells");
+            assert_eq!((window.threshold, window.soon()), (None, None), "nothing was lost");
+            assert_eq!(traffic.map(|traffic| traffic.written), Some(6));
+            assert!(window.congestion >= 10, "{window:?}");
+            drop(there);
+            assert_eq!(tcp.window(), None, "{address}: it has ended");
+        }
     }
 
     #[test]
-    fn a_loss_shows_in_the_table() {
+    fn who_has_the_same_addresses_later_is_another() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let here = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let tcp = Tcp::of_process(std::process::id()).unwrap();
+        assert!(tcp.window().is_some());
+        assert_eq!(Tcp { inode: tcp.inode + 1, ..tcp }.window(), None);
+        drop(here);
+    }
+
+    #[test]
+    fn a_loss_shows_in_what_the_kernel_tells() {
+        let mut info = vec![0; 240];
+        let mut put = |at: usize, number: u32| info[at..at + 4].copy_from_slice(&number.to_ne_bytes());
+        put(76, 7);
+        put(80, 9);
+        assert_eq!(Window::of(&info), Some(Window { congestion: 9, threshold: Some(7) }));
+        info.truncate(104);
+        assert!(Window::of(&info).is_some(), "an old kernel's");
+        info[76..80].copy_from_slice(&NO_THRESHOLD.to_ne_bytes());
+        assert_eq!(Window::of(&info), Some(Window { congestion: 9, threshold: None }));
+        assert_eq!(Window::of(&info[..82]), None);
+    }
+
+    #[test]
+    fn a_connection_is_found_by_its_inode() {
         let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
    0: 00000000:0016 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 71 1 0 100 0 0 10 0
    1: 0A4D000A:C2D8 0B4D000A:0016 01 00000000:00000000 02:00000416 00000000   995        0 72 2 0 60 4 30 10 -1
@@ -132,12 +273,13 @@ mod tests {
 ";
         let found = |inodes: &[&str]| {
             let inodes: Vec<String> = inodes.iter().map(|inode| (*inode).to_owned()).collect();
-            find(table.as_bytes(), &inodes)
+            let Tcp { id, inode } = find(table.as_bytes(), &inodes)?;
+            let (here, there) = (id.source_address.to_string(), id.destination_address.to_string());
+            Some((format!("{here} {} {there} {}", id.source_port, id.destination_port), inode))
         };
-        let window = |congestion, threshold| Window { congestion, threshold };
-        assert_eq!(found(&["72"]), Some(window(10, None)));
-        assert_eq!(found(&["8", "73"]), Some(window(9, Some(7))));
-        assert_eq!(found(&["74"]), Some(window(200, Some(140))), "over IPv6");
+        assert_eq!(found(&["72"]), Some(("10.0.77.10 49880 10.0.77.11 22".into(), 72)));
+        assert_eq!(found(&["8", "73"]), Some(("10.0.77.10 49882 10.0.77.11 22".into(), 73)));
+        assert_eq!(found(&["74"]), Some(("::1 49884 ::1 22".into(), 74)), "over IPv6");
         assert_eq!(found(&["71"]), None, "it listens");
         assert_eq!(found(&["7"]), None);
     }
@@ -153,10 +295,10 @@ mod tests {
     #[test]
     fn a_process_without_a_connection_has_none() {
         let mut other = Command::new("sleep").arg("60").spawn().unwrap();
-        assert_eq!(Window::of_process(other.id()), None);
+        assert_eq!(Tcp::of_process(other.id()), None);
         assert!(Traffic::of_process(other.id()).is_some());
         other.kill().and_then(|()| other.wait()).unwrap();
-        assert_eq!(Window::of_process(other.id()), None, "it has ended");
+        assert_eq!(Tcp::of_process(other.id()), None, "it has ended");
         assert_eq!(Traffic::of_process(other.id()), None);
     }
 }
