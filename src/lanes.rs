@@ -141,7 +141,7 @@ impl Widening {
             let since = looked.elapsed();
             looked = Instant::now();
             let (sent, round_trip) = (self.progress.bytes_sent(), self.progress.round_trip());
-            if bound.look(sent, since, round_trip, || first.as_ref()?.window()) {
+            if bound.look(sent, since, round_trip, || Some(first.as_ref()?.state()?.window)) {
                 return;
             }
         }

@@ -377,7 +377,7 @@ impl Up {
 
     fn is_to_be_replaced(&mut self) -> bool {
         let Self { master, losses, .. } = self;
-        let is_bad = master.traffic().is_some_and(|now| losses.look(now, || master.window()));
+        let is_bad = master.state().is_some_and(|now| losses.look(now));
         let is_due = self.renewed.is_none_or(|at| at.elapsed() >= RENEW_AFTER);
         is_bad && is_due && self.next.is_none()
     }

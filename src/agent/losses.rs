@@ -5,9 +5,9 @@
 //! The next session then takes many seconds to fill a long line; over a new connection, it takes some round trips.
 //! What a session loses that sends much is another matter: so the kernel learns how much the line carries.
 
-use crate::ssh::{Traffic, Window};
+use crate::ssh::TcpState;
 
-/// Who wrote fewer bytes from one look to the next lost nothing for a line that was full.
+/// Who sent fewer bytes from one look to the next lost nothing for a line that was full.
 const LITTLE: u64 = 64 << 10;
 /// From so many segments on, a new connection would not be ahead soon: it begins with ten, and doubles that with
 /// each round trip.
@@ -16,25 +16,23 @@ const ENOUGH: u32 = 64;
 /// What the looks at a connection found.
 #[derive(Debug, Default)]
 pub(super) struct Losses {
-    before: Option<Traffic>,
+    before: Option<TcpState>,
     threshold: Option<u32>,
     are_bad: bool,
 }
 
 impl Losses {
-    /// Whether it is worse than a new one, by what went since the last look; the window is asked for only where
-    /// it may have become another.
-    pub(super) fn look(&mut self, now: Traffic, window: impl FnOnce() -> Option<Window>) -> bool {
+    /// Whether it is worse than a new one, by what went since the last look.
+    pub(super) fn look(&mut self, now: TcpState) -> bool {
         let before = self.before.replace(now);
         let nothing_was_lost = before.is_some_and(|before| before.sent_again == now.sent_again);
         if nothing_was_lost && !self.are_bad {
             return false;
         }
-        let Some(window) = window() else { return false };
-        let written = now.written - before.map_or(0, |before| before.written);
-        self.are_bad |= is_lower(window.threshold, self.threshold) && written < LITTLE;
-        self.are_bad &= window.soon().is_some_and(|segments| segments < ENOUGH);
-        self.threshold = window.threshold;
+        let went = now.acked - before.map_or(0, |before| before.acked);
+        self.are_bad |= is_lower(now.window.threshold, self.threshold) && went < LITTLE;
+        self.are_bad &= now.window.soon().is_some_and(|segments| segments < ENOUGH);
+        self.threshold = now.window.threshold;
         self.are_bad
     }
 }
@@ -47,19 +45,16 @@ fn is_lower(threshold: Option<u32>, than: Option<u32>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ssh::Window;
 
     const MIB: u64 = 1 << 20;
 
     /// What each look says, of a connection that has such a window and threshold when so many bytes were
-    /// written and so many segments sent again; only where those are more than before it is looked at.
-    fn looks(all: &[(u32, Option<u32>, u64, u64)]) -> Vec<bool> {
-        let (mut losses, mut last) = (Losses::default(), None);
-        let looks = all.iter().map(|&(congestion, threshold, written, sent_again)| {
-            let has_more = last.replace(sent_again) != Some(sent_again) || losses.are_bad;
-            losses.look(Traffic { written, sent_again }, || {
-                assert!(has_more, "looked at for nothing");
-                Some(Window { congestion, threshold })
-            })
+    /// acknowledged and so many segments sent again.
+    fn looks(all: &[(u32, Option<u32>, u64, u32)]) -> Vec<bool> {
+        let mut losses = Losses::default();
+        let looks = all.iter().map(|&(congestion, threshold, acked, sent_again)| {
+            losses.look(TcpState { window: Window { congestion, threshold }, acked, sent_again })
         });
         looks.collect()
     }
@@ -86,7 +81,7 @@ mod tests {
             (40, Some(30), 20 * MIB + 500, 12),
             (28, Some(28), 20 * MIB + 900, 13),
         ];
-        assert_eq!(looks(&all), [false, false, false, true], "the third was of another connection");
+        assert_eq!(looks(&all), [false, false, false, true], "the third took nothing of the threshold");
     }
 
     #[test]

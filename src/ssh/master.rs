@@ -19,7 +19,7 @@ use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::arguments::{Proof, arguments};
-use super::{ANSWER_TIMEOUT, Endpoint, Tcp, Traffic, Window, cipher, words};
+use super::{ANSWER_TIMEOUT, Endpoint, Tcp, TcpState, cipher, words};
 use crate::failure::{Failure, Needs, Result};
 
 /// How long a connection may take to come up,
@@ -105,15 +105,10 @@ impl Master {
         &self.control
     }
 
-    /// What went by the connection.
-    pub fn traffic(&self) -> Option<Traffic> {
-        Traffic::of_process(self.child.id()?)
-    }
-
-    /// How much may be under way on the connection; none where that cannot be known.
-    pub fn window(&self) -> Option<Window> {
+    /// What the kernel says of the connection; none where that cannot be known.
+    pub fn state(&self) -> Option<TcpState> {
         let id = self.child.id()?;
-        self.tcp.get_or_init(|| Tcp::of_process(id).map(Box::new)).as_ref()?.window()
+        self.tcp.get_or_init(|| Tcp::of_process(id).map(Box::new)).as_ref()?.state()
     }
 
     /// Lets nobody attach any more, and ends when the last of those has left who are there.

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 
 pub use arguments::{Proof, arguments};
 pub use master::Master;
-pub use window::{Tcp, Traffic, Window};
+pub use window::{Tcp, TcpState, Window};
 pub use words::{Meaning, Why};
 
 use crate::config::Ssh;

@@ -19,9 +19,6 @@ use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, Stat
 use nix::libc;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
 
-/// What the kernel counts, for the whole machine; and what it calls segments that were sent again.
-const COUNTERS: &str = "/proc/self/net/snmp";
-const SENT_AGAIN: &str = "RetransSegs";
 /// The sockets of each family, of the process's network.
 const TABLES: [&str; 2] = ["net/tcp", "net/tcp6"];
 /// Where the columns are: both addresses, the state, of which this is a connection's, and the socket's inode.
@@ -37,13 +34,14 @@ const ANSWER_MAX: usize = 4096;
 /// The kernel compares no cookie with this one.
 const ANY_COOKIE: [u8; 8] = [0xff; 8];
 
-/// What went by now, as it is quick to know.
+/// What the kernel says of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Traffic {
-    /// How many bytes a connection's process has written in all, most of them to it.
-    pub written: u64,
-    /// How many segments were sent again by the whole machine, over TCP.
-    pub sent_again: u64,
+pub struct TcpState {
+    pub window: Window,
+    /// How many bytes the other end has acknowledged in all.
+    pub acked: u64,
+    /// How many segments were sent again in all.
+    pub sent_again: u32,
 }
 
 /// How much may be under way on a connection, in segments (mostly of 1448 bytes).
@@ -54,15 +52,6 @@ pub struct Window {
     /// Up to so many it doubles with each round trip (slow start), beyond it grows slowly; none before the
     /// first loss.
     pub threshold: Option<u32>,
-}
-
-impl Traffic {
-    /// That of the connection of a process of this user.
-    pub(super) fn of_process(id: u32) -> Option<Self> {
-        let io = fs::read_to_string(process(id).join("io")).ok()?;
-        let written = io.lines().find_map(|line| line.strip_prefix("wchar: "))?.parse().ok()?;
-        Some(Self { written, sent_again: sent_again(&fs::read_to_string(COUNTERS).ok()?)? })
-    }
 }
 
 /// A TCP connection of a process, by which the kernel knows it.
@@ -82,9 +71,9 @@ impl Tcp {
         TABLES.iter().find_map(find)
     }
 
-    /// How much may be under way on it; none where it has ended, and where the kernel says nothing of sockets
-    /// (it has no module `tcp_diag`, and may load none).
-    pub fn window(&self) -> Option<Window> {
+    /// What it says now; none where the connection has ended, and where the kernel says nothing of sockets (it has no
+    /// module `tcp_diag`, and may load none, or is older than Linux 4.1).
+    pub fn state(&self) -> Option<TcpState> {
         let request = InetRequest {
             family: if self.id.source_address.is_ipv4() { AF_INET } else { AF_INET6 },
             protocol: IPPROTO_TCP,
@@ -97,23 +86,28 @@ impl Tcp {
         };
         answer.nlas.iter().filter(|_| answer.header.inode == self.inode).find_map(|attribute| match attribute
         {
-            Nla::TcpInfo(info) => Window::of(info),
+            Nla::TcpInfo(info) => TcpState::of(info),
             _ => None,
         })
     }
 }
 
-impl Window {
+impl TcpState {
     /// That of a `struct tcp_info`, which is the longer the younger the kernel.
     fn of(info: &[u8]) -> Option<Self> {
         let number = |at: usize| Some(u32::from_ne_bytes(*info.get(at..)?.first_chunk()?));
         let threshold = number(offset_of!(libc::tcp_info, tcpi_snd_ssthresh))?;
+        let congestion = number(offset_of!(libc::tcp_info, tcpi_snd_cwnd))?;
+        let acked = info.get(offset_of!(libc::tcp_info, tcpi_bytes_acked)..)?.first_chunk()?;
         Some(Self {
-            congestion: number(offset_of!(libc::tcp_info, tcpi_snd_cwnd))?,
-            threshold: (threshold < NO_THRESHOLD).then_some(threshold),
+            window: Window { congestion, threshold: (threshold < NO_THRESHOLD).then_some(threshold) },
+            acked: u64::from_ne_bytes(*acked),
+            sent_again: number(offset_of!(libc::tcp_info, tcpi_total_retrans))?,
         })
     }
+}
 
+impl Window {
     /// How many segments may be under way within a few round trips; none where slow start goes on.
     pub fn soon(&self) -> Option<u32> {
         self.threshold.map(|threshold| threshold.max(self.congestion))
@@ -142,13 +136,6 @@ fn ask(question: SockDiagMessage) -> Option<SockDiagMessage> {
 
 fn process(id: u32) -> PathBuf {
     Path::new("/proc").join(id.to_string())
-}
-
-/// Of each protocol there is a line of names, and one of numbers.
-fn sent_again(counters: &str) -> Option<u64> {
-    let mut lines = counters.lines().filter_map(|line| line.strip_prefix("Tcp: "));
-    let mut columns = lines.next()?.split(' ').zip(lines.next()?.split(' '));
-    columns.find(|(name, _)| *name == SENT_AGAIN)?.1.parse().ok()
 }
 
 /// The inodes of a process's sockets.
@@ -224,17 +211,17 @@ mod tests {
             let mut other = Command::new("bash").args(["-c", &program]).spawn().unwrap();
             let mut there = listener.accept().unwrap().0;
             there.read_exact(&mut [0; 6]).unwrap();
-            let (tcp, traffic) = (Tcp::of_process(other.id()), Traffic::of_process(other.id()));
-            let tcp = tcp.expect("it is found");
-            let window = tcp.window();
+            let tcp = Tcp::of_process(other.id()).expect("it is found");
+            let state = tcp.state();
             there.write_all(b"end\n").unwrap();
             assert!(other.wait().unwrap().success());
-            let window = window.expect("the kernel tells");
-            assert_eq!((window.threshold, window.soon()), (None, None), "nothing was lost");
-            assert_eq!(traffic.map(|traffic| traffic.written), Some(6));
+            let TcpState { window, acked, sent_again } = state.expect("the kernel tells");
+            assert_eq!((window.threshold, window.soon(), sent_again), (None, None, 0), "nothing was lost");
+            // Where the machine is quick, and the byte by which it began counts.
+            assert!(acked >= 6, "{acked}");
             assert!(window.congestion >= 10, "{window:?}");
             drop(there);
-            assert_eq!(tcp.window(), None, "{address}: it has ended");
+            assert_eq!(tcp.state(), None, "{address}: it has ended");
         }
     }
 
@@ -243,23 +230,27 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let here = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let tcp = Tcp::of_process(std::process::id()).unwrap();
-        assert!(tcp.window().is_some());
-        assert_eq!(Tcp { inode: tcp.inode + 1, ..tcp }.window(), None);
+        assert!(tcp.state().is_some());
+        assert_eq!(Tcp { inode: tcp.inode + 1, ..tcp }.state(), None);
         drop(here);
     }
 
     #[test]
     fn a_loss_shows_in_what_the_kernel_tells() {
         let mut info = vec![0; 240];
-        let mut put = |at: usize, number: u32| info[at..at + 4].copy_from_slice(&number.to_ne_bytes());
-        put(76, 7);
-        put(80, 9);
-        assert_eq!(Window::of(&info), Some(Window { congestion: 9, threshold: Some(7) }));
-        info.truncate(104);
-        assert!(Window::of(&info).is_some(), "an old kernel's");
+        info[120] = 5;
+        for (at, number) in [(76, 7), (80, 9), (100, 3)] {
+            info[at] = number;
+        }
+        let state =
+            |threshold| TcpState { window: Window { congestion: 9, threshold }, acked: 5, sent_again: 3 };
+        assert_eq!(TcpState::of(&info), Some(state(Some(7))));
         info[76..80].copy_from_slice(&NO_THRESHOLD.to_ne_bytes());
-        assert_eq!(Window::of(&info), Some(Window { congestion: 9, threshold: None }));
-        assert_eq!(Window::of(&info[..82]), None);
+        assert_eq!(TcpState::of(&info), Some(state(None)));
+        info.truncate(128);
+        assert_eq!(TcpState::of(&info), Some(state(None)), "of an old kernel");
+        info.truncate(127);
+        assert_eq!(TcpState::of(&info), None, "of an older one");
     }
 
     #[test]
@@ -285,20 +276,10 @@ mod tests {
     }
 
     #[test]
-    fn what_was_sent_again_is_found_by_its_name() {
-        let counters =
-            "Icmp: InMsgs InErrors\nIcmp: 1 2\nTcp: RtoMin MaxConn RetransSegs InErrs\nTcp: 200 -1 42 0\n";
-        assert_eq!(sent_again(counters), Some(42));
-        assert_eq!(sent_again("Tcp: RtoMin\nTcp: 200\n"), None);
-    }
-
-    #[test]
     fn a_process_without_a_connection_has_none() {
         let mut other = Command::new("sleep").arg("60").spawn().unwrap();
         assert_eq!(Tcp::of_process(other.id()), None);
-        assert!(Traffic::of_process(other.id()).is_some());
         other.kill().and_then(|()| other.wait()).unwrap();
         assert_eq!(Tcp::of_process(other.id()), None, "it has ended");
-        assert_eq!(Traffic::of_process(other.id()), None);
     }
 }
