@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::mem::offset_of;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use netlink_packet_core::{NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
@@ -55,8 +55,16 @@ pub struct Window {
 }
 
 /// A TCP connection of a process, by which the kernel knows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Tcp {
+    place: Place,
+    /// By this the kernel is asked: who asks often saves making it.
+    kernel: OwnedFd,
+}
+
+/// Where the kernel finds a socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Place {
     id: SocketId,
     /// Whoever has the same addresses later has another.
     inode: u32,
@@ -68,27 +76,52 @@ impl Tcp {
         let process = process(id);
         let inodes = sockets(&process)?;
         let find = |table: &&str| find(BufReader::new(File::open(process.join(table)).ok()?), &inodes);
-        TABLES.iter().find_map(find)
+        let place = TABLES.iter().find_map(find)?;
+        let kernel = socket(
+            AddressFamily::Netlink,
+            SockType::Raw,
+            SockFlag::SOCK_CLOEXEC,
+            SockProtocol::NetlinkSockDiag,
+        );
+        Some(Self { place, kernel: kernel.ok()? })
     }
 
     /// What it says now; none where the connection has ended, and where the kernel says nothing of sockets (it has no
     /// module `tcp_diag`, and may load none, or is older than Linux 4.1).
     pub fn state(&self) -> Option<TcpState> {
+        let Place { id, inode } = &self.place;
         let request = InetRequest {
-            family: if self.id.source_address.is_ipv4() { AF_INET } else { AF_INET6 },
+            family: if id.source_address.is_ipv4() { AF_INET } else { AF_INET6 },
             protocol: IPPROTO_TCP,
             extensions: ExtensionFlags::INFO,
             states: StateFlags::all(),
-            socket_id: self.id.clone(),
+            socket_id: id.clone(),
         };
-        let SockDiagMessage::InetResponse(answer) = ask(SockDiagMessage::InetRequest(request))? else {
+        let SockDiagMessage::InetResponse(answer) = self.ask(SockDiagMessage::InetRequest(request))? else {
             return None;
         };
-        answer.nlas.iter().filter(|_| answer.header.inode == self.inode).find_map(|attribute| match attribute
-        {
+        answer.nlas.iter().filter(|_| answer.header.inode == *inode).find_map(|attribute| match attribute {
             Nla::TcpInfo(info) => TcpState::of(info),
             _ => None,
         })
+    }
+
+    /// What the kernel answers. It has the answer by the time that the question is sent.
+    fn ask(&self, question: SockDiagMessage) -> Option<SockDiagMessage> {
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_REQUEST;
+        let mut message = NetlinkMessage::new(header, question.into());
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        let kernel = self.kernel.as_raw_fd();
+        send(kernel, &bytes, MsgFlags::empty()).ok()?;
+        bytes.resize(ANSWER_MAX, 0);
+        let length = recv(kernel, &mut bytes, MsgFlags::MSG_DONTWAIT).ok()?;
+        match NetlinkMessage::<SockDiagMessage>::deserialize(&bytes[..length]).ok()?.payload {
+            NetlinkPayload::InnerMessage(answer) => Some(answer),
+            _ => None,
+        }
     }
 }
 
@@ -114,26 +147,6 @@ impl Window {
     }
 }
 
-/// What the kernel answers. It has the answer by the time that the question is sent.
-fn ask(question: SockDiagMessage) -> Option<SockDiagMessage> {
-    let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST;
-    let mut message = NetlinkMessage::new(header, question.into());
-    message.finalize();
-    let mut bytes = vec![0; message.buffer_len()];
-    message.serialize(&mut bytes);
-    let kernel =
-        socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkSockDiag);
-    let kernel = kernel.ok()?;
-    send(kernel.as_raw_fd(), &bytes, MsgFlags::empty()).ok()?;
-    bytes.resize(ANSWER_MAX, 0);
-    let length = recv(kernel.as_raw_fd(), &mut bytes, MsgFlags::MSG_DONTWAIT).ok()?;
-    match NetlinkMessage::<SockDiagMessage>::deserialize(&bytes[..length]).ok()?.payload {
-        NetlinkPayload::InnerMessage(answer) => Some(answer),
-        _ => None,
-    }
-}
-
 fn process(id: u32) -> PathBuf {
     Path::new("/proc").join(id.to_string())
 }
@@ -149,7 +162,7 @@ fn sockets(process: &Path) -> Option<Vec<String>> {
 }
 
 /// The first connection of a table that has one of these inodes.
-fn find(table: impl BufRead, inodes: &[String]) -> Option<Tcp> {
+fn find(table: impl BufRead, inodes: &[String]) -> Option<Place> {
     let has_it = |line: &String| inodes.iter().any(|inode| line.contains(inode.as_str()));
     table.lines().map_while(Result::ok).filter(has_it).find_map(|line| {
         let columns: Vec<&str> = line.split_ascii_whitespace().collect();
@@ -166,7 +179,7 @@ fn find(table: impl BufRead, inodes: &[String]) -> Option<Tcp> {
             interface_id: 0,
             cookie: ANY_COOKIE,
         };
-        Some(Tcp { id, inode: inode.parse().ok()? })
+        Some(Place { id, inode: inode.parse().ok()? })
     })
 }
 
@@ -229,9 +242,10 @@ mod tests {
     fn who_has_the_same_addresses_later_is_another() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let here = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let tcp = Tcp::of_process(std::process::id()).unwrap();
-        assert!(tcp.state().is_some());
-        assert_eq!(Tcp { inode: tcp.inode + 1, ..tcp }.state(), None);
+        let mut tcp = Tcp::of_process(std::process::id()).unwrap();
+        assert!(tcp.state().is_some() && tcp.state().is_some());
+        tcp.place.inode += 1;
+        assert_eq!(tcp.state(), None);
         drop(here);
     }
 
@@ -264,7 +278,7 @@ mod tests {
 ";
         let found = |inodes: &[&str]| {
             let inodes: Vec<String> = inodes.iter().map(|inode| (*inode).to_owned()).collect();
-            let Tcp { id, inode } = find(table.as_bytes(), &inodes)?;
+            let Place { id, inode } = find(table.as_bytes(), &inodes)?;
             let (here, there) = (id.source_address.to_string(), id.destination_address.to_string());
             Some((format!("{here} {} {there} {}", id.source_port, id.destination_port), inode))
         };
@@ -278,8 +292,8 @@ mod tests {
     #[test]
     fn a_process_without_a_connection_has_none() {
         let mut other = Command::new("sleep").arg("60").spawn().unwrap();
-        assert_eq!(Tcp::of_process(other.id()), None);
+        assert!(Tcp::of_process(other.id()).is_none());
         other.kill().and_then(|()| other.wait()).unwrap();
-        assert_eq!(Tcp::of_process(other.id()), None, "it has ended");
+        assert!(Tcp::of_process(other.id()).is_none(), "it has ended");
     }
 }
