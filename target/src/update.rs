@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::{AccessFlags, access, geteuid};
 
 use crate::inflate::Packed;
@@ -63,6 +64,8 @@ impl Place {
         if length > HELPER_MAX {
             return Err(Stop::person(format!("{length} bytes are more than the {HELPER_MAX} allowed")));
         }
+        // Another session may do the same at this moment, by the same name.
+        let _alone = self.alone()?;
         packed.announce(length);
         let mut name = OsString::from(".");
         name.push(self.0.file_name().unwrap_or_default());
@@ -73,6 +76,17 @@ impl Place {
             let _ = fs::remove_file(&draft);
         }
         placed.map(|()| Outcome::Committed { replaced: true })
+    }
+
+    /// None where the file system locks no folders.
+    fn alone(&self) -> Result<Option<Flock<File>>, Stop> {
+        let Ok(folder) = File::open(self.folder()) else { return Ok(None) };
+        match Flock::lock(folder, FlockArg::LockExclusiveNonblock) {
+            Err((_, Errno::EWOULDBLOCK)) => {
+                Err(Stop::later("another session replaces the helper at this moment"))
+            }
+            taken => Ok(taken.ok()),
+        }
     }
 
     fn place(&self, draft: &Path, announced: &Announced, packed: &Packed) -> Result<(), Stop> {
