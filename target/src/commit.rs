@@ -36,6 +36,7 @@ use nix::unistd::{fsync, syncfs};
 use crate::archive::{Archive, standing_in};
 use crate::channel::{Input, Output, Pulse};
 use crate::folder::{Folder, kind};
+use crate::history::came_after;
 use crate::message::{Outcome, PackageHead, Refusal, Standing};
 use crate::package::{Name, PackageVersion};
 use crate::partial;
@@ -158,9 +159,11 @@ impl Pending {
 
     /// Whether what stands in its place came there after it was begun, by the time of the rename.
     fn is_overtaken(&self) -> nix::Result<bool> {
-        let found = self.hidden.folder.stat(self.id.version.as_str().as_bytes())?;
-        let came = found.map(|found| (found.st_ctime, found.st_ctime_nsec));
-        Ok(came.zip(self.hidden.began).is_some_and(|(came, began)| came > began))
+        let folder = &self.hidden.folder;
+        let Some(found) = folder.stat(self.id.version.as_str().as_bytes())? else { return Ok(false) };
+        // By the clock of the file system, which may be another machine's.
+        let own = folder.stat(&self.hidden.name)?.map_or(0, |own| own.st_ctime);
+        Ok(self.hidden.began.is_some_and(|began| came_after(&found, began, own)))
     }
 
     /// The refusal of a link to what is not there.

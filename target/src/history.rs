@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
 use nix::fcntl::RenameFlags;
-use nix::sys::stat::{Mode, fchmod};
+use nix::sys::stat::{FileStat, Mode, fchmod};
 
 use crate::folder::Folder;
 use crate::message::{Deleted, Ran};
@@ -25,6 +25,8 @@ const TOLD_MAX: usize = 1000;
 const TAIL: u64 = 512 << 10;
 /// How much of a record is read back, in bytes.
 const RECORD_MAX: u64 = 4096;
+/// So many seconds a file server's clock may be ahead.
+const CLOCKS_DIFFER: i64 = 300;
 
 /// The time of day, in seconds since 1970.
 pub(crate) fn now() -> i64 {
@@ -38,10 +40,17 @@ pub(crate) fn ran(own: &Folder, what: &str, ran: &Ran) -> nix::Result<()> {
     replace(own, what, format!("{at} {count} {failed} {trouble}\n").as_bytes())
 }
 
+/// Whether what was found changed after `began`, which is a ctime as well. One of the future, as a clock that was
+/// wrong has left it, tells nothing; `seen` is one that is known to be of the past.
+pub(crate) fn came_after(found: &FileStat, began: (i64, i64), seen: i64) -> bool {
+    let is_of_the_future = found.st_ctime > now().max(seen).saturating_add(CLOCKS_DIFFER);
+    (found.st_ctime, found.st_ctime_nsec) > began && !is_of_the_future
+}
+
 /// How it last ran, if it ever did.
 pub(crate) fn last(own: &Folder, what: &str) -> Option<Ran> {
     let mut text = String::new();
-    own.file(what.as_bytes()).ok()?.take(RECORD_MAX).read_to_string(&mut text).ok()?;
+    own.read(what.as_bytes()).ok()?.take(RECORD_MAX).read_to_string(&mut text).ok()?;
     let mut words = text.trim_end_matches('\n').splitn(4, ' ');
     let at = words.next()?.parse().ok()?;
     let count = words.next()?.parse().ok()?;
@@ -81,7 +90,7 @@ pub(crate) fn deleted(own: &Folder, id: &PackageVersion, by: &str) -> nix::Resul
 
 /// What was deleted last, the oldest first.
 pub(crate) fn last_deleted(own: &Folder) -> Vec<Deleted> {
-    let Ok(mut file) = own.file(DELETED) else { return Vec::new() };
+    let Ok(mut file) = own.read(DELETED) else { return Vec::new() };
     let text = tail(&mut file, TAIL).unwrap_or_default();
     let all: Vec<_> = text.lines().filter_map(line).collect();
     let first = all.len().saturating_sub(TOLD_MAX);
@@ -112,6 +121,21 @@ fn tail(file: &mut std::fs::File, bytes: u64) -> std::io::Result<String> {
 mod tests {
     use super::*;
     use std::os::unix::ffi::OsStrExt;
+
+    #[test]
+    fn what_a_wrong_clock_has_left_in_the_future_came_after_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let own = Folder::open(dir.path().as_os_str().as_bytes()).unwrap();
+        let mut found = own.stat(b".").unwrap().unwrap();
+        let of = |found: &FileStat| (found.st_ctime, found.st_ctime_nsec);
+        let began = of(&found);
+        assert!(!came_after(&found, began, 0));
+        found.st_ctime += 2;
+        assert!(came_after(&found, began, 0));
+        found.st_ctime += CLOCKS_DIFFER + 60;
+        assert!(!came_after(&found, began, 0), "nothing can have come then");
+        assert!(came_after(&found, began, found.st_ctime), "by the clock of a file server that is ahead");
+    }
 
     #[test]
     fn what_went_on_is_told() {

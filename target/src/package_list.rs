@@ -23,7 +23,7 @@ const DRAFT: &[u8] = b".package_list.new";
 pub(crate) fn digest(archive: &Archive) -> Option<Digest> {
     let own = archive.root.below(OWN_FOLDER.as_bytes()).ok()?;
     let mut hasher = blake3::Hasher::new();
-    hasher.update_reader(own.file(NAME).ok()?).ok()?;
+    hasher.update_reader(own.read(NAME).ok()?).ok()?;
     Some(Digest(*hasher.finalize().as_bytes()))
 }
 

@@ -31,6 +31,7 @@ use serde::{Deserialize, Serialize};
 use crate::archive::{Archive, OWN_FOLDER, open_or_make};
 use crate::folder::Folder;
 use crate::held;
+use crate::history::came_after;
 use crate::manifest::{MANIFEST_MAX, Manifest};
 use crate::message::{self, Digest, PackageHead, Refusal, Standing};
 use crate::package::PackageVersion;
@@ -191,7 +192,7 @@ impl Partial {
         let package = archive.root.place(self.package());
         let version = self.head.what.id.version.as_str().as_bytes();
         let found = package.and_then(|package| package.stat(version)).ok().flatten();
-        found.is_some_and(|found| (found.st_ctime, found.st_ctime_nsec) > self.touched)
+        found.is_some_and(|found| came_after(&found, self.touched, 0))
     }
 }
 
