@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::fcntl::AtFlags;
-use nix::sys::stat::SFlag;
+use nix::sys::stat::{SFlag, fstat};
 use nix::sys::statvfs::fstatvfs;
-use nix::unistd::{AccessFlags, faccessat};
+use nix::unistd::{AccessFlags, Gid, Uid, faccessat, geteuid, setgid, setgroups, setuid};
 
 use crate::channel::Pulse;
 use crate::folder::{Folder, kind};
@@ -51,6 +51,20 @@ impl Archive {
         faccessat(&archive.root, ".", rights, AtFlags::AT_EACCESS)
             .map_err(|why| refusal(format_args!("write to the archive {}", shown(path)), why))?;
         Ok(archive)
+    }
+
+    /// Opens it for writing, and as whoever blat's own folder in it belongs to: what root made there, that user could
+    /// not write to any more. Only for a process that does nothing else.
+    pub(crate) fn open_as_its_owner(path: &[u8]) -> Result<Self, Refusal> {
+        if geteuid().is_root() {
+            let archive = Self::open_to_read(path)?;
+            let own = archive.root.stat(OWN_FOLDER.as_bytes()).ok().flatten();
+            let found = own.map_or_else(|| fstat(&archive.root), Ok);
+            found.and_then(|found| become_user(found.st_uid, found.st_gid)).map_err(|why| {
+                refusal(format_args!("go on as the owner of the archive {}", shown(path)), why)
+            })?;
+        }
+        Self::open(path)
     }
 
     /// What the transfer user can still write: bytes, and files (0 where that is not counted).
@@ -119,6 +133,15 @@ pub(crate) fn open_or_make(parent: &Folder, name: &[u8]) -> nix::Result<(Folder,
             Err(why) => return Err(why),
         }
     }
+}
+
+fn become_user(user: u32, group: u32) -> nix::Result<()> {
+    if user == 0 {
+        return Ok(());
+    }
+    setgroups(&[Gid::from_raw(group)])?;
+    setgid(Gid::from_raw(group))?;
+    setuid(Uid::from_raw(user))
 }
 
 /// The archive's path from the root; from the current folder where no home is set.

@@ -44,7 +44,7 @@ const LOCK: &[u8] = b"index.lock";
 
 /// Makes the index of the archive at `path`.
 pub fn index(path: &[u8]) -> ExitCode {
-    let made = Archive::open(path).and_then(|archive| make(&archive));
+    let made = Archive::open_as_its_owner(path).and_then(|archive| make(&archive));
     let code = match made {
         Ok(ran) => {
             println!("indexed: {} lines, {} faults", ran.count, ran.failed);
@@ -64,14 +64,19 @@ fn make(archive: &Archive) -> Result<Ran, Refusal> {
     let (own, _) = open_or_make(&archive.root, OWN_FOLDER.as_bytes()).map_err(failed)?;
     let _alone = alone(&own)?;
     let draft = fresh(&own).map_err(failed)?;
-    let old = own.file(LIST).ok();
+    let old = own.read(LIST).ok();
     let known = old.as_ref().and_then(|old| Fragments::read(&own, old)).unwrap_or_default();
     let mut faults = Faults::default();
     let mut compose = Compose::new(old, draft);
-    scan::scan(&archive.root, known, &mut compose, &mut faults)
-        .map_err(|why| refusal("list the archive", why))?;
-    let (draft, fragments, count) = compose.finish().map_err(failed)?;
-    put(&own, &draft, &fragments).map_err(failed)?;
+    let made = scan::scan(&archive.root, known, &mut compose, &mut faults)
+        .map_err(|why| refusal("list the archive", why))
+        .and_then(|()| compose.finish().map_err(failed))
+        .and_then(|(draft, fragments, count)| put(&own, &draft, &fragments).map(|()| count).map_err(failed));
+    if made.is_err() {
+        // On a disk that is full, it holds what packages need.
+        let _ = own.unlink(DRAFT);
+    }
+    let count = made?;
     let ran = Ran { at: now(), count, failed: faults.count, trouble: faults.first };
     if let Err(why) = history::ran(&own, history::INDEX, &ran) {
         eprintln!("blat-target: cannot write down that this ran: {why}");

@@ -98,7 +98,7 @@ impl Marks {
         if self.known && !self.changed && found == self.read_from {
             return Ok(());
         }
-        let fresh = match own.file(NAME) {
+        let fresh = match own.read(NAME) {
             Ok(file) => {
                 let mut text = Vec::new();
                 file.take(LENGTH_MAX).read_to_end(&mut text).map_err(|why| errno(&why))?;

@@ -33,7 +33,7 @@ const LINKS_MAX: usize = 8;
 
 /// Purges the archive at `path`, or only says what would go.
 pub fn purge(path: &[u8], dry_run: bool) -> ExitCode {
-    match Archive::open(path) {
+    match Archive::open_as_its_owner(path) {
         Ok(archive) => {
             let mut purge = Purge::begin(Arc::new(archive));
             let ended = purge.run(dry_run);
@@ -84,27 +84,35 @@ impl Purge {
             clear_all_unrecorded(&self.archive).iter().for_each(|refusal| self.fails(refusal));
         }
         let (due, most) = self.due()?;
+        if dry_run && self.turn()?.is_held() {
+            println!("{HELD}");
+            return Ok(());
+        }
         let mut seen = BTreeSet::new();
         let mut count = 0;
         for mark in &due {
             if seen.contains(&mark.id) {
                 continue;
             }
-            let together: Together = match self.with_links(mark) {
+            let mut together: Together = match self.with_links(mark) {
                 Ok(together) => together.into_iter().filter(|mark| seen.insert(mark.id.clone())).collect(),
                 Err(stays) => {
                     println!("{stays}");
                     continue;
                 }
             };
-            if count + together.len() as u64 > most {
-                println!("no more than {most} are deleted in one run: the rest waits for the next");
-                break;
-            }
+            // Links come first, so that what is cut off leaves none of them behind that leads nowhere: and who may
+            // delete few in a run gets to the end of many that go together.
+            let is_too_much = count + together.len() as u64 > most;
+            together.truncate((most - count) as usize);
             count += together.len() as u64;
             if dry_run {
                 together.iter().for_each(|mark| println!("would delete {}", mark.id));
             } else if !self.delete_all(&together)? {
+                break;
+            }
+            if is_too_much {
+                println!("no more than {most} are deleted in one run: the rest waits for the next");
                 break;
             }
         }

@@ -3,7 +3,7 @@
 mod common;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -274,6 +274,49 @@ fn a_clock_that_is_wrong_makes_a_mark_younger_never_older() {
 }
 
 #[test]
+fn what_goes_together_goes_in_several_runs_where_few_may_go_in_one() {
+    let (site, mut host) = site(&["a/1", "b/1"]);
+    std::os::unix::fs::symlink("1", site.archive().join("a/current")).unwrap();
+    let link = (id("a/current"), Standing::Link(b"1".to_vec()));
+    assert_eq!(host.mark(vec![standing("a/1"), link, standing("b/1")], Some(0)), 3);
+    age(&site, 1);
+    host.info(&ToTarget::Confirm { max_delete: 1 });
+    host.done();
+    let rest = "no more than 1 are deleted in one run: the rest waits for the next\n";
+    assert_eq!(purge(&site, &["--dry-run"]).1, format!("would delete a/current\n{rest}"));
+    for gone in ["a/current", "a/1", "b/1"] {
+        let (code, said) = purge(&site, &[]);
+        assert_eq!((code, said.starts_with(&format!("deleted {gone}\n"))), (0, true), "{said}");
+        assert_eq!(said.contains(rest), gone != "b/1", "{said}");
+    }
+}
+
+#[test]
+fn what_root_purges_and_indexes_stays_the_transfer_users() {
+    if !is_root() {
+        println!("only root can try this");
+        return;
+    }
+    let (site, mut host) = site(&["a/1", "a/2"]);
+    assert_eq!(host.mark(vec![standing("a/1")], Some(0)), 1);
+    age(&site, 1);
+    host.info(&ToTarget::Confirm { max_delete: 10 });
+    host.done();
+    for what in ["purge", "index"] {
+        let mut command = std::process::Command::new(site.helper());
+        command.env_clear().env("HOME", site.path("home")).args([what, "--archive"]).arg(site.archive());
+        let said = command.output().unwrap();
+        assert!(said.status.success(), "{said:?}");
+    }
+    assert!(!site.archive().join("a/1").exists());
+    let own = site.archive().join(".dpkg_archive");
+    let user = fs::metadata(&own).unwrap().uid();
+    for item in fs::read_dir(&own).unwrap().map(Result::unwrap) {
+        assert_eq!(item.metadata().unwrap().uid(), user, "{:?}", item.path());
+    }
+}
+
+#[test]
 fn while_deletion_is_held_back_nothing_goes() {
     let (site, mut host) = site(&["a/1", "a/2"]);
     assert_eq!(host.mark(vec![standing("a/1"), standing("a/2")], Some(0)), 2);
@@ -283,6 +326,8 @@ fn while_deletion_is_held_back_nothing_goes() {
     assert_eq!(info.hold.as_deref(), Some("master the audit"));
     assert!(matches!(host.delete("a/1", standing("a/1").1), Outcome::Refused(_)));
     assert!(!purge(&site, &[]).1.contains("deleted a/"));
+    let said = purge(&site, &["--dry-run"]).1;
+    assert!(said.contains("held back") && !said.contains("would delete"), "{said}");
     assert!(site.archive().join("a/1").exists() && site.archive().join("a/2").exists());
     assert_eq!(host.info(&ToTarget::Hold(None)).hold, None);
     assert_eq!(host.delete("a/1", standing("a/1").1), GONE);

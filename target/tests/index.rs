@@ -93,6 +93,26 @@ fn killed_at_any_point_it_leaves_the_old_list_or_the_new_one() {
 }
 
 #[test]
+fn where_the_list_has_no_room_nothing_of_it_is_left() {
+    let site = Site::new();
+    (0..VERSIONS).for_each(|number| version(&site, number, "first"));
+    let own = site.archive().join(".dpkg_archive");
+    // As a full disk does, the kernel takes no more than a block of any file.
+    let mut command = site.command_of(Path::new("/bin/sh"));
+    command.args(["-c", "trap '' XFSZ; ulimit -f 1; exec \"$0\" index"]).arg(site.helper());
+    let said = command.output().unwrap();
+    let words = String::from_utf8(said.stderr).unwrap();
+    assert!(!said.status.success() && words.contains("dpkg_archive_list.txt"), "{words}");
+    let left = fs::read_dir(&own).unwrap().map(|item| item.unwrap().file_name());
+    assert_eq!(
+        left.filter(|name| name != "index.lock").collect::<Vec<_>>(),
+        Vec::<std::ffi::OsString>::new()
+    );
+    assert!(index(&site).status().unwrap().success());
+    assert_eq!(read(&own.join("dpkg_archive_list.txt")), due(&site));
+}
+
+#[test]
 fn what_is_searched_is_found_and_nothing_is_told_by_the_exit_code() {
     let site = Site::new();
     version(&site, 1, "x.h");

@@ -85,7 +85,7 @@ impl Site {
         self.command_of(&self.helper())
     }
 
-    fn command_of(&self, program: &Path) -> Command {
+    pub fn command_of(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
         command.env_clear().env("HOME", self.path("home")).current_dir(self.path("home"));
         if is_root() {
