@@ -29,7 +29,7 @@ impl Losses {
         if nothing_was_lost && !self.are_bad {
             return false;
         }
-        let went = now.acked - before.map_or(0, |before| before.acked);
+        let went = now.sent - before.map_or(0, |before| before.sent);
         self.are_bad |= is_lower(now.window.threshold, self.threshold) && went < LITTLE;
         self.are_bad &= now.window.soon().is_some_and(|segments| segments < ENOUGH);
         self.threshold = now.window.threshold;
@@ -50,11 +50,11 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     /// What each look says, of a connection that has such a window and threshold when so many bytes were
-    /// acknowledged and so many segments sent again.
+    /// sent and so many segments sent again.
     fn looks(all: &[(u32, Option<u32>, u64, u32)]) -> Vec<bool> {
         let mut losses = Losses::default();
-        let looks = all.iter().map(|&(congestion, threshold, acked, sent_again)| {
-            losses.look(TcpState { window: Window { congestion, threshold }, acked, sent_again })
+        let looks = all.iter().map(|&(congestion, threshold, sent, sent_again)| {
+            losses.look(TcpState { window: Window { congestion, threshold }, sent, sent_again })
         });
         looks.collect()
     }

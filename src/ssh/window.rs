@@ -17,6 +17,7 @@ use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP};
 use netlink_packet_sock_diag::inet::nlas::Nla;
 use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, StateFlags};
 use nix::libc;
+use nix::net::if_::if_nameindex;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
 
 /// The sockets of each family, of the process's network.
@@ -38,8 +39,8 @@ const ANY_COOKIE: [u8; 8] = [0xff; 8];
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TcpState {
     pub window: Window,
-    /// How many bytes the other end has acknowledged in all.
-    pub acked: u64,
+    /// How many bytes were sent in all; before Linux 4.19, those that the other end has acknowledged.
+    pub sent: u64,
     /// How many segments were sent again in all.
     pub sent_again: u32,
 }
@@ -76,18 +77,35 @@ impl Tcp {
         let process = process(id);
         let inodes = sockets(&process)?;
         let find = |table: &&str| find(BufReader::new(File::open(process.join(table)).ok()?), &inodes);
-        let place = TABLES.iter().find_map(find)?;
+        Self::at(TABLES.iter().find_map(find)?)
+    }
+
+    fn at(place: Place) -> Option<Self> {
         let kernel = socket(
             AddressFamily::Netlink,
             SockType::Raw,
             SockFlag::SOCK_CLOEXEC,
             SockProtocol::NetlinkSockDiag,
         );
-        Some(Self { place, kernel: kernel.ok()? })
+        let mut tcp = Self { place, kernel: kernel.ok()? };
+        if tcp.state().is_none() {
+            tcp.place.id.interface_id = tcp.interface().unwrap_or_default();
+        }
+        Some(tcp)
     }
 
-    /// What it says now; none where the connection has ended, and where the kernel says nothing of sockets (it has no
-    /// module `tcp_diag`, and may load none, or is older than Linux 4.1).
+    /// The one that it is bound to, as to a link-local address, or in a VRF: the tables do not tell, and the kernel
+    /// finds such a socket by that only.
+    fn interface(&mut self) -> Option<u32> {
+        let all = if_nameindex().ok()?;
+        all.iter().map(|one| one.index()).find(|index| {
+            self.place.id.interface_id = *index;
+            self.state().is_some()
+        })
+    }
+
+    /// What it says now; none where the connection has ended, where the kernel says nothing of sockets (it has no
+    /// module `tcp_diag`, and may load none, or is older than Linux 4.1), and to a process whose network is another.
     pub fn state(&self) -> Option<TcpState> {
         let Place { id, inode } = &self.place;
         let request = InetRequest {
@@ -131,10 +149,11 @@ impl TcpState {
         let number = |at: usize| Some(u32::from_ne_bytes(*info.get(at..)?.first_chunk()?));
         let threshold = number(offset_of!(libc::tcp_info, tcpi_snd_ssthresh))?;
         let congestion = number(offset_of!(libc::tcp_info, tcpi_snd_cwnd))?;
-        let acked = info.get(offset_of!(libc::tcp_info, tcpi_bytes_acked)..)?.first_chunk()?;
+        let long = |at: usize| Some(u64::from_ne_bytes(*info.get(at..)?.first_chunk()?));
+        let sent = long(offset_of!(libc::tcp_info, tcpi_bytes_sent));
         Some(Self {
             window: Window { congestion, threshold: (threshold < NO_THRESHOLD).then_some(threshold) },
-            acked: u64::from_ne_bytes(*acked),
+            sent: sent.or_else(|| long(offset_of!(libc::tcp_info, tcpi_bytes_acked)))?,
             sent_again: number(offset_of!(libc::tcp_info, tcpi_total_retrans))?,
         })
     }
@@ -204,8 +223,12 @@ fn address(text: &str) -> Option<(IpAddr, u16)> {
 #[cfg(test)]
 mod tests {
     use std::io::{self, Read, Write};
-    use std::net::TcpListener;
+    use std::net::{SocketAddr, TcpListener, TcpStream};
     use std::process::Command;
+
+    use nix::sys::socket::sockopt::BindToDevice;
+    use nix::sys::socket::{SockaddrIn, connect, setsockopt};
+    use nix::sys::stat::fstat;
 
     use super::*;
 
@@ -228,10 +251,9 @@ mod tests {
             let state = tcp.state();
             there.write_all(b"end\n").unwrap();
             assert!(other.wait().unwrap().success());
-            let TcpState { window, acked, sent_again } = state.expect("the kernel tells");
+            let TcpState { window, sent, sent_again } = state.expect("the kernel tells");
             assert_eq!((window.threshold, window.soon(), sent_again), (None, None, 0), "nothing was lost");
-            // Where the machine is quick, and the byte by which it began counts.
-            assert!(acked >= 6, "{acked}");
+            assert_eq!(sent, 6);
             assert!(window.congestion >= 10, "{window:?}");
             drop(there);
             assert_eq!(tcp.state(), None, "{address}: it has ended");
@@ -241,28 +263,52 @@ mod tests {
     #[test]
     fn who_has_the_same_addresses_later_is_another() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let here = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let mut tcp = Tcp::of_process(std::process::id()).unwrap();
+        let here = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let mut tcp = Tcp::at(place(&here)).unwrap();
         assert!(tcp.state().is_some() && tcp.state().is_some());
         tcp.place.inode += 1;
         assert_eq!(tcp.state(), None);
-        drop(here);
+    }
+
+    #[test]
+    fn a_connection_that_is_bound_to_an_interface_is_found() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let here =
+            socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, SockProtocol::Tcp).unwrap();
+        setsockopt(&here, BindToDevice, &"lo".into()).unwrap();
+        let SocketAddr::V4(there) = listener.local_addr().unwrap() else { panic!("it has four numbers") };
+        connect(here.as_raw_fd(), &SockaddrIn::from(there)).unwrap();
+        let here = TcpStream::from(here);
+        assert_eq!(Tcp::at(place(&here)).unwrap().state().unwrap().sent_again, 0);
+    }
+
+    fn place(connection: &TcpStream) -> Place {
+        let (here, there) = (connection.local_addr().unwrap(), connection.peer_addr().unwrap());
+        let id = SocketId {
+            source_port: here.port(),
+            destination_port: there.port(),
+            source_address: here.ip(),
+            destination_address: there.ip(),
+            interface_id: 0,
+            cookie: ANY_COOKIE,
+        };
+        Place { id, inode: fstat(connection).unwrap().st_ino as u32 }
     }
 
     #[test]
     fn a_loss_shows_in_what_the_kernel_tells() {
         let mut info = vec![0; 240];
-        info[120] = 5;
+        (info[120], info[200]) = (4, 5);
         for (at, number) in [(76, 7), (80, 9), (100, 3)] {
             info[at] = number;
         }
         let state =
-            |threshold| TcpState { window: Window { congestion: 9, threshold }, acked: 5, sent_again: 3 };
-        assert_eq!(TcpState::of(&info), Some(state(Some(7))));
+            |threshold, sent| TcpState { window: Window { congestion: 9, threshold }, sent, sent_again: 3 };
+        assert_eq!(TcpState::of(&info), Some(state(Some(7), 5)));
         info[76..80].copy_from_slice(&NO_THRESHOLD.to_ne_bytes());
-        assert_eq!(TcpState::of(&info), Some(state(None)));
+        assert_eq!(TcpState::of(&info), Some(state(None, 5)));
         info.truncate(128);
-        assert_eq!(TcpState::of(&info), Some(state(None)), "of an old kernel");
+        assert_eq!(TcpState::of(&info), Some(state(None, 4)), "of an old kernel");
         info.truncate(127);
         assert_eq!(TcpState::of(&info), None, "of an older one");
     }
