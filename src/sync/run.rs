@@ -278,16 +278,18 @@ impl<'a> Run<'a> {
         let age = bucket::Age::new(&bucket, &mut state, &hold, self.reporter);
         let aged = age.out(plan.aged.as_ref()).await?;
         self.remember(&listing, &carried, &aged);
-        if policy.guard.is_none() {
-            self.note_good(set)?;
-        }
+        self.note_good(aim, &policy, &listing)?;
         Ok(Some((plan, carried, aged)))
     }
 
-    /// Notes how many members there are now, which were not doubtful.
-    fn note_good(&self, set: &CurrentSet) -> Result<()> {
+    /// Notes how many members there are now. They are no measure where the answer that they came with was
+    /// doubtful, or the one that excess was judged by, which `policy` is of.
+    fn note_good(&self, aim: Aim<'_>, policy: &aging::Policy, listing: &Listing) -> Result<()> {
+        if policy.guard.is_some() || self.guard(aim, listing.len() as u64).is_some() {
+            return Ok(());
+        }
         let path = self.places.last_good();
-        good::write(&path, set.len() as u64).later(format!("cannot write {}", path.display()))
+        good::write(&path, aim.set.len() as u64).later(format!("cannot write {}", path.display()))
     }
 
     /// Asks which package-versions there should be, links not followed yet.

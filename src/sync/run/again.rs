@@ -4,12 +4,14 @@
 
 use std::time::{Duration, Instant};
 
+use blat_target::listing::Listing;
+
 use super::{Aim, Run};
 use crate::bucket::State;
 use crate::channel::clock;
 use crate::failure::{Needs, Result};
 use crate::report::Report;
-use crate::sync::aging::{Policy, decide};
+use crate::sync::aging::{Guard, Policy, decide};
 use crate::sync::bucket;
 use crate::sync::current_set::CurrentSet;
 use crate::sync::plan::Plan;
@@ -50,6 +52,22 @@ impl Run<'_> {
         Ok((self.gather(answer.rows, aim.archive).await?, refused))
     }
 
+    /// What says what becomes of excess by a second answer. That one is held against the first, too: a person
+    /// who accepts that there is less does not accept that there is less still.
+    pub(super) fn policy_again(
+        &self,
+        aim: Aim<'_>,
+        set: &CurrentSet,
+        refused: u64,
+        listing: &Listing,
+    ) -> Policy {
+        let mut policy = self.policy(Aim { set, refused, ..aim }, listing);
+        let (members, before) = (set.len() as u64, aim.set.len() as u64);
+        let most = self.settings.aging.max_shrink;
+        policy.guard = policy.guard.or_else(|| Guard::look(members, refused, before, most, false));
+        policy
+    }
+
     /// Decides anew of what a bucket has in excess, where the answer is old. Nothing is decided where the
     /// source cannot be asked.
     pub(super) async fn decide_again(
@@ -65,7 +83,7 @@ impl Run<'_> {
             ByNow::Unknown => plan.aged = None,
             ByNow::Set(set, refused) => {
                 let listing = bucket::listing(state, &set).person("the bucket has too many names")?;
-                *policy = self.policy(Aim { set: &set, refused, ..aim }, &listing);
+                *policy = self.policy_again(aim, &set, refused, &listing);
                 plan.aged = Some(decide(&set, &listing, &bucket::marks(state), policy, clock()));
             }
         }
@@ -86,6 +104,8 @@ mod tests {
     use crate::config::Settings;
     use crate::places::Places;
     use crate::report::Reporter;
+    use crate::sync::aging::Decision;
+    use crate::sync::good;
     use crate::sync::rows::{Reason, Rows};
     use crate::sync::run::Mode;
 
@@ -116,30 +136,50 @@ mod tests {
         (settings, Places::of(root, &name), Archive::open(&source).unwrap())
     }
 
-    fn rows() -> Rows {
+    /// So many versions of core, from the second on.
+    fn rows(count: u32) -> Rows {
         let mut rows = Rows::default();
-        rows.add("core", "2", Reason::Packages).unwrap();
+        (2..2 + count).for_each(|version| rows.add("core", &version.to_string(), Reason::Packages).unwrap());
         rows
+    }
+
+    /// The same as a list.
+    fn list(count: u32) -> String {
+        (2..2 + count).map(|version| format!("core {version}\n")).collect()
     }
 
     /// What is to be deleted of core/1 and core/2, so long after the answer that has core/2 alone, where the
     /// source says `list` by then.
     async fn deleted(list: Option<&str>, later: Duration) -> Option<Vec<PackageVersion>> {
+        after(rows(1), false, None, list, later).await.0
+    }
+
+    /// The same after an answer of `first`, and how many members are on record then, where `good` were.
+    async fn after(
+        first: Rows,
+        accept_shrink: bool,
+        good: Option<u64>,
+        list: Option<&str>,
+        later: Duration,
+    ) -> (Option<Vec<PackageVersion>>, Option<u64>) {
         let root = tempfile::tempdir().unwrap();
         let (settings, places, archive) = world(root.path());
+        fs::create_dir_all(&places.state).unwrap();
+        good.into_iter().for_each(|good| good::write(&places.last_good(), good).unwrap());
         list.into_iter().for_each(|list| fs::write(root.path().join("list"), list).unwrap());
         let mut reporter = Reporter::to_the_log("site1");
         let mut run = Run::new(&settings, &places, Path::new("helper"), &mut reporter);
-        let set = run.gather(rows(), &archive).await.unwrap();
-        let mode = Mode::Real { accept_shrink: false };
+        let set = run.gather(first, &archive).await.unwrap();
+        let mode = Mode::Real { accept_shrink };
         let aim = Aim { archive: &archive, set: &set, refused: 0, asked: Instant::now(), mode };
         let state = State::of_entries([entry("1"), entry("2")].into());
         let listing = bucket::listing(&state, &set).unwrap();
         let (mut plan, mut policy) = (Plan::default(), run.policy(aim, &listing));
         plan.aged = Some(decide(&set, &listing, &[], &policy, clock()));
         run.decide_again(aim, aim.asked + later, &state, &mut plan, &mut policy).await.unwrap();
-        let aged = plan.aged?;
-        Some(aged.deletions().into_iter().map(|aged| aged.id.clone()).collect())
+        run.note_good(aim, &policy, &listing).unwrap();
+        let ids = |aged: Decision| aged.deletions().into_iter().map(|aged| aged.id.clone()).collect();
+        (plan.aged.map(ids), good::members(&places.last_good()))
     }
 
     #[tokio::test]
@@ -150,7 +190,7 @@ mod tests {
         let run = Run::new(&settings, &places, Path::new("helper"), &mut reporter);
         let pause = Duration::from_millis(20);
         std::thread::sleep(pause);
-        run.gather(rows(), &archive).await.unwrap();
+        run.gather(rows(1), &archive).await.unwrap();
         assert!(run.progress.idle() + pause <= began.elapsed());
     }
 
@@ -164,5 +204,17 @@ mod tests {
     async fn nothing_is_deleted_by_an_old_answer_alone() {
         assert_eq!(deleted(None, FRESH).await, None);
         assert_eq!(deleted(None, Duration::ZERO).await, Some(vec![core("1")]), "it is fresh");
+    }
+    #[tokio::test]
+    async fn who_accepts_that_there_is_less_does_not_accept_a_second_answer_that_has_less_still() {
+        let then = |list: String| async move { after(rows(11), true, Some(1000), Some(&list), FRESH).await };
+        assert_eq!(then(list(1)).await, (Some(vec![]), Some(1000)), "more than nine tenths less than 11");
+        assert_eq!(then(list(2)).await, (Some(vec![core("1")]), Some(11)));
+    }
+
+    #[tokio::test]
+    async fn a_doubtful_answer_is_not_put_on_record_by_a_good_one_behind_it() {
+        let then = after(rows(1), false, Some(100), Some(&list(10)), FRESH).await;
+        assert_eq!(then, (Some(vec![core("1")]), Some(100)));
     }
 }

@@ -18,7 +18,6 @@ use crate::session::Early;
 use crate::sync::age::{self, Done};
 use crate::sync::aging;
 use crate::sync::carry::{Carried, Carry};
-use crate::sync::current_set::CurrentSet;
 use crate::sync::known;
 use crate::sync::package_list::package_list;
 use crate::sync::plan::{Plan, Policy};
@@ -95,7 +94,7 @@ impl Run<'_> {
             true => Done::default(),
             false => self.age(channel, aim, &mut planned, &carried).await?,
         };
-        self.note(set, &planned)?;
+        self.note(aim, &planned)?;
         self.remember(&planned.listing, &carried, &aged);
         Ok(Some((planned.plan, carried, aged)))
     }
@@ -216,7 +215,7 @@ impl Run<'_> {
         };
         let standing = known::after(&planned.listing, carried.put.clone());
         let standing = standing.person("the target has too much to plan for")?;
-        let mut policy = self.policy(Aim { set: &set, refused, ..aim }, &standing);
+        let mut policy = self.policy_again(aim, &set, refused, &standing);
         let (marks, told) = channel.session.marks().await?;
         policy.held |= told.hold.is_some();
         let decision = aging::decide(&set, &standing, &marks, &policy, told.clock.min(clock()));
@@ -228,11 +227,9 @@ impl Run<'_> {
     }
 
     /// Notes how many members there are now, and what the target told of itself.
-    fn note(&mut self, set: &CurrentSet, planned: &Planned) -> Result<()> {
+    fn note(&mut self, aim: Aim<'_>, planned: &Planned) -> Result<()> {
         let (Some(_), Some(info)) = (&planned.plan.aged, &planned.info) else { return Ok(()) };
-        if planned.policy.guard.is_none() {
-            self.note_good(set)?;
-        }
+        self.note_good(aim, &planned.policy, &planned.listing)?;
         upkeep::note(&self.places.upkeep(), &self.places.heard(), info, self.reporter)
     }
 
