@@ -2,7 +2,7 @@
 //!
 //! It is a whole answer, of one moment if the source can do that, or an error. A name that no release or
 //! project has is an error, and so is a connection that is lost between two rows, or an answer without a single
-//! row. A row that names no package-version (a NULL, a slash, `..`, a control character) is refused and told,
+//! row; but where all that is named is closed, `[packages]` is the answer. A row that names no package-version (a NULL, a slash, `..`, a control character) is refused and told,
 //! and the others stand.
 
 use std::collections::BTreeMap;
@@ -65,8 +65,9 @@ impl Answer {
             let taken = answer.take(source, asked);
             source.end();
             taken?;
-            if answer.rows.is_empty() {
-                return Err(answer.nothing());
+            let is_rest_wanted = answer.is_all_closed(asked) && !asked.packages.is_empty();
+            if answer.rows.is_empty() && !is_rest_wanted {
+                return Err(answer.nothing(asked));
             }
         }
         for id in asked.packages.iter() {
@@ -83,10 +84,21 @@ impl Answer {
         self.take_content(source)
     }
 
+    /// Whether there are releases that the target names, and each is closed. Of projects that is not told: an
+    /// answer without any release of theirs may be half of one.
+    fn is_all_closed(&self, asked: &Asked<'_>) -> bool {
+        let is_open = !self.releases.is_empty() || !self.unsupported.is_empty();
+        !is_open && !self.closed.is_empty() && asked.projects.is_empty()
+    }
+
     /// Why there is not a single package-version.
-    fn nothing(&self) -> ReleaseError {
+    fn nothing(&self, asked: &Asked<'_>) -> ReleaseError {
         match &self.refused[..] {
             [first, ..] => ReleaseError::AllRefused(self.refused.len(), first.clone()),
+            [] if self.is_all_closed(asked) => {
+                let closed: Vec<_> = self.closed.iter().map(ToString::to_string).collect();
+                ReleaseError::AllClosed(closed.join(", "))
+            }
             [] if self.unsupported.is_empty() => ReleaseError::Empty,
             [] => ReleaseError::NoneForS3,
         }
@@ -147,6 +159,7 @@ mod tests {
 
     use super::*;
     use crate::release::file::List;
+    use crate::release::{Project, State, TakeRow};
 
     fn list(text: &str) -> (tempfile::TempDir, Result<List, ReleaseError>) {
         let folder = tempfile::tempdir().unwrap();
@@ -194,5 +207,70 @@ mod tests {
             "{why}"
         );
         assert_eq!(why.mend(), Mend::Person);
+    }
+    /// A database of these releases: the name is the whole content.
+    struct Releases(Vec<Release>);
+
+    impl Releases {
+        fn of(all: &[(&str, State, bool)]) -> Self {
+            let release = |(id, (name, state, s3)): (i32, &(&str, State, bool))| Release {
+                id,
+                project: "Tram".to_owned(),
+                name: (*name).to_owned(),
+                state: *state,
+                s3: *s3,
+            };
+            Self((1..).zip(all).map(release).collect())
+        }
+    }
+
+    impl ReleaseSource for Releases {
+        fn named(&mut self, name: &ReleaseName) -> Result<Release, ReleaseError> {
+            let of = |release: &&Release| *name == ReleaseName::Id(release.id);
+            self.0.iter().find(of).cloned().ok_or_else(|| ReleaseError::NoRelease(name.to_string()))
+        }
+
+        fn of_project(&mut self, _: &ProjectName) -> Result<Vec<Release>, ReleaseError> {
+            Ok(self.0.clone())
+        }
+
+        fn projects(&mut self) -> Result<Vec<Project>, ReleaseError> {
+            Ok(Vec::new())
+        }
+
+        fn unnamed(&mut self) -> Result<Vec<Release>, ReleaseError> {
+            Ok(Vec::new())
+        }
+
+        fn content(&mut self, release: &Release, take: TakeRow<'_>) -> Result<(), ReleaseError> {
+            if release.name.is_empty() { Ok(()) } else { take(Some(&release.name), Some("1")) }
+        }
+    }
+
+    const BOTH: [ReleaseName; 2] = [ReleaseName::Id(1), ReleaseName::Id(2)];
+
+    #[test]
+    fn where_all_named_releases_are_closed_there_is_the_rest_or_a_person_is_needed() {
+        let mut source = Releases::of(&[("core", State::Official, false), ("zlib", State::Closed, false)]);
+        let asked = Asked { releases: &BOTH, ..NOTHING };
+        let why = Answer::of(Some(&mut source), &asked).unwrap_err();
+        assert!(why.to_string().contains("are closed: Tram/core, Tram/zlib; name others"), "{why}");
+        assert_eq!(why.mend(), Mend::Person);
+        let packages = toml::from_str("extra = '1'").unwrap();
+        let asked = Asked { packages: &packages, ..asked };
+        let answer = Answer::of(Some(&mut source), &asked).unwrap();
+        assert_eq!((answer.rows.len(), answer.closed.len()), (1, 2));
+    }
+
+    #[test]
+    fn what_is_open_and_empty_is_no_answer_whatever_else_is_wanted() {
+        let packages = toml::from_str("extra = '1'").unwrap();
+        let asked = Asked { releases: &BOTH, packages: &packages, ..NOTHING };
+        let mut source = Releases::of(&[("core", State::Official, false), ("", State::Restricted, false)]);
+        assert!(matches!(Answer::of(Some(&mut source), &asked), Err(ReleaseError::Empty)));
+        let projects = [ProjectName::Id(1)];
+        let asked = Asked { releases: &BOTH[..1], projects: &projects, ..asked };
+        let mut source = Releases::of(&[("core", State::Official, false)]);
+        assert!(matches!(Answer::of(Some(&mut source), &asked), Err(ReleaseError::Empty)));
     }
 }

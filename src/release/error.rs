@@ -37,6 +37,8 @@ pub enum ReleaseError {
     NotInList(String),
     #[error("the release source answered with nothing at all for this target")]
     Empty,
+    #[error("all releases that this target names are closed: {0}; name others, or take the target away")]
+    AllClosed(String),
     /// How many rows, and the first of them.
     #[error("no row of the release source's answer names a package-version; the first of {0}: {1}")]
     AllRefused(usize, RefusedRow),

@@ -113,7 +113,9 @@ fn what_changes_in_the_database_changes_in_the_answer(kind: Kind) {
     let answer = ask(&mut later, &["Tram/0"], &["Tram"]).unwrap();
     assert_eq!(names(&answer), ["Tram/1", "Tram/2", "Tram/4"]);
     assert_eq!((answer.rows.len(), answer.closed.len()), (1 + 23 + 1, 1));
-    assert!(matches!(ask(&mut later, &["Tram/0"], &[]), Err(ReleaseError::Empty)), "all are closed");
+    let why = ask(&mut later, &["Tram/0"], &[]).unwrap_err();
+    assert!(matches!(&why, ReleaseError::AllClosed(names) if names == "Tram/0"), "{why:?}");
+    assert_eq!(Failure::from(why).exit_code(), EXIT_PERSON);
 }
 
 fn what_does_not_exist_is_named(kind: Kind) {
