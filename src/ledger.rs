@@ -27,7 +27,7 @@ pub const TRANSFER_FAILED: &str = "c53f0af7c8dc4a248b93de7c1d932b53";
 pub const MARKED: &str = "e46a419242ec41c19c63609a7fdb120c";
 /// Something in excess was deleted.
 pub const DELETED: &str = "6e7b8b48799e4ed98a290c8c71a48b3e";
-/// Nothing in excess is marked or deleted until a person says that it is safe.
+/// Nothing in excess is marked or deleted, or the PackageList not laid down, until a person says that it is safe.
 pub const GUARDED: &str = "94f18c7f98594a77ac4b51892094f8ed";
 /// A person holds all deletion back.
 pub const HELD: &str = "c6825533d9cb4788af67a6ca38366268";

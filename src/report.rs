@@ -63,7 +63,8 @@ pub enum Report {
     Deleted { package: String, version: String, at: Option<i64> },
     /// Something in excess was marked: it goes when the mark is old enough.
     Marked { package: String, version: String },
-    /// Something in excess was not marked or deleted, for that is not safe until a person says so.
+    /// Something in excess was not marked or deleted, or the PackageList was not laid down, for that is not
+    /// safe until a person says so.
     Guarded { reason: String },
     /// A person holds all deletion at the target back, for this reason, or does not any more.
     Held { reason: Option<String> },

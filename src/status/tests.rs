@@ -240,6 +240,15 @@ fn a_shrunken_set_keeps_what_is_in_excess_and_needs_a_person() {
 }
 
 #[test]
+fn a_list_that_was_not_laid_down_needs_a_person_though_nothing_is_ever_deleted() {
+    let world = World::well();
+    let withheld = Some("the target should have 3 package-versions, 9 before".to_owned());
+    world.synced(SyncEnd { excess: 6, withheld, ..SyncEnd::default() });
+    let says = "the PackageList on the target stays as it was: the target should have 3 package-versions";
+    world.assert_says(Level::Critical, says);
+}
+
+#[test]
 fn a_mark_is_told_with_what_becomes_of_it() {
     let world = World::well();
     world.publish(&core("1.0"), 5, true);

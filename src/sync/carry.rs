@@ -8,6 +8,7 @@ use blat_target::listing::Listing;
 use blat_target::message::{Mend, Outcome, Refusal};
 use blat_target::package::PackageVersion;
 
+use super::aging::Guard;
 use super::known::Put;
 use super::plan::Plan;
 use super::room::Look;
@@ -38,6 +39,8 @@ pub(super) struct Carried {
     pub(super) failed: Vec<Refusal>,
     /// Which package-versions failed, and why.
     pub(super) why: HashMap<PackageVersion, String>,
+    /// Why the PackageList was not laid down, where a person has to say that it is right.
+    pub(super) withheld: Option<Guard>,
 }
 
 impl Carried {

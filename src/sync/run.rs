@@ -147,6 +147,8 @@ struct Ended {
     problems: u64,
     /// Whether what is in excess was not marked or deleted until a person says that it is safe.
     guarded: bool,
+    /// Whether the PackageList was not laid down until then.
+    withheld: bool,
 }
 
 impl Ended {
@@ -159,6 +161,9 @@ impl Ended {
             Some(Mend::Later) => Err(Failure::later(anyhow!(failed))),
             _ if self.guarded => {
                 Err(Failure::person(anyhow!("nothing in excess was marked or deleted, as told above")))
+            }
+            _ if self.withheld => {
+                Err(Failure::person(anyhow!("the PackageList was not laid down, as told above")))
             }
             None if problems > 0 => {
                 Err(Failure::later(anyhow!("{problems} packages have problems, as told above")))
@@ -415,7 +420,8 @@ impl<'a> Run<'a> {
             self.reporter.tell(Report::Guarded { reason });
         }
         let failed = carried.failed.len() + aged.failed.len();
-        Ended { failed, mend: worse(carried.mend(), aged.mend()), problems, guarded: guard.is_some() }
+        let (guarded, withheld) = (guard.is_some(), carried.withheld.is_some());
+        Ended { failed, mend: worse(carried.mend(), aged.mend()), problems, guarded, withheld }
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a run does over a session: asks the target what it has, carries the plan out, and says what is in
 //! excess.
 
+use std::fmt::Display;
 use std::time::{Instant, SystemTime};
 
 use anyhow::anyhow;
@@ -16,7 +17,7 @@ use crate::failure::{Failure, Needs, Result};
 use crate::report::Report;
 use crate::session::Early;
 use crate::sync::age::{self, Done};
-use crate::sync::aging;
+use crate::sync::aging::{self, Guard};
 use crate::sync::carry::{Carried, Carry};
 use crate::sync::known;
 use crate::sync::package_list::package_list;
@@ -86,7 +87,7 @@ impl Run<'_> {
         let silent = self.is_silent_about_excess(&planned);
         let look = room::Look::begin(&planned.plan, &self.settings.source, archive, planned.info.clone());
         let carry = Carry::new(archive, &planned.listing, channel, look, self.reporter, &mut show);
-        let (carried, ended) = carry.out(&planned.plan, lays_down.then_some(text), silent).await;
+        let (mut carried, ended) = carry.out(&planned.plan, lays_down.then_some(text), silent).await;
         show.end();
         self.sent = record.carried(&planned.plan, &carried);
         ended?;
@@ -94,6 +95,10 @@ impl Run<'_> {
             true => Done::default(),
             false => self.age(channel, aim, &mut planned, &carried).await?,
         };
+        // A second answer that is not doubtful is laid down by the next run.
+        if !same && planned.policy.guard.is_some() {
+            carried.withheld = self.doubts_list(aim);
+        }
         self.note(aim, &planned)?;
         self.remember(&planned.listing, &carried, &aged);
         Ok(Some((planned.plan, carried, aged)))
@@ -145,19 +150,26 @@ impl Run<'_> {
     /// take it at its word.
     fn withholds_list(&mut self, aim: Aim<'_>, planned: &Planned, text: &[u8]) -> bool {
         let is_told = planned.plan.aged.as_ref().is_some_and(|aged| aged.guarded().is_some());
-        // What stands on the target is nothing to hold a list against: much of it may be in excess. And a row that
-        // names nothing has no line in any list.
-        let why = match self.guard(Aim { refused: 0, ..aim }, 0) {
-            Some(guard) if is_told => guard.to_string(),
-            Some(guard) => format!("{guard}; {}", guard.mend(self.settings.name.as_str())),
+        let stays = |why: &dyn Display| format!("the PackageList on the target stays as it was: {why}");
+        self.reporter.tell(match self.doubts_list(aim) {
+            Some(guard) if is_told => Report::Problem { reason: stays(&guard), about: None },
+            Some(guard) => {
+                let mend = guard.mend(self.settings.name.as_str());
+                Report::Guarded { reason: format!("{}; {mend}", stays(&guard)) }
+            }
             None if text.is_empty() => {
-                "the source archive has nothing of what the target should have: is it mounted?".to_owned()
+                let why = "the source archive has nothing of what the target should have: is it mounted?";
+                Report::Problem { reason: stays(&why), about: None }
             }
             None => return false,
-        };
-        let reason = format!("the PackageList on the target stays as it was: {why}");
-        self.reporter.tell(Report::Problem { reason, about: None });
+        });
         true
+    }
+
+    /// What makes the list doubtful. What stands on the target is nothing to hold it against: much of that may
+    /// be in excess. And a row that names nothing has no line in any list.
+    fn doubts_list(&self, aim: Aim<'_>) -> Option<Guard> {
+        self.guard(Aim { refused: 0, ..aim }, 0)
     }
 
     /// Whether nothing has to be said about excess once everything was sent.
