@@ -115,7 +115,10 @@ pub fn import_built_in(settings: &Settings, import: &Import) -> Result<(), Relea
         return Err(ReleaseError::Odbc(why));
     }
     let mut making = settings.clone();
-    let told = settings.connection.as_str().replace("NoCreat=1", "NoCreat=0");
+    // One that says nothing of it would have the driver told to make none.
+    let makes = |part: &&str| !part.trim_start().to_ascii_lowercase().starts_with("nocreat");
+    let parts = settings.connection.as_str().split(';').filter(makes).filter(|part| !part.trim().is_empty());
+    let told = parts.chain(["NoCreat=0"]).collect::<Vec<_>>().join(";");
     making.connection = told.parse().map_err(|why| ReleaseError::Odbc(format!("{why}")))?;
     Database::open(&making)?.import(import)?;
     let path = told.split(';').find_map(|part| part.strip_prefix("Database=")).map(Path::new);

@@ -9,7 +9,7 @@ use std::time::Instant;
 use blat::config::{Packages, ProjectName, ReleaseName};
 use blat::failure::{EXIT_LATER, EXIT_PERSON, Failure};
 use blat::release::answer::{Answer, Asked};
-use blat::release::import::{Import, list};
+use blat::release::import::{Import, import_built_in, list};
 use blat::release::odbc::Database;
 use blat::release::{Project, Release, ReleaseError, ReleaseSource, TakeRow};
 use servers::{Kind, PASSWORD, Server, settings};
@@ -340,6 +340,18 @@ fn an_import_comes_whole_or_not_at_all(kind: Kind) {
     database.import(&import("[Tram/7] N\na 1\n")).unwrap();
     seen = list(&mut database, Some("Tram")).unwrap();
     assert!(seen.contains("Tram/7: N in development, 1 package-versions"), "{seen}");
+}
+
+#[test]
+fn an_import_makes_the_database_however_its_connection_is_spelled() {
+    for more in ["", ";", ";NoCreat=1", "; nocreat = 1;", ";NoCreat=yes;Timeout=100", ";NoCreat=0"] {
+        let folder = tempfile::tempdir().unwrap();
+        let told = format!("Driver=SQLite3;Database={}{more}", folder.path().join("rm.db").display());
+        let settings = settings(&format!("connection = \"{told}\"\n"));
+        import_built_in(&settings, &import(&text())).unwrap_or_else(|why| panic!("{told}: {why}"));
+        let mut database = Database::open(&settings).unwrap_or_else(|why| panic!("{told}: {why}"));
+        assert_eq!(list(&mut database, None).unwrap().lines().count(), 12, "{told}");
+    }
 }
 
 #[test]
