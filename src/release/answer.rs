@@ -99,8 +99,8 @@ impl Answer {
                 let closed: Vec<_> = self.closed.iter().map(ToString::to_string).collect();
                 ReleaseError::AllClosed(closed.join(", "))
             }
-            [] if self.unsupported.is_empty() => ReleaseError::Empty,
-            [] => ReleaseError::NoneForS3,
+            [] if self.releases.is_empty() && !self.unsupported.is_empty() => ReleaseError::NoneForS3,
+            [] => ReleaseError::Empty,
         }
     }
 
@@ -272,5 +272,12 @@ mod tests {
         let asked = Asked { releases: &BOTH[..1], projects: &projects, ..asked };
         let mut source = Releases::of(&[("core", State::Official, false)]);
         assert!(matches!(Answer::of(Some(&mut source), &asked), Err(ReleaseError::Empty)));
+    }
+    #[test]
+    fn a_bucket_whose_one_release_is_still_empty_is_not_told_of_flags() {
+        let asked = Asked { releases: &BOTH, is_bucket: true, ..NOTHING };
+        let of = |s3| Releases::of(&[("", State::InDevelopment, s3), ("zlib", State::InDevelopment, false)]);
+        assert!(matches!(Answer::of(Some(&mut of(true)), &asked), Err(ReleaseError::Empty)));
+        assert!(matches!(Answer::of(Some(&mut of(false)), &asked), Err(ReleaseError::NoneForS3)));
     }
 }
