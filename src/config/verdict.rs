@@ -49,14 +49,15 @@ pub(super) fn judge(live: &Reading, accepted: &Reading) -> Verdict {
     let mut problems = live.texts.strange.clone();
     let names: BTreeSet<TargetName> = live.texts.targets.keys().cloned().collect();
     let chosen = choose_defaults(live, accepted, &mut problems);
+    let judging = chosen.and_then(|reading| {
+        let defaults = reading.defaults.as_ref().ok()?.as_ref();
+        Some(Judging { live, accepted, defaults })
+    });
     let mut targets = BTreeMap::new();
     let mut taken: BTreeMap<PathBuf, TargetName> = BTreeMap::new();
-    for name in holders_first(&names, accepted) {
+    for name in holders_first(&names, judging.as_ref()) {
         let before = accepted.settings(&name).and_then(Result::ok);
-        let after = chosen.and_then(|defaults| {
-            let judging = Judging { live, accepted, defaults: defaults.defaults.as_ref().ok()?.as_ref() };
-            judging.target(&name, &taken, &mut problems)
-        });
+        let after = judging.as_ref().and_then(|judging| judging.target(&name, &taken, &mut problems));
         if let Some((settings, _)) = &after {
             taken.insert(settings.tags.directory.clone(), name.clone());
         }
@@ -107,11 +108,20 @@ fn stranded(live: &Reading, accepted: &Reading, defaults: Option<&Document>) -> 
 }
 
 /// Those first whose tag directory is as it was: whoever has a directory keeps it.
-fn holders_first(names: &BTreeSet<TargetName>, accepted: &Reading) -> Vec<TargetName> {
-    let (mut holders, others): (Vec<_>, Vec<_>) =
-        names.iter().cloned().partition(|name| accepted.texts.targets.contains_key(name));
-    holders.extend(others);
-    holders
+fn holders_first(names: &BTreeSet<TargetName>, judging: Option<&Judging<'_>>) -> Vec<TargetName> {
+    let mut names: Vec<TargetName> = names.iter().cloned().collect();
+    if let Some(judging) = judging {
+        names.sort_by_cached_key(|name| judging.claim(name));
+    }
+    names
+}
+
+/// What right a target has to the tag directory that it is to have, the best first.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Claim {
+    Stays,
+    Moves,
+    New,
 }
 
 /// What a target is judged by.
@@ -122,6 +132,17 @@ struct Judging<'a> {
 }
 
 impl Judging<'_> {
+    fn claim(&self, name: &TargetName) -> Claim {
+        let Some(before) = self.accepted.settings(name) else {
+            return Claim::New;
+        };
+        let after = self.merged(name, self.live).or_else(|_| self.merged(name, self.accepted));
+        match (before, after) {
+            (Ok(before), Ok((after, _))) if before.tags.directory == after.tags.directory => Claim::Stays,
+            _ => Claim::Moves,
+        }
+    }
+
     /// The live file if it is good, else the accepted copy.
     fn target(
         &self,
@@ -256,6 +277,27 @@ mod tests {
                 .to_string()
                 .starts_with("/etc/blat/targets/a.toml:3:18: key `tags.directory`: ")
         );
+    }
+
+    #[test]
+    fn a_target_that_moves_takes_the_tag_directory_of_none_that_stays() {
+        let at = |directory: &str| format!("{GOOD}tags.directory = '{directory}'");
+        for unchanged in [at("/b"), "x = ".into()] {
+            let verdict = judged(&[
+                ("targets/a.toml", &at("/b")),
+                (".accepted/targets/a.toml", &at("/a")),
+                ("targets/b.toml", &unchanged),
+                (".accepted/targets/b.toml", &at("/b")),
+            ]);
+            let directory = |name: &str| {
+                let settings = verdict.targets[&name.parse().unwrap()].settings();
+                settings.map(|settings| settings.tags.directory.clone())
+            };
+            assert_eq!(directory("a").as_deref(), Some(Path::new("/a")));
+            assert_eq!(directory("b").as_deref(), Some(Path::new("/b")));
+            let told = |problem: &Problem| problem.to_string().starts_with("/etc/blat/targets/a.toml:3:18: ");
+            assert!(verdict.problems.iter().any(told), "{:?}", verdict.problems);
+        }
     }
 
     #[test]
