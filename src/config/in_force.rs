@@ -1,9 +1,11 @@
 //! All targets and what each runs by, in one reading: for the generator, which has milliseconds.
 //!
 //! A target is in force as long as its live file is there, whatever is in it: by its accepted copy,
-//! or where there is none (nothing was accepted yet) by the live file, if that is good.
+//! or where there is none (nothing was accepted yet) by the live file, if that is good and no other target in
+//! force has its tag directory.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use super::folder::{Folder, Texts};
 use super::layer::Document;
@@ -15,17 +17,37 @@ use super::settings::Settings;
 pub fn in_force(root: &Path) -> (Vec<Settings>, Vec<Problem>) {
     let (live, accepted) = (Reading::of(Folder::live(root)), Reading::of(Folder::accepted(root)));
     let mut problems = live.texts.strange.clone();
-    let mut settings = Vec::new();
-    for name in live.texts.targets.keys() {
-        match accepted.settings(name).or_else(|| live.settings(name)) {
-            Some(Ok(found)) => settings.push(found),
+    let (mut settings, mut taken) = (BTreeMap::new(), BTreeMap::new());
+    let is_accepted = |name: &&TargetName| accepted.texts.targets.contains_key(*name);
+    let (held, new): (Vec<_>, Vec<_>) = live.texts.targets.keys().partition(is_accepted);
+    for name in held.into_iter().chain(new) {
+        let not_yet =
+            || Some(live.merged(name)?.and_then(|found| not_taken(found, &taken)).map(|(found, _)| found));
+        match accepted.settings(name).or_else(not_yet) {
+            Some(Ok(found)) => {
+                taken.insert(found.tags.directory.clone(), name.clone());
+                settings.insert(name, found);
+            }
             Some(Err(Problems(found))) => problems.extend(found),
             None => {}
         }
     }
     // Broken defaults are told once, not once for each target.
     problems.dedup();
-    (settings, problems)
+    (settings.into_values().collect(), problems)
+}
+
+/// Refuses a tag directory that another target has: each would take the other's tags.
+pub(super) fn not_taken(
+    (settings, document): (Settings, Document),
+    taken: &BTreeMap<PathBuf, TargetName>,
+) -> Result<(Settings, String), Problems> {
+    let key = "tags.directory";
+    let Some(owner) = taken.get(&settings.tags.directory) else {
+        return Ok((settings, document.text));
+    };
+    let problem = Problem::of_file(&document.file, format!("target `{owner}` has the same tag directory"));
+    Err(problem.about(key).at(document.place_of(key)).mend("give each target its own").into())
 }
 
 /// A folder as it was read at one moment, its defaults parsed once.
@@ -53,9 +75,15 @@ impl Reading {
 
     /// A target's settings by this folder alone, if it has a file there.
     pub(super) fn settings(&self, name: &TargetName) -> Option<Result<Settings, Problems>> {
+        Some(self.merged(name)?.map(|(settings, _)| settings))
+    }
+
+    /// The same, and the file.
+    fn merged(&self, name: &TargetName) -> Option<Result<(Settings, Document), Problems>> {
         let merge = |document: Result<Document, Problem>| {
             let defaults = self.defaults.as_ref().map_err(Clone::clone)?;
-            Settings::merge(name, &document?, defaults.as_ref())
+            let document = document?;
+            Ok((Settings::merge(name, &document, defaults.as_ref())?, document))
         };
         self.target(name).map(merge)
     }

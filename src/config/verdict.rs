@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use super::in_force::Reading;
+use super::in_force::{Reading, not_taken};
 use super::layer::Document;
 use super::name::TargetName;
 use super::problem::{Problem, Problems};
@@ -168,19 +168,6 @@ impl Judging<'_> {
 
 fn no_copy(name: &TargetName, reading: &Reading) -> Problem {
     Problem::of_file(&reading.folder.shown(&reading.folder.target(name)), "there is no such file")
-}
-
-/// Refuses a tag directory that another target has: each would take the other's tags.
-fn not_taken(
-    (settings, document): (Settings, Document),
-    taken: &BTreeMap<PathBuf, TargetName>,
-) -> Result<(Settings, String), Problems> {
-    let key = "tags.directory";
-    let Some(owner) = taken.get(&settings.tags.directory) else {
-        return Ok((settings, document.text));
-    };
-    let problem = Problem::of_file(&document.file, format!("target `{owner}` has the same tag directory"));
-    Err(problem.about(key).at(document.place_of(key)).mend("give each target its own").into())
 }
 
 #[cfg(test)]
