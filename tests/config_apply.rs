@@ -1,12 +1,13 @@
 //! `config apply` on a folder of its own, with a systemctl that only writes down what it is asked.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::time::Duration;
 
 use blat::config::{Apply, Owners, Settings, Systemctl};
-use nix::unistd::{Gid, Uid};
+use nix::sys::stat::Mode;
+use nix::unistd::{Gid, Uid, mkfifo};
 use tempfile::TempDir;
 
 const GOOD: &str = "source = \"/srv/a\"\n[ssh]\nhost = \"h\"\n";
@@ -208,6 +209,28 @@ fn a_moved_tag_directory_starts_its_path_again() {
         "reload --no-block blat@site1.service",
     ];
     assert_eq!(machine.apply().1, expected);
+}
+
+/// As by a package's installation beside this.
+#[test]
+fn a_reload_by_another_while_copies_are_written_leaves_no_timer_unstarted() {
+    let machine = Machine::new();
+    machine.put("etc/blat/targets/site1.toml", GOOD);
+    machine.apply();
+    machine.state("active");
+    machine.put("etc/blat/targets/site1.toml", &format!("{GOOD}[tags]\npolling = 'always'\n"));
+    // It is read when the copies are about to be written, and waits for what is done here.
+    let pending = machine.path("etc/blat/.accepted/pending");
+    mkfifo(&pending, Mode::S_IRWXU).unwrap();
+    let link = machine.path("run/systemd/generator/blat@site1.service.wants/blat-tags@site1.timer");
+    std::thread::spawn(move || {
+        let _waits = fs::File::options().write(true).open(&pending).unwrap();
+        fs::remove_file(&pending).unwrap();
+        fs::create_dir_all(link.parent().unwrap()).unwrap();
+        symlink("/usr/lib/systemd/system/blat-tags@.timer", &link).unwrap();
+    });
+    let (_, calls) = machine.apply();
+    assert!(calls.contains(&"start --no-block blat-tags@site1.timer".to_owned()), "{calls:?}");
 }
 
 #[test]

@@ -100,6 +100,8 @@ impl Apply {
                 );
             }
         }
+        // By this the agents that run were started. Once the copies are written, a reload by anyone makes it new.
+        let had = generator::read_back(&self.root.join("run/systemd/generator"));
         let pending = self.accept(copies, &verdict).context("cannot write an accepted copy")?;
         let (root, owners) = (self.root.clone(), self.owners);
         let made = move |settings: &Settings| directories::make(&root, settings, &owners);
@@ -107,7 +109,7 @@ impl Apply {
         for (name, error) in directories::of_all(targets, made) {
             tracing::warn!(BLAT_TARGET = %name, "{name}: {error:#}");
         }
-        self.tell_manager(&verdict, &pending)?;
+        self.tell_manager(&verdict, &pending, &had)?;
         copies.put_pending(&BTreeSet::new()).context("cannot note that the manager was told")?;
         Ok(verdict.problems)
     }
@@ -131,16 +133,20 @@ impl Apply {
         Ok(undone)
     }
 
-    fn tell_manager(&self, verdict: &Verdict, undone: &BTreeSet<TargetName>) -> anyhow::Result<()> {
-        let had = generator::read_back(&self.root.join("run/systemd/generator"));
+    fn tell_manager(
+        &self,
+        verdict: &Verdict,
+        undone: &BTreeSet<TargetName>,
+        had: &Output,
+    ) -> anyhow::Result<()> {
         let (has, _) = generator::plan(&self.root);
         // A reload may take a second: only where what starts takes a new drop-in or a new timer does it come first.
-        let first = starts_differ(&had, &has, &verdict.removed);
+        let first = starts_differ(had, &has, &verdict.removed);
         if first {
             self.systemctl.daemon_reload()?;
         }
-        let done = self.take_all(verdict, undone, (&had, &has));
-        if had != has && !first {
+        let done = self.take_all(verdict, undone, (had, &has));
+        if *had != has && !first {
             self.systemctl.daemon_reload()?;
         }
         done
