@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
@@ -9,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use blat::agent;
 use blat::config::Settings;
+use blat::places::Places;
+use blat::report::{Report, Reporter};
 use blat::start::block_on;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
@@ -29,7 +32,11 @@ fn root(settings: &str) -> TempDir {
 }
 
 fn write(root: &Path, settings: &str) {
-    let text = format!("{settings}[tags]\ndirectory = {:?}\n", root.join("tags"));
+    write_with_tags_in(&root.join("tags"), root, settings);
+}
+
+fn write_with_tags_in(tags: &Path, root: &Path, settings: &str) {
+    let text = format!("{settings}[tags]\ndirectory = {tags:?}\n");
     fs::write(root.join("etc/blat/targets/site1.toml"), text).unwrap();
 }
 
@@ -43,6 +50,7 @@ impl Agent {
     fn start(root: &Path) -> Self {
         let mut agent = Command::new(env!("CARGO_BIN_EXE_blat-agent"));
         agent.arg("--root").arg(root).arg("site1").env_remove("BLAT_LOG").env_remove("JOURNAL_STREAM");
+        agent.env("NOTIFY_SOCKET", root.join("notify"));
         let mut process = agent.stderr(Stdio::piped()).spawn().unwrap();
         let stderr = BufReader::new(process.stderr.take().unwrap());
         let (tell, lines) = mpsc::channel();
@@ -117,6 +125,29 @@ fn an_agent_that_reads_its_configuration_again_is_as_wordy_as_that_says() {
     write(root.path(), BUCKET);
     agent.signal(Signal::SIGHUP);
     agent.says("read the configuration again");
+    agent.ends();
+}
+
+#[test]
+fn tags_that_waited_where_nothing_looks_any_more_are_not_in_the_status() {
+    let root = root(BUCKET);
+    let told = UnixDatagram::bind(root.path().join("notify")).unwrap();
+    told.set_read_timeout(Some(SOON)).unwrap();
+    let status = |words: &str| {
+        let mut datagram = [0; 4096];
+        while !String::from_utf8_lossy(&datagram).contains(words) {
+            datagram.fill(0);
+            told.recv(&mut datagram).expect(words);
+        }
+    };
+    let mut agent = Agent::start(root.path());
+    agent.says("is ready");
+    let report = Places::of(root.path(), &"site1".parse().unwrap()).report;
+    Reporter::new("site1", &report).tell(Report::Queue { waiting: 3 });
+    status("3 tags wait");
+    write_with_tags_in(&root.path().join("elsewhere"), root.path(), BUCKET);
+    agent.signal(Signal::SIGHUP);
+    status("no tag waits");
     agent.ends();
 }
 

@@ -348,7 +348,7 @@ impl Agent {
         self.way.redirect(&settings, &self.places).await;
         let old = std::mem::replace(&mut self.settings, settings).tags.directory;
         if old != self.settings.tags.directory {
-            (self.looks, self.due) = (None, None);
+            (self.looks, self.due, self.waiting) = (None, None, 0);
             self.tell_of_left_tags(old);
         }
     }
