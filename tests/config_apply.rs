@@ -169,6 +169,25 @@ fn removed_and_disabled_targets_stop() {
 }
 
 #[test]
+fn a_link_to_what_is_not_mounted_removes_nothing() {
+    for linked in ["etc/blat/blat.toml", "etc/blat/targets", "etc/blat/targets/site1.toml"] {
+        let machine = Machine::new();
+        machine.put("etc/blat/blat.toml", "source = '/srv/a'\n");
+        machine.put("etc/blat/targets/site1.toml", "ssh.host = 'h'\n");
+        machine.apply();
+        machine.state("active");
+        fs::rename(machine.path(linked), machine.path("unmounted")).unwrap();
+        symlink(machine.path("nowhere"), machine.path(linked)).unwrap();
+        let (problems, calls) = machine.apply();
+        let expected =
+            "a symbolic link to what is not there; mount what it leads to, or remove the link".to_owned();
+        assert_eq!(problems, [format!("/{linked}: {expected}")]);
+        assert_eq!(calls, [""; 0]);
+        assert_eq!(machine.host("site1"), "h");
+    }
+}
+
+#[test]
 fn a_target_whose_name_begins_as_a_removed_ones_is_no_less_new() {
     let machine = Machine::new();
     machine.put("etc/blat/targets/site1.toml", GOOD);

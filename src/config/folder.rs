@@ -71,16 +71,21 @@ impl Folder {
     /// Reads a file of this folder; a missing one is `None`.
     ///
     /// # Errors
-    /// Names the file, when it is there but cannot be read, or is not UTF-8.
+    /// Names the file, when it is there but cannot be read, or is not UTF-8. A link that leads nowhere is there:
+    /// what it leads to may only not be mounted.
     pub fn read(&self, file: &Path) -> Result<Option<String>, Problem> {
         match std::fs::read_to_string(file) {
             Ok(text) => Ok(Some(text)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) if is_missing(file, &error) => Ok(None),
             Err(error) => Err(self.unreadable(file, &error)),
         }
     }
 
     fn unreadable(&self, file: &Path, error: &io::Error) -> Problem {
+        if error.kind() == io::ErrorKind::NotFound && file.is_symlink() {
+            let problem = Problem::of_file(&self.shown(file), "a symbolic link to what is not there");
+            return problem.mend("mount what it leads to, or remove the link");
+        }
         Problem::of_file(&self.shown(file), format!("cannot be read: {error}"))
     }
 
@@ -115,13 +120,17 @@ impl Folder {
 /// The `*.toml` files of a folder, sorted; editors' hidden ones left out. A missing folder has none.
 fn toml_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let entries = match std::fs::read_dir(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if is_missing(folder, &error) => return Ok(Vec::new()),
         entries => entries?,
     };
     let paths: io::Result<Vec<PathBuf>> = entries.map(|entry| Ok(entry?.path())).collect();
     let mut files: Vec<PathBuf> = paths?.into_iter().filter(|path| is_config(path)).collect();
     files.sort();
     Ok(files)
+}
+
+fn is_missing(path: &Path, error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound && !path.is_symlink()
 }
 
 fn is_config(path: &Path) -> bool {

@@ -1,6 +1,6 @@
 //! All targets and what each runs by, in one reading: for the generator, which has milliseconds.
 //!
-//! A target is in force as long as its live file is there, whatever is in it: by its accepted copy,
+//! A target is in force as long as its live file is there, or may be, whatever is in it: by its accepted copy,
 //! or where there is none (nothing was accepted yet) by the live file, if that is good and no other target in
 //! force has its tag directory.
 
@@ -19,7 +19,8 @@ pub fn in_force(root: &Path) -> (Vec<Settings>, Vec<Problem>) {
     let mut problems = live.texts.strange.clone();
     let (mut settings, mut taken) = (BTreeMap::new(), BTreeMap::new());
     let is_accepted = |name: &&TargetName| accepted.texts.targets.contains_key(*name);
-    let (held, new): (Vec<_>, Vec<_>) = live.texts.targets.keys().partition(is_accepted);
+    let listed = if live.is_listed() { &live } else { &accepted };
+    let (held, new): (Vec<_>, Vec<_>) = listed.texts.targets.keys().partition(is_accepted);
     for name in held.into_iter().chain(new) {
         let not_yet =
             || Some(live.merged(name)?.and_then(|found| not_taken(found, &taken)).map(|(found, _)| found));
@@ -64,6 +65,12 @@ impl Reading {
         let parse = |text: Result<String, Problem>| Document::defaults(&shown, text?);
         let defaults = texts.defaults.clone().map(parse).transpose();
         Self { folder, texts, defaults }
+    }
+
+    /// Whether its targets are known. A folder that cannot be listed tells nothing of what was removed.
+    pub(super) fn is_listed(&self) -> bool {
+        let folder = self.folder.shown(&self.folder.targets());
+        !self.texts.strange.iter().any(|problem| problem.file == folder)
     }
 
     /// A target's file by itself, if there is one.

@@ -63,9 +63,7 @@ pub(super) fn judge(live: &Reading, accepted: &Reading) -> Verdict {
         }
         targets.insert(name, Judged { before, after });
     }
-    // A folder that cannot be listed tells nothing of what was removed.
-    let listed = !problems.iter().any(|problem| problem.file == live.folder.shown(&live.folder.targets()));
-    let gone = accepted.texts.targets.keys().filter(|name| listed && !names.contains(name));
+    let gone = accepted.texts.targets.keys().filter(|name| live.is_listed() && !names.contains(name));
     let defaults = chosen.and_then(|reading| reading.texts.defaults.clone()?.ok());
     Verdict { defaults, targets, removed: gone.cloned().collect(), problems }
 }
