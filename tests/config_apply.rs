@@ -169,6 +169,27 @@ fn removed_and_disabled_targets_stop() {
 }
 
 #[test]
+fn a_target_that_goes_leaves_no_tags_unsaid_but_those_that_another_has() {
+    let machine = Machine::new();
+    machine.put("etc/blat/targets/a.toml", GOOD);
+    machine.put("etc/blat/targets/b.toml", &format!("{GOOD}[tags]\ndirectory = '/srv/t'\n"));
+    machine.apply();
+    machine.put("var/lib/blat/tags/a/core::1.0", "");
+    machine.put("srv/t/core::1.0", "");
+    for (old, new) in [("a", "c"), ("b", "d")] {
+        let path = |name: &str| machine.path(&format!("etc/blat/targets/{name}.toml"));
+        fs::rename(path(old), path(new)).unwrap();
+    }
+    let log = fs::File::create(machine.path("log")).unwrap();
+    let subscriber = tracing_subscriber::fmt().with_writer(log).with_ansi(false).finish();
+    tracing::subscriber::with_default(subscriber, || machine.apply());
+    let log = fs::read_to_string(machine.path("log")).unwrap();
+    let left: Vec<&str> = log.lines().filter(|line| line.contains("tags are left in")).collect();
+    assert_eq!(left.len(), 1, "{log}");
+    assert!(left[0].contains("a: tags are left in /var/lib/blat/tags/a, "), "{log}");
+}
+
+#[test]
 fn a_link_to_what_is_not_mounted_removes_nothing() {
     for linked in ["etc/blat/blat.toml", "etc/blat/targets", "etc/blat/targets/site1.toml"] {
         let machine = Machine::new();

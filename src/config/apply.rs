@@ -106,9 +106,10 @@ impl Apply {
         let (root, owners) = (self.root.clone(), self.owners);
         let made = move |settings: &Settings| directories::make(&root, settings, &owners);
         let targets = verdict.targets.values().filter_map(Judged::settings);
-        for (name, error) in directories::of_all(targets, made) {
-            tracing::warn!(BLAT_TARGET = %name, "{name}: {error:#}");
-        }
+        tell_all(directories::of_all(targets, made));
+        let root = self.root.clone();
+        let left = move |settings: &Settings| directories::leave(&root, settings);
+        tell_all(directories::of_all(left_behind(&verdict, &accepted).iter(), left));
         self.tell_manager(&verdict, &pending, &had)?;
         copies.put_pending(&BTreeSet::new()).context("cannot note that the manager was told")?;
         Ok(verdict.problems)
@@ -190,6 +191,20 @@ impl Apply {
             first = first.and(self.systemctl.queue(&step));
         }
         first
+    }
+}
+
+/// The targets that are no more, and by what they ran, but for those whose tag directory another has now.
+fn left_behind(verdict: &Verdict, accepted: &Reading) -> Vec<Settings> {
+    let removed = verdict.removed.iter().filter_map(|name| accepted.settings(name)?.ok());
+    let others = verdict.targets.values().filter_map(Judged::settings);
+    let had: BTreeSet<&Path> = others.map(|settings| settings.tags.directory.as_path()).collect();
+    removed.filter(|old| !had.contains(old.tags.directory.as_path())).collect()
+}
+
+fn tell_all(in_the_way: Vec<(TargetName, anyhow::Error)>) {
+    for (name, error) in in_the_way {
+        tracing::warn!(BLAT_TARGET = %name, "{name}: {error:#}");
     }
 }
 

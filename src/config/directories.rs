@@ -24,6 +24,7 @@ use nix::unistd::{Gid, Group, Uid, User, fchown};
 
 use super::name::TargetName;
 use super::settings::Settings;
+use crate::tags::Queue;
 
 /// Where claimed tags lie inside the tag directory; hidden, so it does not count as content.
 const CLAIMED: &CStr = c".claimed";
@@ -55,7 +56,7 @@ impl Owners {
 /// For how long all of them are waited for.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Has `make` make the directories of all these targets at a time. Returns what is in the way.
+/// Has `make` make, or look into, the directories of all these targets at a time. Returns what is in the way.
 pub(super) fn of_all<'a, M>(
     targets: impl Iterator<Item = &'a Settings>,
     make: M,
@@ -87,13 +88,31 @@ where
 /// # Errors
 /// What is in the way; the target can be tried all the same.
 pub(super) fn make(root: &Path, settings: &Settings, owners: &Owners) -> anyhow::Result<()> {
-    let inside = |path: &Path| root.join(path.strip_prefix("/").unwrap_or(path));
-    let state = inside(&Path::new("/var/lib/blat").join(settings.name.as_str()));
+    let state = inside(root, &Path::new("/var/lib/blat").join(settings.name.as_str()));
     let private = Wanted { group: owners.group, mode: 0o750 };
     own(root, &state, &private, owners).with_context(|| format!("state directory {}", state.display()))?;
-    let tags = inside(&settings.tags.directory);
+    let tags = inside(root, &settings.tags.directory);
     make_tags(root, &tags, owners)
         .with_context(|| format!("tag directory {}", settings.tags.directory.display()))
+}
+
+/// Looks at the tag directory of a target that is no more; nothing of it is changed.
+///
+/// # Errors
+/// That tags are left in it.
+pub(super) fn leave(root: &Path, settings: &Settings) -> anyhow::Result<()> {
+    let directory = &settings.tags.directory;
+    let tags = inside(root, directory);
+    ensure!(
+        !Queue::has_claims(&tags) && !Queue::has_fresh(&tags),
+        "tags are left in {}, where nothing looks any more: drop them again in another target's",
+        directory.display()
+    );
+    Ok(())
+}
+
+fn inside(root: &Path, path: &Path) -> PathBuf {
+    root.join(path.strip_prefix("/").unwrap_or(path))
 }
 
 struct Wanted {
@@ -241,6 +260,21 @@ mod tests {
         assert!(in_the_way[0].1.to_string().contains("/hangs: it does not answer"), "{in_the_way:?}");
         for name in ["a", "c", "d"] {
             assert_eq!(mode(&root.path().join("srv/deep").join(name)), 0o2775);
+        }
+    }
+
+    #[test]
+    fn tags_that_are_left_are_told_of_claimed_or_not() {
+        let (root, settings) = (tempfile::tempdir().unwrap(), settings("/srv/tags"));
+        leave(root.path(), &settings).unwrap();
+        make(root.path(), &settings, &owners()).unwrap();
+        leave(root.path(), &settings).unwrap();
+        for tag in ["core::1.0", ".claimed/0000000000000001-core::1.0"] {
+            let tag = root.path().join("srv/tags").join(tag);
+            fs::write(&tag, "").unwrap();
+            let told = leave(root.path(), &settings).unwrap_err().to_string();
+            assert!(told.starts_with("tags are left in /srv/tags, "), "{told}");
+            fs::remove_file(&tag).unwrap();
         }
     }
 
