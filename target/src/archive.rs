@@ -58,11 +58,12 @@ impl Archive {
     pub(crate) fn open_as_its_owner(path: &[u8]) -> Result<Self, Refusal> {
         if geteuid().is_root() {
             let archive = Self::open_to_read(path)?;
-            let own = archive.root.stat(OWN_FOLDER.as_bytes()).ok().flatten();
-            let found = own.map_or_else(|| fstat(&archive.root), Ok);
-            found.and_then(|found| become_user(found.st_uid, found.st_gid)).map_err(|why| {
-                refusal(format_args!("go on as the owner of the archive {}", shown(path)), why)
-            })?;
+            let failed =
+                |why| refusal(format_args!("go on as the owner of the archive {}", shown(path)), why);
+            let root = fstat(&archive.root).map_err(failed)?;
+            let own = archive.root.stat(OWN_FOLDER.as_bytes()).ok().flatten().unwrap_or(root);
+            // The archive may be open to that user as to one of its group.
+            become_user(own.st_uid, own.st_gid, root.st_gid).map_err(failed)?;
         }
         Self::open(path)
     }
@@ -135,11 +136,11 @@ pub(crate) fn open_or_make(parent: &Folder, name: &[u8]) -> nix::Result<(Folder,
     }
 }
 
-fn become_user(user: u32, group: u32) -> nix::Result<()> {
+fn become_user(user: u32, group: u32, second: u32) -> nix::Result<()> {
     if user == 0 {
         return Ok(());
     }
-    setgroups(&[Gid::from_raw(group)])?;
+    setgroups(&[Gid::from_raw(group), Gid::from_raw(second)])?;
     setgid(Gid::from_raw(group))?;
     setuid(Uid::from_raw(user))
 }

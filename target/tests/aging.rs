@@ -302,6 +302,11 @@ fn what_root_purges_and_indexes_stays_the_transfer_users() {
     age(&site, 1);
     host.info(&ToTarget::Confirm { max_delete: 10 });
     host.done();
+    // One that the transfer user may write to as a member of its group.
+    for folder in [site.archive(), site.archive().join("a")] {
+        std::os::unix::fs::chown(&folder, Some(0), Some(12345)).unwrap();
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o775)).unwrap();
+    }
     for what in ["purge", "index"] {
         let mut command = std::process::Command::new(site.helper());
         command.env_clear().env("HOME", site.path("home")).args([what, "--archive"]).arg(site.archive());
