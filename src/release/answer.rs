@@ -2,8 +2,8 @@
 //!
 //! It is a whole answer, of one moment if the source can do that, or an error. A name that no release or
 //! project has is an error, and so is a connection that is lost between two rows, or an answer without a single
-//! row; but where all that is named is closed, `[packages]` is the answer. A row that names no package-version (a NULL, a slash, `..`, a control character) is refused and told,
-//! and the others stand.
+//! row; but where all that is named is closed, `[packages]` is the answer. A row that names no package-version (a
+//! NULL, a slash, `..`, a control character) is refused and told, and the others stand.
 
 use std::collections::BTreeMap;
 
@@ -208,6 +208,7 @@ mod tests {
         );
         assert_eq!(why.mend(), Mend::Person);
     }
+
     /// A database of these releases: the name is the whole content.
     struct Releases(Vec<Release>);
 
@@ -273,6 +274,7 @@ mod tests {
         let mut source = Releases::of(&[("core", State::Official, false)]);
         assert!(matches!(Answer::of(Some(&mut source), &asked), Err(ReleaseError::Empty)));
     }
+
     #[test]
     fn a_bucket_whose_one_release_is_still_empty_is_not_told_of_flags() {
         let asked = Asked { releases: &BOTH, is_bucket: true, ..NOTHING };

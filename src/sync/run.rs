@@ -61,6 +61,12 @@ pub enum Mode {
     DryRun { json: bool },
 }
 
+impl Mode {
+    fn accepts_shrink(self) -> bool {
+        matches!(self, Self::Real { accept_shrink: true })
+    }
+}
+
 /// Synchronises the target of `settings`, and once more, by those in force then, where that is asked for meanwhile.
 ///
 /// # Errors
@@ -288,9 +294,11 @@ impl<'a> Run<'a> {
     }
 
     /// Notes how many members there are now. They are no measure where the answer that they came with was
-    /// doubtful, or the one that excess was judged by, which `policy` is of.
+    /// doubtful, or the one that excess was judged by, which `policy` is of. What a person has accepted is one, with
+    /// rows that name nothing, too.
     fn note_good(&self, aim: Aim<'_>, policy: &aging::Policy, listing: &Listing) -> Result<()> {
-        if policy.guard.is_some() || self.guard(aim, listing.len() as u64).is_some() {
+        let doubts = |guard: Guard| !(aim.mode.accepts_shrink() && matches!(guard, Guard::Rows(_)));
+        if policy.guard.is_some_and(doubts) || self.guard(aim, listing.len() as u64).is_some_and(doubts) {
             return Ok(());
         }
         let path = self.places.last_good();
@@ -360,7 +368,7 @@ impl<'a> Run<'a> {
     /// What makes the set doubtful. It is held against how many members there were at the last good
     /// synchronisation; where there was none, against `otherwise`.
     fn guard(&self, aim: Aim<'_>, otherwise: u64) -> Option<Guard> {
-        let accept = matches!(aim.mode, Mode::Real { accept_shrink: true });
+        let accept = aim.mode.accepts_shrink();
         let before = good::members(&self.places.last_good()).unwrap_or(otherwise);
         let most = self.settings.aging.max_shrink;
         Guard::look(aim.set.len() as u64, aim.refused, before, most, accept)

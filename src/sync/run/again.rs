@@ -52,8 +52,8 @@ impl Run<'_> {
         Ok((self.gather(answer.rows, aim.archive).await?, refused))
     }
 
-    /// What says what becomes of excess by a second answer. That one is held against the first, too: a person
-    /// who accepts that there is less does not accept that there is less still.
+    /// What says what becomes of excess by a second answer. Where a person accepts that there is less, it is held
+    /// against the first: that there is less still was not accepted.
     pub(super) fn policy_again(
         &self,
         aim: Aim<'_>,
@@ -64,7 +64,9 @@ impl Run<'_> {
         let mut policy = self.policy(Aim { set, refused, ..aim }, listing);
         let (members, before) = (set.len() as u64, aim.set.len() as u64);
         let most = self.settings.aging.max_shrink;
-        policy.guard = policy.guard.or_else(|| Guard::look(members, refused, before, most, false));
+        if aim.mode.accepts_shrink() {
+            policy.guard = policy.guard.or_else(|| Guard::look(members, refused, before, most, false));
+        }
         policy
     }
 
@@ -151,12 +153,13 @@ mod tests {
     /// What is to be deleted of core/1 and core/2, so long after the answer that has core/2 alone, where the
     /// source says `list` by then.
     async fn deleted(list: Option<&str>, later: Duration) -> Option<Vec<PackageVersion>> {
-        after(rows(1), false, None, list, later).await.0
+        after((rows(1), 0), false, None, list, later).await.0
     }
 
-    /// The same after an answer of `first`, and how many members are on record then, where `good` were.
+    /// The same after an answer of `first`, with so many rows that name nothing; and how many members are on record
+    /// then, where `good` were.
     async fn after(
-        first: Rows,
+        (first, refused): (Rows, u64),
         accept_shrink: bool,
         good: Option<u64>,
         list: Option<&str>,
@@ -171,7 +174,7 @@ mod tests {
         let mut run = Run::new(&settings, &places, Path::new("helper"), &mut reporter);
         let set = run.gather(first, &archive).await.unwrap();
         let mode = Mode::Real { accept_shrink };
-        let aim = Aim { archive: &archive, set: &set, refused: 0, asked: Instant::now(), mode };
+        let aim = Aim { archive: &archive, set: &set, refused, asked: Instant::now(), mode };
         let state = State::of_entries([entry("1"), entry("2")].into());
         let listing = bucket::listing(&state, &set).unwrap();
         let (mut plan, mut policy) = (Plan::default(), run.policy(aim, &listing));
@@ -205,16 +208,26 @@ mod tests {
         assert_eq!(deleted(None, FRESH).await, None);
         assert_eq!(deleted(None, Duration::ZERO).await, Some(vec![core("1")]), "it is fresh");
     }
+
     #[tokio::test]
     async fn who_accepts_that_there_is_less_does_not_accept_a_second_answer_that_has_less_still() {
-        let then = |list: String| async move { after(rows(11), true, Some(1000), Some(&list), FRESH).await };
+        let then =
+            |list: String| async move { after((rows(11), 0), true, Some(1000), Some(&list), FRESH).await };
         assert_eq!(then(list(1)).await, (Some(vec![]), Some(1000)), "more than nine tenths less than 11");
         assert_eq!(then(list(2)).await, (Some(vec![core("1")]), Some(11)));
     }
 
     #[tokio::test]
+    async fn what_a_person_accepts_is_put_on_record_though_rows_name_nothing() {
+        for (accepts, members) in [(true, 2), (false, 100)] {
+            let then = after((rows(2), 1), accepts, Some(100), Some(&list(2)), FRESH).await;
+            assert_eq!(then.1, Some(members));
+        }
+    }
+
+    #[tokio::test]
     async fn a_doubtful_answer_is_not_put_on_record_by_a_good_one_behind_it() {
-        let then = after(rows(1), false, Some(100), Some(&list(10)), FRESH).await;
+        let then = after((rows(1), 0), false, Some(100), Some(&list(10)), FRESH).await;
         assert_eq!(then, (Some(vec![core("1")]), Some(100)));
     }
 }
