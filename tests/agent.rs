@@ -139,15 +139,19 @@ fn tags_that_waited_where_nothing_looks_any_more_are_not_in_the_status() {
             datagram.fill(0);
             told.recv(&mut datagram).expect(words);
         }
+        String::from_utf8_lossy(&datagram).into_owned()
     };
     let mut agent = Agent::start(root.path());
     agent.says("is ready");
     let report = Places::of(root.path(), &"site1".parse().unwrap()).report;
-    Reporter::new("site1", &report).tell(Report::Queue { waiting: 3 });
-    status("3 tags wait");
+    let mut reporter = Reporter::new("site1", &report);
+    reporter.tell(Report::Queue { waiting: 3 });
+    reporter.tell(Report::Trouble { reason: "its disk is gone".into(), person: false });
+    status("3 tags wait; the last transfer failed: its disk is gone");
     write_with_tags_in(&root.path().join("elsewhere"), root.path(), BUCKET);
     agent.signal(Signal::SIGHUP);
-    status("no tag waits");
+    let words = status("no tag waits");
+    assert!(!words.contains("failed"), "{words}");
     agent.ends();
 }
 

@@ -349,6 +349,7 @@ impl Agent {
         let old = std::mem::replace(&mut self.settings, settings).tags.directory;
         if old != self.settings.tags.directory {
             (self.looks, self.due, self.waiting) = (None, None, 0);
+            self.troubles = Troubles::default();
             self.tell_of_left_tags(old);
         }
     }

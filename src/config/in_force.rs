@@ -15,19 +15,24 @@ use super::settings::Settings;
 
 /// The settings of every target in force, and what is wrong with those that are not.
 pub fn in_force(root: &Path) -> (Vec<Settings>, Vec<Problem>) {
-    let (live, accepted) = (Reading::of(Folder::live(root)), Reading::of(Folder::accepted(root)));
+    let (settings, problems) =
+        settled(&Reading::of(Folder::live(root)), &Reading::of(Folder::accepted(root)));
+    (settings.into_values().collect(), problems)
+}
+
+/// The same by target, of folders that were read.
+pub(super) fn settled(live: &Reading, accepted: &Reading) -> (BTreeMap<TargetName, Settings>, Vec<Problem>) {
     let mut problems = live.texts.strange.clone();
     let (mut settings, mut taken) = (BTreeMap::new(), BTreeMap::new());
     let is_accepted = |name: &&TargetName| accepted.texts.targets.contains_key(*name);
-    let listed = if live.is_listed() { &live } else { &accepted };
-    let (held, new): (Vec<_>, Vec<_>) = listed.texts.targets.keys().partition(is_accepted);
+    let (held, new): (Vec<_>, Vec<_>) = listed(live, accepted).partition(is_accepted);
     for name in held.into_iter().chain(new) {
         let not_yet =
             || Some(live.merged(name)?.and_then(|found| not_taken(found, &taken)).map(|(found, _)| found));
         match accepted.settings(name).or_else(not_yet) {
             Some(Ok(found)) => {
                 taken.insert(found.tags.directory.clone(), name.clone());
-                settings.insert(name, found);
+                settings.insert(name.clone(), found);
             }
             Some(Err(Problems(found))) => problems.extend(found),
             None => {}
@@ -35,7 +40,12 @@ pub fn in_force(root: &Path) -> (Vec<Settings>, Vec<Problem>) {
     }
     // Broken defaults are told once, not once for each target.
     problems.dedup();
-    (settings.into_values().collect(), problems)
+    (settings, problems)
+}
+
+/// The names of all targets. Where they cannot be listed, those that were accepted are there still.
+pub(super) fn listed<'a>(live: &'a Reading, accepted: &'a Reading) -> impl Iterator<Item = &'a TargetName> {
+    if live.is_listed() { live.texts.targets.keys() } else { accepted.texts.targets.keys() }
 }
 
 /// Refuses a tag directory that another target has: each would take the other's tags.

@@ -53,28 +53,66 @@ pub(super) fn judge(live: &Reading, accepted: &Reading) -> Verdict {
         let defaults = reading.defaults.as_ref().ok()?.as_ref();
         Some(Judging { live, accepted, defaults })
     });
-    let mut targets = BTreeMap::new();
-    let mut taken: BTreeMap<PathBuf, TargetName> = BTreeMap::new();
-    for name in holders_first(&names, judging.as_ref()) {
-        let before = accepted.settings(&name).and_then(Result::ok);
-        let after = judging.as_ref().and_then(|judging| judging.target(&name, &taken, &mut problems));
-        if let Some((settings, _)) = &after {
-            taken.insert(settings.tags.directory.clone(), name.clone());
+    let mut staying = BTreeSet::new();
+    let targets = loop {
+        let mut told = Vec::new();
+        let targets = judge_all(&names, judging.as_ref(), accepted, &staying, &mut told);
+        let is_lost = |name: &TargetName| {
+            let judged = &targets[name];
+            judged.before.is_some() && judged.after.is_none() && !staying.contains(name)
+        };
+        let lost: BTreeSet<TargetName> = names.iter().filter(|name| is_lost(name)).cloned().collect();
+        if lost.is_empty() {
+            problems.extend(told);
+            break targets;
         }
-        targets.insert(name, Judged { before, after });
-    }
+        // Where such a target would go is not free, and another goes to where it was: it stays, so that one cannot.
+        let files: BTreeSet<PathBuf> =
+            lost.iter().map(|name| live.folder.shown(&live.folder.target(name))).collect();
+        problems.extend(told.into_iter().filter(|problem| files.contains(&problem.file)));
+        staying.extend(lost);
+    };
     let gone = accepted.texts.targets.keys().filter(|name| live.is_listed() && !names.contains(name));
     let defaults = chosen.and_then(|reading| reading.texts.defaults.clone()?.ok());
     Verdict { defaults, targets, removed: gone.cloned().collect(), problems }
 }
 
-/// The folder whose defaults hold: the live one's, unless they are broken or take away what a target
-/// needs. `None` when the live ones are broken and nothing was ever accepted.
+/// Each by its right to its tag directory; those that stay by what was accepted.
+fn judge_all(
+    names: &BTreeSet<TargetName>,
+    judging: Option<&Judging<'_>>,
+    accepted: &Reading,
+    staying: &BTreeSet<TargetName>,
+    problems: &mut Vec<Problem>,
+) -> BTreeMap<TargetName, Judged> {
+    let mut targets = BTreeMap::new();
+    let mut taken: BTreeMap<PathBuf, TargetName> = BTreeMap::new();
+    for name in holders_first(names, judging, staying) {
+        let before = accepted.settings(&name).and_then(Result::ok);
+        let after = judging.and_then(|judging| match staying.contains(&name) {
+            true => judging.accepted(&name, &taken),
+            false => judging.target(&name, &taken, problems),
+        });
+        if let Some((settings, _)) = &after {
+            taken.insert(settings.tags.directory.clone(), name.clone());
+        }
+        targets.insert(name, Judged { before, after });
+    }
+    targets
+}
+
+/// The folder whose defaults hold: the live one's, unless they are broken or take away what a target needs, or
+/// cannot be held against the targets. `None` when the live ones are broken and nothing was ever accepted.
 fn choose_defaults<'a>(
     live: &'a Reading,
     accepted: &'a Reading,
     problems: &mut Vec<Problem>,
 ) -> Option<&'a Reading> {
+    let nothing_yet = accepted.texts.defaults.is_none() && accepted.texts.targets.is_empty();
+    if !live.is_listed() && !nothing_yet && accepted.defaults.is_ok() {
+        // That they cannot be listed is told.
+        return Some(accepted);
+    }
     let fault = match &live.defaults {
         Ok(defaults) => stranded(live, accepted, defaults.as_ref()),
         Err(problem) => Some(problem.clone()),
@@ -83,7 +121,6 @@ fn choose_defaults<'a>(
         return Some(live);
     };
     problems.push(fault);
-    let nothing_yet = accepted.texts.defaults.is_none() && accepted.texts.targets.is_empty();
     (!nothing_yet && accepted.defaults.is_ok()).then_some(accepted)
 }
 
@@ -106,10 +143,17 @@ fn stranded(live: &Reading, accepted: &Reading, defaults: Option<&Document>) -> 
 }
 
 /// Those first whose tag directory is as it was: whoever has a directory keeps it.
-fn holders_first(names: &BTreeSet<TargetName>, judging: Option<&Judging<'_>>) -> Vec<TargetName> {
+fn holders_first(
+    names: &BTreeSet<TargetName>,
+    judging: Option<&Judging<'_>>,
+    staying: &BTreeSet<TargetName>,
+) -> Vec<TargetName> {
     let mut names: Vec<TargetName> = names.iter().cloned().collect();
     if let Some(judging) = judging {
-        names.sort_by_cached_key(|name| judging.claim(name));
+        names.sort_by_cached_key(|name| match staying.contains(name) {
+            true => Claim::Stays,
+            false => judging.claim(name),
+        });
     }
     names
 }
@@ -153,9 +197,17 @@ impl Judging<'_> {
             Ok(found) => Some(found),
             Err(Problems(why)) => {
                 problems.extend(why);
-                self.merged(name, self.accepted).and_then(|found| not_taken(found, taken)).ok()
+                self.accepted(name, taken)
             }
         }
+    }
+
+    fn accepted(
+        &self,
+        name: &TargetName,
+        taken: &BTreeMap<PathBuf, TargetName>,
+    ) -> Option<(Settings, String)> {
+        self.merged(name, self.accepted).and_then(|found| not_taken(found, taken)).ok()
     }
 
     fn merged(&self, name: &TargetName, reading: &Reading) -> Result<(Settings, Document), Problems> {
@@ -283,6 +335,36 @@ mod tests {
             let told = |problem: &Problem| problem.to_string().starts_with("/etc/blat/targets/a.toml:3:18: ");
             assert!(verdict.problems.iter().any(told), "{:?}", verdict.problems);
         }
+    }
+
+    #[test]
+    fn a_target_that_cannot_move_keeps_its_tag_directory_from_one_that_moves_there() {
+        let at = |directory: &str| format!("{GOOD}tags.directory = '{directory}'");
+        let verdict = judged(&[
+            ("targets/a.toml", &at("/b")),
+            (".accepted/targets/a.toml", &at("/a")),
+            ("targets/b.toml", &at("/c")),
+            (".accepted/targets/b.toml", &at("/b")),
+            ("targets/c.toml", &at("/c")),
+            (".accepted/targets/c.toml", &at("/c")),
+        ]);
+        let directory = |name: &str| {
+            let settings = verdict.targets[&name.parse().unwrap()].settings();
+            settings.map(|settings| settings.tags.directory.clone())
+        };
+        for name in ["a", "b", "c"] {
+            assert_eq!(directory(name), Some(Path::new("/").join(name)));
+        }
+        let mut told: Vec<_> = verdict.problems.iter().map(|problem| problem.file.clone()).collect();
+        told.sort();
+        assert_eq!(told, ["/etc/blat/targets/a.toml", "/etc/blat/targets/b.toml"].map(PathBuf::from));
+        let verdict = judged(&[
+            ("targets/a.toml", &at("/b")),
+            (".accepted/targets/a.toml", &at("/a")),
+            ("targets/b.toml", &at("/a")),
+            (".accepted/targets/b.toml", &at("/b")),
+        ]);
+        assert!(verdict.problems.is_empty(), "they change places");
     }
 
     #[test]
