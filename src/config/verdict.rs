@@ -111,6 +111,7 @@ fn choose_defaults<'a>(
     let nothing_yet = accepted.texts.defaults.is_none() && accepted.texts.targets.is_empty();
     if !live.is_listed() && !nothing_yet && accepted.defaults.is_ok() {
         // That they cannot be listed is told.
+        problems.extend(live.defaults.as_ref().err().cloned());
         return Some(accepted);
     }
     let fault = match &live.defaults {
@@ -151,7 +152,7 @@ fn holders_first(
     let mut names: Vec<TargetName> = names.iter().cloned().collect();
     if let Some(judging) = judging {
         names.sort_by_cached_key(|name| match staying.contains(name) {
-            true => Claim::Stays,
+            true => judging.claim_of_accepted(name),
             false => judging.claim(name),
         });
     }
@@ -162,6 +163,8 @@ fn holders_first(
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 enum Claim {
     Stays,
+    /// It could not go where it wanted, and new defaults move it from where it was.
+    Bound,
     Moves,
     New,
 }
@@ -182,6 +185,16 @@ impl Judging<'_> {
         match (before, after) {
             (Ok(before), Ok((after, _))) if before.tags.directory == after.tags.directory => Claim::Stays,
             _ => Claim::Moves,
+        }
+    }
+
+    /// That of one which is to go by its accepted copy.
+    fn claim_of_accepted(&self, name: &TargetName) -> Claim {
+        match (self.accepted.settings(name), self.merged(name, self.accepted)) {
+            (Some(Ok(before)), Ok((after, _))) if before.tags.directory == after.tags.directory => {
+                Claim::Stays
+            }
+            _ => Claim::Bound,
         }
     }
 
@@ -365,6 +378,27 @@ mod tests {
             (".accepted/targets/b.toml", &at("/b")),
         ]);
         assert!(verdict.problems.is_empty(), "they change places");
+    }
+
+    #[test]
+    fn defaults_that_move_a_target_onto_another_take_nothing_from_that() {
+        for (moved, holder) in [("a", "b"), ("b", "a")] {
+            let defaults = |directory: &str| format!("source = '/srv/a'\ntags.directory = '{directory}'\n");
+            let held = format!("ssh.host = 'h'\ntags.directory = '/y/{moved}'\n");
+            let verdict = judged(&[
+                ("blat.toml", &defaults("/y/{target}")),
+                (".accepted/blat.toml", &defaults("/x/{target}")),
+                (&format!("targets/{moved}.toml"), "ssh.host = 'h'\n"),
+                (&format!(".accepted/targets/{moved}.toml"), "ssh.host = 'h'\n"),
+                (&format!("targets/{holder}.toml"), &held),
+                (&format!(".accepted/targets/{holder}.toml"), &held),
+            ]);
+            assert!(verdict.targets[&holder.parse().unwrap()].settings().is_some(), "{holder}");
+            let file = PathBuf::from(format!("/etc/blat/targets/{moved}.toml"));
+            let told =
+                |problem: &Problem| problem.file == file || problem.to_string().contains("tag directory");
+            assert!(verdict.problems.iter().any(told), "{:?}", verdict.problems);
+        }
     }
 
     #[test]

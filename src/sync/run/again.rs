@@ -52,8 +52,9 @@ impl Run<'_> {
         Ok((self.gather(answer.rows, aim.archive).await?, refused))
     }
 
-    /// What says what becomes of excess by a second answer. Where a person accepts that there is less, it is held
-    /// against the first: that there is less still was not accepted.
+    /// What says what becomes of excess by a second answer. It is held against the first, too, unless that was
+    /// doubtful itself: a person who accepts that there is less does not accept that there is less still, and where
+    /// there is more than before, only the first knows that.
     pub(super) fn policy_again(
         &self,
         aim: Aim<'_>,
@@ -64,7 +65,7 @@ impl Run<'_> {
         let mut policy = self.policy(Aim { set, refused, ..aim }, listing);
         let (members, before) = (set.len() as u64, aim.set.len() as u64);
         let most = self.settings.aging.max_shrink;
-        if aim.mode.accepts_shrink() {
+        if aim.mode.accepts_shrink() || self.guard(aim, listing.len() as u64).is_none() {
             policy.guard = policy.guard.or_else(|| Guard::look(members, refused, before, most, false));
         }
         policy
@@ -215,6 +216,12 @@ mod tests {
             |list: String| async move { after((rows(11), 0), true, Some(1000), Some(&list), FRESH).await };
         assert_eq!(then(list(1)).await, (Some(vec![]), Some(1000)), "more than nine tenths less than 11");
         assert_eq!(then(list(2)).await, (Some(vec![core("1")]), Some(11)));
+    }
+
+    #[tokio::test]
+    async fn a_second_answer_is_held_against_a_first_that_has_more_than_ever() {
+        let then = after((rows(30), 0), false, Some(2), Some(&list(2)), FRESH).await;
+        assert_eq!(then, (Some(vec![]), Some(2)));
     }
 
     #[tokio::test]
