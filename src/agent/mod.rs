@@ -358,7 +358,7 @@ impl Agent {
     fn tell_of_left_tags(&self, old: PathBuf) {
         let (target, new) = (self.settings.name.clone(), self.settings.tags.directory.clone());
         aside(move || {
-            if Queue::has_claims(&old) || Queue::has_fresh(&old) {
+            if Queue::has_any(&old) {
                 tracing::warn!(
                     blat_target = %target,
                     "tags are left in {}, where nothing looks any more: drop them again in {}",

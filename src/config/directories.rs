@@ -104,7 +104,7 @@ pub(super) fn leave(root: &Path, settings: &Settings) -> anyhow::Result<()> {
     let directory = &settings.tags.directory;
     let tags = inside(root, directory);
     ensure!(
-        !Queue::has_claims(&tags) && !Queue::has_fresh(&tags),
+        !Queue::has_any(&tags),
         "tags are left in {}, where nothing looks any more: drop them again in another target's",
         directory.display()
     );

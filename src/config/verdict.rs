@@ -53,52 +53,17 @@ pub(super) fn judge(live: &Reading, accepted: &Reading) -> Verdict {
         let defaults = reading.defaults.as_ref().ok()?.as_ref();
         Some(Judging { live, accepted, defaults })
     });
-    let mut staying = BTreeSet::new();
-    let targets = loop {
-        let mut told = Vec::new();
-        let targets = judge_all(&names, judging.as_ref(), accepted, &staying, &mut told);
-        let is_lost = |name: &TargetName| {
-            let judged = &targets[name];
-            judged.before.is_some() && judged.after.is_none() && !staying.contains(name)
-        };
-        let lost: BTreeSet<TargetName> = names.iter().filter(|name| is_lost(name)).cloned().collect();
-        if lost.is_empty() {
-            problems.extend(told);
-            break targets;
+    let targets = match &judging {
+        Some(judging) => judging.all(&names, &mut problems),
+        None => {
+            let before = |name: &TargetName| accepted.settings(name).and_then(Result::ok);
+            let nothing = |name: &TargetName| (name.clone(), Judged { before: before(name), after: None });
+            names.iter().map(nothing).collect()
         }
-        // Where such a target would go is not free, and another goes to where it was: it stays, so that one cannot.
-        let files: BTreeSet<PathBuf> =
-            lost.iter().map(|name| live.folder.shown(&live.folder.target(name))).collect();
-        problems.extend(told.into_iter().filter(|problem| files.contains(&problem.file)));
-        staying.extend(lost);
     };
     let gone = accepted.texts.targets.keys().filter(|name| live.is_listed() && !names.contains(name));
     let defaults = chosen.and_then(|reading| reading.texts.defaults.clone()?.ok());
     Verdict { defaults, targets, removed: gone.cloned().collect(), problems }
-}
-
-/// Each by its right to its tag directory; those that stay by what was accepted.
-fn judge_all(
-    names: &BTreeSet<TargetName>,
-    judging: Option<&Judging<'_>>,
-    accepted: &Reading,
-    staying: &BTreeSet<TargetName>,
-    problems: &mut Vec<Problem>,
-) -> BTreeMap<TargetName, Judged> {
-    let mut targets = BTreeMap::new();
-    let mut taken: BTreeMap<PathBuf, TargetName> = BTreeMap::new();
-    for name in holders_first(names, judging, staying) {
-        let before = accepted.settings(&name).and_then(Result::ok);
-        let after = judging.and_then(|judging| match staying.contains(&name) {
-            true => judging.accepted(&name, &taken),
-            false => judging.target(&name, &taken, problems),
-        });
-        if let Some((settings, _)) = &after {
-            taken.insert(settings.tags.directory.clone(), name.clone());
-        }
-        targets.insert(name, Judged { before, after });
-    }
-    targets
 }
 
 /// The folder whose defaults hold: the live one's, unless they are broken or take away what a target needs, or
@@ -143,22 +108,6 @@ fn stranded(live: &Reading, accepted: &Reading, defaults: Option<&Document>) -> 
     })
 }
 
-/// Those first whose tag directory is as it was: whoever has a directory keeps it.
-fn holders_first(
-    names: &BTreeSet<TargetName>,
-    judging: Option<&Judging<'_>>,
-    staying: &BTreeSet<TargetName>,
-) -> Vec<TargetName> {
-    let mut names: Vec<TargetName> = names.iter().cloned().collect();
-    if let Some(judging) = judging {
-        names.sort_by_cached_key(|name| match staying.contains(name) {
-            true => judging.claim_of_accepted(name),
-            false => judging.claim(name),
-        });
-    }
-    names
-}
-
 /// What right a target has to the tag directory that it is to have, the best first.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 enum Claim {
@@ -177,24 +126,66 @@ struct Judging<'a> {
 }
 
 impl Judging<'_> {
-    fn claim(&self, name: &TargetName) -> Claim {
-        let Some(before) = self.accepted.settings(name) else {
-            return Claim::New;
-        };
-        let after = self.merged(name, self.live).or_else(|_| self.merged(name, self.accepted));
-        match (before, after) {
-            (Ok(before), Ok((after, _))) if before.tags.directory == after.tags.directory => Claim::Stays,
-            _ => Claim::Moves,
+    /// All targets. One that cannot go where it would, and whose place another takes, stays where it was, so that
+    /// the other cannot go there.
+    fn all(&self, names: &BTreeSet<TargetName>, problems: &mut Vec<Problem>) -> BTreeMap<TargetName, Judged> {
+        let mut staying = BTreeSet::new();
+        loop {
+            let mut told = Vec::new();
+            let targets = self.round(names, &staying, &mut told);
+            let is_lost = |name: &&TargetName| {
+                let judged = &targets[*name];
+                judged.before.is_some() && judged.after.is_none() && !staying.contains(*name)
+            };
+            let lost: BTreeSet<TargetName> = names.iter().filter(is_lost).cloned().collect();
+            if lost.is_empty() {
+                problems.extend(told);
+                return targets;
+            }
+            let folder = &self.live.folder;
+            let files: BTreeSet<PathBuf> =
+                lost.iter().map(|name| folder.shown(&folder.target(name))).collect();
+            problems.extend(told.into_iter().filter(|problem| files.contains(&problem.file)));
+            staying.extend(lost);
         }
     }
 
-    /// That of one which is to go by its accepted copy.
-    fn claim_of_accepted(&self, name: &TargetName) -> Claim {
-        match (self.accepted.settings(name), self.merged(name, self.accepted)) {
-            (Some(Ok(before)), Ok((after, _))) if before.tags.directory == after.tags.directory => {
-                Claim::Stays
+    /// Each by its right to its tag directory, the best first; those that stay by what was accepted.
+    fn round(
+        &self,
+        names: &BTreeSet<TargetName>,
+        staying: &BTreeSet<TargetName>,
+        problems: &mut Vec<Problem>,
+    ) -> BTreeMap<TargetName, Judged> {
+        let mut names: Vec<&TargetName> = names.iter().collect();
+        names.sort_by_cached_key(|name| self.claim(name, staying.contains(*name)));
+        let (mut targets, mut taken) = (BTreeMap::new(), BTreeMap::new());
+        for name in names {
+            let after = match staying.contains(name) {
+                true => self.accepted(name, &taken),
+                false => self.target(name, &taken, problems),
+            };
+            if let Some((settings, _)) = &after {
+                taken.insert(settings.tags.directory.clone(), name.clone());
             }
-            _ => Claim::Bound,
+            targets.insert(
+                name.clone(),
+                Judged { before: self.accepted.settings(name).and_then(Result::ok), after },
+            );
+        }
+        targets
+    }
+
+    fn claim(&self, name: &TargetName, stays: bool) -> Claim {
+        let Some(before) = self.accepted.settings(name) else {
+            return Claim::New;
+        };
+        let old = || self.merged(name, self.accepted);
+        let after = if stays { old() } else { self.merged(name, self.live).or_else(|_| old()) };
+        match (before, after) {
+            (Ok(before), Ok((after, _))) if before.tags.directory == after.tags.directory => Claim::Stays,
+            _ if stays => Claim::Bound,
+            _ => Claim::Moves,
         }
     }
 

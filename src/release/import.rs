@@ -115,10 +115,8 @@ pub fn import_built_in(settings: &Settings, import: &Import) -> Result<(), Relea
         return Err(ReleaseError::Odbc(why));
     }
     let mut making = settings.clone();
-    // One that says nothing of it would have the driver told to make none.
-    let makes = |part: &&str| !part.trim_start().to_ascii_lowercase().starts_with("nocreat");
-    let parts = settings.connection.as_str().split(';').filter(makes).filter(|part| !part.trim().is_empty());
-    let told = parts.chain(["NoCreat=0"]).collect::<Vec<_>>().join(";");
+    // Of a key that stands there twice, the first counts.
+    let told = format!("NoCreat=0;{}", settings.connection.as_str());
     making.connection = told.parse().map_err(|why| ReleaseError::Odbc(format!("{why}")))?;
     Database::open(&making)?.import(import)?;
     let path = told.split(';').find_map(|part| part.strip_prefix("Database=")).map(Path::new);

@@ -7,7 +7,7 @@
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::mem::offset_of;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -69,6 +69,20 @@ struct Place {
     id: SocketId,
     /// Whoever has the same addresses later has another.
     inode: u32,
+}
+
+impl Place {
+    fn new(here: SocketAddr, there: SocketAddr, inode: u32) -> Self {
+        let id = SocketId {
+            source_port: here.port(),
+            destination_port: there.port(),
+            source_address: here.ip(),
+            destination_address: there.ip(),
+            interface_id: 0,
+            cookie: ANY_COOKIE,
+        };
+        Self { id, inode }
+    }
 }
 
 impl Tcp {
@@ -189,27 +203,18 @@ fn find(table: impl BufRead, inodes: &[String]) -> Option<Place> {
         if columns[STATE] != ESTABLISHED || !inodes.iter().any(|one| one == inode) {
             return None;
         }
-        let ((here, port), (there, port_there)) = (address(columns[HERE])?, address(columns[THERE])?);
-        let id = SocketId {
-            source_port: port,
-            destination_port: port_there,
-            source_address: here,
-            destination_address: there,
-            interface_id: 0,
-            cookie: ANY_COOKIE,
-        };
-        Some(Place { id, inode: inode.parse().ok()? })
+        Some(Place::new(address(columns[HERE])?, address(columns[THERE])?, inode.parse().ok()?))
     })
 }
 
 /// An address and port, as tables have them: words of memory in hexadecimal, and a number.
-fn address(text: &str) -> Option<(IpAddr, u16)> {
+fn address(text: &str) -> Option<SocketAddr> {
     let (address, port) = text.split_once(':')?;
     let word = |at: usize| {
         let word = u32::from_str_radix(address.get(8 * at..8 * (at + 1))?, 16).ok()?;
         Some(word.to_ne_bytes())
     };
-    let ip = match address.len() {
+    let ip: IpAddr = match address.len() {
         8 => Ipv4Addr::from(word(0)?).into(),
         32 => {
             let words = [word(0)?, word(1)?, word(2)?, word(3)?];
@@ -217,13 +222,13 @@ fn address(text: &str) -> Option<(IpAddr, u16)> {
         }
         _ => return None,
     };
-    Some((ip, u16::from_str_radix(port, 16).ok()?))
+    Some(SocketAddr::new(ip, u16::from_str_radix(port, 16).ok()?))
 }
 
 #[cfg(test)]
 mod tests {
     use std::io::{self, Read, Write};
-    use std::net::{SocketAddr, TcpListener, TcpStream};
+    use std::net::{TcpListener, TcpStream};
     use std::process::Command;
 
     use nix::sys::socket::sockopt::BindToDevice;
@@ -284,15 +289,7 @@ mod tests {
 
     fn place(connection: &TcpStream) -> Place {
         let (here, there) = (connection.local_addr().unwrap(), connection.peer_addr().unwrap());
-        let id = SocketId {
-            source_port: here.port(),
-            destination_port: there.port(),
-            source_address: here.ip(),
-            destination_address: there.ip(),
-            interface_id: 0,
-            cookie: ANY_COOKIE,
-        };
-        Place { id, inode: fstat(connection).unwrap().st_ino as u32 }
+        Place::new(here, there, fstat(connection).unwrap().st_ino as u32)
     }
 
     #[test]

@@ -45,7 +45,7 @@ pub struct SyncEnd {
     pub undeleted: u64,
     /// Why nothing of it was, where a person has to say that it is safe.
     pub guarded: Option<String>,
-    /// Why the PackageList was not laid down, where a person has to say that it is right.
+    /// Why the PackageList was not laid down, and what a person does about it, where one has to.
     pub withheld: Option<String>,
     pub millis: u64,
     /// How many members were not there in the end, those first that have been missing longest.

@@ -123,10 +123,8 @@ fn content(target: &Target, now: Seconds, mind: &mut impl FnMut(Level, String)) 
         if let Some(guard) = &end.guarded {
             let mend = format!("`blat sync --dry-run {}` shows what would go", target.name);
             mind(Level::Critical, format!("nothing in excess was marked or deleted: {guard}; {mend}"));
-        } else if let Some(guard) = &end.withheld {
-            let mend = format!("if that is meant, say so once: `blat sync --accept-shrink {}`", target.name);
-            let what = "the PackageList on the target stays as it was";
-            mind(Level::Critical, format!("{what}: {guard}; {mend}"));
+        } else if let Some(why) = &end.withheld {
+            mind(Level::Critical, format!("the PackageList on the target stays as it was: {why}"));
         }
         for release in &end.closed {
             mind(Level::Ok, format!("the release {release} is closed: nothing of it is asked for any more"));

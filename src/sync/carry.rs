@@ -8,7 +8,6 @@ use blat_target::listing::Listing;
 use blat_target::message::{Mend, Outcome, Refusal};
 use blat_target::package::PackageVersion;
 
-use super::aging::Guard;
 use super::known::Put;
 use super::plan::Plan;
 use super::room::Look;
@@ -39,8 +38,8 @@ pub(super) struct Carried {
     pub(super) failed: Vec<Refusal>,
     /// Which package-versions failed, and why.
     pub(super) why: HashMap<PackageVersion, String>,
-    /// Why the PackageList was not laid down, where a person has to say that it is right.
-    pub(super) withheld: Option<Guard>,
+    /// Why the PackageList was not laid down, and what a person does about it, where one has to.
+    pub(super) withheld: Option<String>,
 }
 
 impl Carried {

@@ -100,7 +100,7 @@ impl<'a> Record<'a> {
             deleted: aged.gone.len() as u64,
             undeleted: aged.failed.len() as u64,
             guarded: plan.aged.as_ref().and_then(Decision::guarded).map(|guard| guard.to_string()),
-            withheld: carried.withheld.map(|guard| guard.to_string()),
+            withheld: carried.withheld.clone(),
             millis: took.as_millis() as u64,
             missing: self.missing.count,
             oldest: self.missing.oldest(OLDEST),

@@ -423,8 +423,8 @@ impl<'a> Run<'a> {
         });
         let guard = plan.aged.as_ref().and_then(Decision::guarded);
         if let Some(guard) = guard {
-            let mend = guard.mend(self.settings.name.as_str());
-            let reason = format!("nothing that is in excess was marked or deleted: {guard}; {mend}");
+            let why = guard.with_mend(self.settings.name.as_str());
+            let reason = format!("nothing that is in excess was marked or deleted: {why}");
             self.reporter.tell(Report::Guarded { reason });
         }
         let failed = carried.failed.len() + aged.failed.len();

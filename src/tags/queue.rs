@@ -92,6 +92,11 @@ impl Queue {
         fs::read_dir(directory).is_ok_and(|mut items| items.any(fresh))
     }
 
+    /// Whether any tag lies in the tag directory `directory`, claimed or not.
+    pub fn has_any(directory: &Path) -> bool {
+        Self::has_claims(directory) || Self::has_fresh(directory)
+    }
+
     /// Whether any claim in the tag directory `directory` may be looked at `now`, by the records in
     /// `state`.
     pub fn has_due(directory: &Path, state: &Path, now: SystemTime) -> bool {

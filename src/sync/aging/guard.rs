@@ -35,8 +35,13 @@ impl Guard {
         }
     }
 
+    /// It, and what a person does about it, for this target.
+    pub fn with_mend(&self, target: &str) -> String {
+        format!("{self}; {}", self.mend(target))
+    }
+
     /// What a person does about it, for this target.
-    pub fn mend(&self, target: &str) -> String {
+    fn mend(&self, target: &str) -> String {
         match self {
             Self::Empty => format!(
                 "see which releases and projects {target} names, and whether they have anything in them; \

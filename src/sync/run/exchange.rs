@@ -82,7 +82,8 @@ impl Run<'_> {
         record.begins(&planned.plan, &planned.listing);
         let text = package_list(set);
         let same = planned.listed.package_list == Some(Digest(*blake3::hash(&text).as_bytes()));
-        let lays_down = !same && !self.withholds_list(aim, &planned, &text);
+        let doubts = self.doubts_list(aim).filter(|_| !same);
+        let lays_down = !same && !self.withholds_list(doubts, &planned, &text);
         let mut show = Show::of(&planned.plan, self.places.progress());
         let silent = self.is_silent_about_excess(&planned);
         let look = room::Look::begin(&planned.plan, &self.settings.source, archive, planned.info.clone());
@@ -96,9 +97,8 @@ impl Run<'_> {
             false => self.age(channel, aim, &mut planned, &carried).await?,
         };
         // A second answer that is not doubtful is laid down by the next run.
-        if !same && planned.policy.guard.is_some() {
-            carried.withheld = self.doubts_list(aim);
-        }
+        let doubts = doubts.filter(|_| planned.policy.guard.is_some());
+        carried.withheld = doubts.map(|guard| guard.with_mend(self.settings.name.as_str()));
         self.note(aim, &planned)?;
         self.remember(&planned.listing, &carried, &aged);
         Ok(Some((planned.plan, carried, aged)))
@@ -148,15 +148,12 @@ impl Run<'_> {
 
     /// Whether the list on the target stays as it was, for this one is doubtful: whoever reads it there would
     /// take it at its word.
-    fn withholds_list(&mut self, aim: Aim<'_>, planned: &Planned, text: &[u8]) -> bool {
+    fn withholds_list(&mut self, doubts: Option<Guard>, planned: &Planned, text: &[u8]) -> bool {
         let is_told = planned.plan.aged.as_ref().is_some_and(|aged| aged.guarded().is_some());
         let stays = |why: &dyn Display| format!("the PackageList on the target stays as it was: {why}");
-        self.reporter.tell(match self.doubts_list(aim) {
+        self.reporter.tell(match doubts {
             Some(guard) if is_told => Report::Problem { reason: stays(&guard), about: None },
-            Some(guard) => {
-                let mend = guard.mend(self.settings.name.as_str());
-                Report::Guarded { reason: format!("{}; {mend}", stays(&guard)) }
-            }
+            Some(guard) => Report::Guarded { reason: stays(&guard.with_mend(self.settings.name.as_str())) },
             None if text.is_empty() => {
                 let why = "the source archive has nothing of what the target should have: is it mounted?";
                 Report::Problem { reason: stays(&why), about: None }
