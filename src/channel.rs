@@ -66,11 +66,13 @@ impl Channel {
         // The first over a connection asks by itself: nothing else tells as well how far the target is, and
         // how to pack for it.
         let early = if purpose == Purpose::Tags && round_trip.is_none() { Early::Nothing } else { early };
-        let attached = Connection::attach(&places.control()).await;
+        let endpoint = Endpoint::of(ssh);
+        let attached = Connection::attach(&places.control(), &endpoint).await;
         let memory = Memory::new(ssh.memory.as_bytes(), target.memory.as_bytes());
         let lanes = attached.is_some().then(|| lanes::Means {
             control: places.control(),
             controls: places.controls_beside(ssh.connections.get()).collect(),
+            endpoint,
             target: settings.name.to_string(),
             report: places.report.clone(),
             command: Helper::command(target),

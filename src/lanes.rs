@@ -12,7 +12,7 @@ use std::cell::LazyCell;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ use crate::failure::{Failure, Needs, Result};
 use crate::outlet::Order;
 use crate::progress::Progress;
 use crate::report::{Report, Reporter};
-use crate::ssh::{Child, Connection, Tcp};
+use crate::ssh::{Child, Connection, Control, Endpoint, Tcp};
 use bound::Bound;
 pub(crate) use dealer::{Came, Dealer};
 
@@ -47,10 +47,12 @@ const TELL_EVERY: Duration = Duration::from_secs(60);
 /// What it takes to have more connections.
 #[derive(Clone, Debug)]
 pub struct Means {
-    /// The control socket of the first connection,
-    pub control: PathBuf,
-    /// and those of the connections beside it, as the agent makes them.
-    pub controls: Vec<PathBuf>,
+    /// How to come to the first connection,
+    pub control: Control,
+    /// and to those beside it, as the agent makes them.
+    pub controls: Vec<Control>,
+    /// Where all of them go.
+    pub endpoint: Endpoint,
     /// Where the agent hears of it: the target's name, and the socket.
     pub target: String,
     pub report: PathBuf,
@@ -120,7 +122,7 @@ impl Widening {
         loop {
             self.until_bound().await;
             self.tell(Report::WindowBound);
-            let found = attach(&self.means.controls).await;
+            let found = attach(&self.means).await;
             if !found.is_empty() {
                 return found;
             }
@@ -135,7 +137,7 @@ impl Widening {
     async fn until_bound(&self) {
         let (mut bound, mut looked) = (Bound::default(), Instant::now());
         // Most sessions are over before, or near: they never ask.
-        let first = LazyCell::new(|| Tcp::of_process(Connection::process(&self.means.control)?));
+        let first = LazyCell::new(|| Tcp::of_process(self.means.control.process()?));
         loop {
             sleep(LOOK_EVERY).await;
             let since = looked.elapsed();
@@ -201,20 +203,20 @@ fn own_pipe(lane: &mut Child) -> Result<OwnedFd> {
     stdin.into_owned_fd().later("cannot use a channel")
 }
 
-/// Attaches to what answers on these sockets in time.
-async fn attach(controls: &[PathBuf]) -> Vec<Connection> {
+/// Attaches to those further connections that answer in time.
+async fn attach(Means { controls, endpoint, .. }: &Means) -> Vec<Connection> {
     let deadline = Instant::now() + CONNECT_TIMEOUT;
     let mut found = Vec::new();
     for control in controls {
-        found.extend(attach_until(deadline, control).await);
+        found.extend(attach_until(deadline, control, endpoint).await);
     }
     found
 }
 
 /// After the deadline it is looked once all the same: what was waited for before may have taken all of the time.
-async fn attach_until(deadline: Instant, control: &Path) -> Option<Connection> {
+async fn attach_until(deadline: Instant, control: &Control, endpoint: &Endpoint) -> Option<Connection> {
     loop {
-        let connection = Connection::attach(control).await;
+        let connection = Connection::attach(control, endpoint).await;
         if connection.is_some() || Instant::now() >= deadline {
             return connection;
         }

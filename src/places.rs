@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::config::TargetName;
 use crate::delta::CACHE;
 use crate::ready::READY;
+use crate::ssh::Control;
 
 /// The folders and sockets of one target.
 #[derive(Clone, Debug)]
@@ -40,14 +41,14 @@ impl Places {
         }
     }
 
-    /// The control socket of the agent's ssh master.
-    pub fn control(&self) -> PathBuf {
-        self.runtime.join("ssh")
+    /// How to come to the agent's connection.
+    pub fn control(&self) -> Control {
+        Control::at(self.runtime.join("ssh"))
     }
 
-    /// Those of further ones, where there are so many connections in all.
-    pub fn controls_beside(&self, connections: usize) -> impl Iterator<Item = PathBuf> {
-        (2..=connections).map(|number| self.runtime.join(format!("ssh.{number}")))
+    /// And to the further ones, where there are so many in all.
+    pub fn controls_beside(&self, connections: usize) -> impl Iterator<Item = Control> {
+        (2..=connections).map(|number| Control::at(self.runtime.join(format!("ssh.{number}"))))
     }
 
     /// Touched to have waiting tags looked at.

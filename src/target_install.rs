@@ -15,7 +15,7 @@ use crate::failure::{EXIT_PERSON, Failure, Needs, Result};
 use crate::helper::Helper;
 use crate::places::Places;
 use crate::report::Reporter;
-use crate::ssh::Connection;
+use crate::ssh::{Connection, Endpoint};
 
 /// How long it may take to the next line: a service manager comes up in less.
 const LINE_TIMEOUT: Duration = Duration::from_secs(120);
@@ -29,7 +29,8 @@ const WORDS_MAX: u64 = 4096;
 pub async fn install(settings: &Settings, places: &Places, helper: &Path) -> Result<()> {
     let helper = Helper::read(helper)?;
     let mut reporter = Reporter::to_the_log(settings.name.as_str());
-    let connection = match Connection::attach(&places.control()).await {
+    let endpoint = Endpoint::of(&over_ssh(settings)?.ssh);
+    let connection = match Connection::attach(&places.control(), &endpoint).await {
         Some(connection) => connection,
         None => connect(settings, &mut reporter).await?,
     };

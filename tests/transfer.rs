@@ -64,6 +64,24 @@ fn a_run_attaches_to_the_agent() {
     }
 }
 
+/// As in the moments in which the agent has not read yet that the target is another machine.
+#[test]
+fn a_run_goes_where_its_own_settings_say_whatever_the_agent_is_connected_to() {
+    let mut world = world();
+    world.start_agent();
+    world.publish("core", "1.0");
+    world.tag("core", "1.0");
+    let file = world.root().join("etc/blat/targets/site1.toml");
+    let before = fs::read_to_string(&file).unwrap();
+    fs::write(&file, before.replace("127.0.0.1", "127.0.0.2")).unwrap();
+    let output = world.transfer();
+    assert_eq!(output.status.code(), Some(75), "{}", words(&output));
+    assert!(!world.archive().join("core/1.0").exists(), "it went to the old one");
+    fs::write(&file, before).unwrap();
+    assert_done(&world.transfer());
+    assert!(world.archive().join("core/1.0").is_dir());
+}
+
 #[test]
 fn a_link_brings_what_it_addresses_and_a_link_to_a_link_too() {
     let world = world();

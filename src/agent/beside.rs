@@ -1,7 +1,6 @@
 //! Connections beside the first one, as long as a run has use for them: where the line is so long that the
 //! window of one cannot fill it.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -10,7 +9,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
 use super::line::{Change, Key, Line};
-use crate::ssh::Endpoint;
+use crate::ssh::{Control, Endpoint};
 
 /// For how long they are kept when nobody says any more that they are needed.
 const KEEP_FOR: Duration = Duration::from_secs(300);
@@ -22,7 +21,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(50);
 pub(super) struct Beside {
     endpoint: Endpoint,
     key: Key,
-    controls: Vec<PathBuf>,
+    controls: Vec<Control>,
     kept: Vec<Kept>,
     /// When it was last said that they are needed.
     needed: Instant,
@@ -31,14 +30,14 @@ pub(super) struct Beside {
 /// A connection that is kept up by a task of its own.
 #[derive(Debug)]
 struct Kept {
-    control: PathBuf,
+    control: Control,
     is_up: Arc<AtomicBool>,
     task: JoinHandle<()>,
 }
 
 impl Beside {
     /// There may be one for each of these control sockets.
-    pub(super) fn new(endpoint: Endpoint, key: Key, controls: Vec<PathBuf>) -> Self {
+    pub(super) fn new(endpoint: Endpoint, key: Key, controls: Vec<Control>) -> Self {
         Self { endpoint, key, controls, kept: Vec::new(), needed: Instant::now() }
     }
 
@@ -65,7 +64,7 @@ impl Beside {
     }
 
     /// Goes to `endpoint` with `key` from now on, over these control sockets.
-    pub(super) fn redirect(&mut self, endpoint: Endpoint, key: Key, controls: Vec<PathBuf>) {
+    pub(super) fn redirect(&mut self, endpoint: Endpoint, key: Key, controls: Vec<Control>) {
         if (&self.endpoint, &self.key) != (&endpoint, &key) {
             self.close();
         }
@@ -79,11 +78,11 @@ impl Beside {
 }
 
 impl Kept {
-    fn begin(endpoint: &Endpoint, key: &Key, control: &Path) -> Self {
-        let line = Line::new(endpoint.clone(), key.clone(), control.to_owned(), Duration::ZERO);
+    fn begin(endpoint: &Endpoint, key: &Key, control: &Control) -> Self {
+        let line = Line::new(endpoint.clone(), key.clone(), control.clone(), Duration::ZERO);
         let is_up = Arc::default();
         let task = tokio::spawn(keep(line, Arc::clone(&is_up)));
-        Self { control: control.to_owned(), is_up, task }
+        Self { control: control.clone(), is_up, task }
     }
 }
 
@@ -91,7 +90,7 @@ impl Drop for Kept {
     fn drop(&mut self) {
         // ssh ends with the task.
         self.task.abort();
-        let _ = std::fs::remove_file(&self.control);
+        self.control.remove();
     }
 }
 

@@ -10,7 +10,7 @@
 //! who is served by the old one then is served by it to the end.
 
 use std::hash::{BuildHasher, RandomState};
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -20,8 +20,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use super::losses::Losses;
-use crate::failure::{Failure, Needs, Result};
-use crate::ssh::{Endpoint, Master, Proof};
+use crate::failure::{Failure, Result};
+use crate::ssh::{Control, Endpoint, Master, Proof};
 use crate::state::{self, LineState, seconds};
 use crate::told::time_of;
 
@@ -108,7 +108,7 @@ pub(super) struct Line {
     /// What the key file was when systemd loaded it.
     loaded: Option<Version>,
     /// Leads to the socket of the connection that is up.
-    control: PathBuf,
+    control: Control,
     state: State,
     outage: Option<Outage>,
     /// Attempts in vain, one after the other.
@@ -152,7 +152,7 @@ struct Outage {
 
 impl Line {
     /// A line that first connects at some moment within `span`.
-    pub(super) fn new(endpoint: Endpoint, key: Key, control: PathBuf, span: Duration) -> Self {
+    pub(super) fn new(endpoint: Endpoint, key: Key, control: Control, span: Duration) -> Self {
         let now = Instant::now();
         Self {
             endpoint,
@@ -191,7 +191,7 @@ impl Line {
                 }
                 if up.look <= Instant::now() {
                     if up.is_to_be_replaced() {
-                        let socket = socket_beside(&self.control, Some(&up.master));
+                        let socket = self.control.socket(&self.endpoint, Some(&up.master));
                         match begin(&self.endpoint, &self.key, &socket).await {
                             Ok(next) => up.next = Some(next),
                             Err(failure) => tracing::info!("no new connection can be made: {failure}"),
@@ -209,7 +209,7 @@ impl Line {
     }
 
     async fn start(&mut self) -> Change {
-        match begin(&self.endpoint, &self.key, &socket_beside(&self.control, None)).await {
+        match begin(&self.endpoint, &self.key, &self.control.socket(&self.endpoint, None)).await {
             Ok(master) => {
                 self.state = State::Trying { master };
                 Change::Quiet
@@ -222,7 +222,7 @@ impl Line {
         let now = Instant::now();
         let waiting = State::Waiting { until: now, last: now };
         if let State::Trying { master } = std::mem::replace(&mut self.state, waiting) {
-            if let Err(failure) = lead(&self.control, &master) {
+            if let Err(failure) = self.control.lead(&master) {
                 return self.failed(failure);
             }
             self.state = State::Up(Box::new(Up {
@@ -245,7 +245,7 @@ impl Line {
     fn replace(&mut self, came: Result<()>) -> Change {
         let State::Up(up) = &mut self.state else { return Change::Quiet };
         let Some(next) = up.next.take() else { return Change::Quiet };
-        if let Err(failure) = came.and_then(|()| lead(&self.control, &next)) {
+        if let Err(failure) = came.and_then(|()| self.control.lead(&next)) {
             tracing::info!("the connection stays though a new one would be quicker: {failure}");
             return Change::Quiet;
         }
@@ -315,7 +315,7 @@ impl Line {
             State::Trying { master } => master.end().await,
             State::Waiting { .. } => {}
         }
-        let _ = std::fs::remove_file(&self.control);
+        self.control.remove();
         self.retired.shutdown().await;
     }
 
@@ -395,25 +395,6 @@ async fn ready(next: &mut Option<Master>) -> Result<()> {
     }
 }
 
-/// Where the socket of a new connection lies, beside the one that is up: each removes its own when it ends.
-fn socket_beside(control: &Path, up: Option<&Master>) -> PathBuf {
-    let [a, b] = ["a", "b"].map(|end| with_end(control, end));
-    if up.is_some_and(|up| up.control() == a) { b } else { a }
-}
-
-fn with_end(path: &Path, end: &str) -> PathBuf {
-    PathBuf::from(format!("{}.{end}", path.display()))
-}
-
-/// Whoever attaches by `control` comes to this connection from now on.
-fn lead(control: &Path, to: &Master) -> Result<()> {
-    let (new, socket) = (with_end(control, "new"), to.control().file_name().unwrap_or_default());
-    // Of an agent that was killed.
-    let _ = std::fs::remove_file(&new);
-    let led = symlink(socket, &new).and_then(|()| std::fs::rename(&new, control));
-    led.later(format!("cannot have {} lead to the connection", control.display()))
-}
-
 /// A random part of `span`, so that those who failed together do not try again together.
 fn within(span: Duration) -> Duration {
     let random = RandomState::new().hash_one(()) >> 11;
@@ -432,7 +413,7 @@ mod tests {
             known_hosts: folder.join("known_hosts"),
         };
         let key = Key { source: folder.join("key"), credential: Some(folder.join("identity")) };
-        Line::new(endpoint, key, folder.join("ssh"), Duration::ZERO)
+        Line::new(endpoint, key, Control::at(folder.join("ssh")), Duration::ZERO)
     }
 
     #[test]

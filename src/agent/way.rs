@@ -2,14 +2,13 @@
 //! run finds the way by itself.
 
 use std::fmt;
-use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use super::beside::Beside;
 use super::line::{Change, Key, Line};
 use crate::config::{Destination, Settings, SshTarget};
 use crate::places::Places;
-use crate::ssh::Endpoint;
+use crate::ssh::{Control, Endpoint};
 use crate::state;
 use crate::told::time_of;
 
@@ -165,7 +164,7 @@ impl Way {
     }
 }
 
-fn controls_beside(target: &SshTarget, places: &Places) -> Vec<PathBuf> {
+fn controls_beside(target: &SshTarget, places: &Places) -> Vec<Control> {
     places.controls_beside(target.ssh.connections.get()).collect()
 }
 

@@ -2,21 +2,20 @@
 
 mod arguments;
 mod cipher;
+mod control;
 mod master;
 mod window;
 mod words;
 
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::sys::socket::getsockopt;
-use nix::sys::socket::sockopt::PeerCredentials;
 use openssh::{Session, Stdio};
 use tokio::time::timeout;
 
 pub use arguments::{Proof, arguments};
+pub use control::Control;
 pub use master::Master;
 pub use window::{Tcp, TcpState, Window};
 pub use words::{Meaning, Why};
@@ -66,16 +65,10 @@ impl Endpoint {
 }
 
 impl Connection {
-    /// Attaches to a running master, if one answers on `control`.
-    pub async fn attach(control: &Path) -> Option<Self> {
-        let connection = Self { session: resume(control), own: None };
+    /// Attaches to the running master that `control` leads to, if that is one to `endpoint`, and answers.
+    pub async fn attach(control: &Control, endpoint: &Endpoint) -> Option<Self> {
+        let connection = Self { session: resume(&control.leads_to(endpoint)?), own: None };
         connection.is_alive().await.then_some(connection)
-    }
-
-    /// The process that serves a control socket, if there is one.
-    pub fn process(control: &Path) -> Option<u32> {
-        let peer = getsockopt(&UnixStream::connect(control).ok()?, PeerCredentials).ok()?;
-        peer.pid().try_into().ok()
     }
 
     /// Connects anew; the connection ends with this value.

@@ -1,13 +1,12 @@
 //! What the target said of itself when a session with it began.
 
-use std::fs;
-use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use blat_target::message::TargetHello;
 use serde::{Deserialize, Serialize};
 
 use super::{Seconds, seconds};
+use crate::ssh::Control;
 
 /// `/var/lib/blat/NAME/target.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,21 +36,20 @@ pub struct Away {
 }
 
 impl Away {
-    /// Over the connection with this control socket, in `round_trip`; none where there is none.
-    pub fn over(control: &Path, round_trip: Duration) -> Option<Self> {
+    /// Over the connection to which this leads, in `round_trip`; none where there is none.
+    pub fn over(control: &Control, round_trip: Duration) -> Option<Self> {
         Some(Self { connected: connected(control)?, round_trip: round_trip.as_micros() as u64 })
     }
 }
 
-/// When the connection with this control socket was made, in microseconds since 1970.
-fn connected(control: &Path) -> Option<u64> {
-    let made = fs::metadata(control).ok()?.modified().ok()?;
-    Some(made.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_micros() as u64)
+/// When the connection was made to which this leads, in microseconds since 1970.
+fn connected(control: &Control) -> Option<u64> {
+    Some(control.made()?.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_micros() as u64)
 }
 
 impl Facts {
-    /// In which time the target answered at best over the connection with this control socket, if that is known.
-    pub fn round_trip(&self, control: &Path) -> Option<Duration> {
+    /// In which time the target answered at best over the connection to which this leads, if that is known.
+    pub fn round_trip(&self, control: &Control) -> Option<Duration> {
         let away = self.away?;
         (connected(control)? == away.connected).then(|| Duration::from_micros(away.round_trip))
     }
@@ -78,9 +76,10 @@ mod tests {
     #[test]
     fn how_far_away_it_is_is_known_for_one_connection() {
         let folder = tempfile::tempdir().unwrap();
-        let control = folder.path().join("control");
+        let path = folder.path().join("control");
+        let control = Control::at(path.clone());
         assert_eq!(Away::over(&control, Duration::ZERO), None);
-        let socket = fs::File::create(&control).unwrap();
+        let socket = std::fs::File::create(&path).unwrap();
         let text =
             r#"{"at":0,"helper":"","build":"","protocol":2,"free_bytes":0,"free_inodes":0,"clock_ahead":0}"#;
         let mut facts: Facts = serde_json::from_str(text).unwrap();
