@@ -116,6 +116,20 @@ fn a_broken_file_is_told_of_with_what_holds_instead() {
 }
 
 #[test]
+fn what_was_never_accepted_and_takes_the_tag_directory_of_another_is_not_started_by_hand() {
+    let root = tempfile::tempdir().unwrap();
+    let held = "source = '/a'\nssh.host = 'h'\ntags.directory = '/t'\n";
+    put(root.path(), ".accepted/targets/held.toml", held);
+    put(root.path(), "targets/held.toml", held);
+    put(root.path(), "targets/site1.toml", held);
+    let load = || Settings::load(root.path(), &"site1".parse().unwrap());
+    let why = load().unwrap_err().to_string();
+    assert!(why.starts_with("/etc/blat/targets/site1.toml:3:18: key `tags.directory`: "), "{why}");
+    put(root.path(), "targets/site1.toml", &held.replace("/t", "/other"));
+    load().unwrap();
+}
+
+#[test]
 fn a_target_that_is_not_there_is_told_of() {
     let root = tempfile::tempdir().unwrap();
     let (code, _, complaints) = check(root.path(), Some("site1"));

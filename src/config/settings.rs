@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::aging::Aging;
 use super::destination::Destination;
 use super::folder::Folder;
+use super::in_force::in_force;
 use super::keys;
 use super::layer::{Document, Layer};
 use super::name::TargetName;
@@ -65,7 +66,8 @@ pub struct Writable {
 }
 
 impl Settings {
-    /// The settings in force: the accepted copy, or where there is none the live files.
+    /// The settings in force: the accepted copy, or where there is none the live files, unless another target has
+    /// the tag directory.
     ///
     /// # Errors
     /// What is wrong with them, or that there is no such target.
@@ -74,7 +76,13 @@ impl Settings {
         if accepted.target(name).exists() {
             return Self::load_from(&accepted, name);
         }
-        Self::load_from(&Folder::live(root), name)
+        let (live, good) = (Folder::live(root), Self::load_live(root, name)?);
+        // As the generator would judge it, which is who starts it.
+        let file = live.shown(&live.target(name));
+        match in_force(root).1.into_iter().find(|problem| problem.file == file) {
+            Some(problem) => Err(problem.into()),
+            None => Ok(good),
+        }
     }
 
     /// The settings as people wrote them, accepted or not.
