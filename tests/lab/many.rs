@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::field::{Field, SOURCE, seal};
-use crate::fill::SLOW;
+use crate::fill::{QUICK, SLOW};
 use crate::line;
 use crate::machines::Machine;
 use crate::wheels::{run, wheel};
@@ -27,6 +27,10 @@ pub(crate) fn measure() {
     field.publish("first", "1.0");
     send(&field, &names, "first");
     over(&field, &names, "near");
+    {
+        let _link = field.lay_line(QUICK, &names);
+        over(&field, &names, "quick");
+    }
     let _link = field.lay_line(SLOW, &names);
     over(&field, &names, "far");
 }
