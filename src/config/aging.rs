@@ -39,6 +39,7 @@ pub enum AgingMode {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct AgingLayer {
     pub(super) mode: Option<AgingMode>,
+    #[serde(deserialize_with = "with_a_unit")]
     pub(super) after: Option<Period>,
     pub(super) max_shrink: Option<Percent>,
     pub(super) max_delete: Option<u32>,
@@ -52,6 +53,33 @@ impl Aging {
             after: own.after.or(general.after).unwrap_or(Period::seconds(30 * 86_400)),
             max_shrink: own.max_shrink.or(general.max_shrink).unwrap_or(Percent(20)),
             max_delete: own.max_delete.or(general.max_delete).unwrap_or(1000),
+        }
+    }
+}
+
+/// A period that names its units. Elsewhere a number alone is seconds; but ages were days for those who come from
+/// elsewhere, and thirty seconds in the place of thirty days delete everything.
+fn with_a_unit<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Period>, D::Error> {
+    deserializer.deserialize_any(AgeVisitor).map(Some)
+}
+
+struct AgeVisitor;
+
+impl Visitor<'_> for AgeVisitor {
+    type Value = Period;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a period with its unit")
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<Period, E> {
+        Err(E::custom(format!("days, or seconds? `{number}` alone leaves that open")))
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Period, E> {
+        match text.parse() {
+            Ok(number) => self.visit_i64(number),
+            Err(_) => text.parse().map_err(E::custom),
         }
     }
 }
@@ -136,6 +164,17 @@ impl Visitor<'_> for PercentVisitor {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn an_age_in_days_as_elsewhere_is_never_taken_as_seconds() {
+        let layer = |after: &str| toml::from_str::<AgingLayer>(&format!("after = {after}"));
+        for after in ["30", "'30'", "0"] {
+            let told = layer(after).unwrap_err().to_string();
+            assert!(told.contains("days, or seconds? `"), "{told}");
+        }
+        assert_eq!(layer("'30d'").unwrap().after, Some(Period::seconds(30 * 86_400)));
+        assert_eq!(layer("'0s'").unwrap().after, Some(Period::seconds(0)));
+    }
 
     #[test]
     fn a_share_of_more_than_all_or_in_another_form_is_refused() {

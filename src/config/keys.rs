@@ -56,7 +56,7 @@ pub(super) const KEYS: [Key; 52] = [
     key("writable.grace", PERIOD),
     key("sync.period", PERIOD),
     key("aging.mode", "give \"none\", \"immediate\", \"master\" or \"target\""),
-    key("aging.after", PERIOD),
+    key("aging.after", "give units of `d h m s`, such as \"30d\""),
     key("aging.max_shrink", "give a percentage such as \"20%\""),
     key("aging.max_delete", "give a number"),
     key("release.source", "give \"odbc\" or \"file\""),
