@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::anyhow;
-use blat_target::manifest::Manifest;
+use blat_target::manifest::{Entry, Kind, Manifest};
 use blat_target::stamp::Stamp;
 use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
@@ -22,6 +22,8 @@ use crate::progress::Progress;
 
 /// The size of a part, unless there would be too many of them.
 const PART: u64 = 8 << 20;
+/// The smallest part that S3 takes, but for the last one.
+const SMALLEST_PART: u64 = 5 << 20;
 /// The largest part. With [`PARTS`], it bounds how large a package can be: 560 GB.
 const LARGEST_PART: u64 = 64 << 20;
 /// S3 takes 10,000 parts; some room is left for what packing adds.
@@ -85,8 +87,7 @@ fn pack(
     progress: &Progress,
 ) -> Result<Whole> {
     let scan = pack::scan(folder, progress)?;
-    let most = most(&scan.manifest);
-    let size = part_size(most)?;
+    let size = part_size(most(&scan.manifest))?;
     let scanned =
         Scanned { stamp: scan.stamp, bytes: scan.manifest.bytes(), dropped_bits: scan.dropped_bits.clone() };
     let _ = say.blocking_send(Packing::Scanned(scanned));
@@ -94,7 +95,7 @@ fn pack(
         say: say.clone(),
         memory,
         runtime,
-        size: size.min(most) as usize,
+        size: size as usize,
         filling: None,
         hash: Sha256::new(),
         written: 0,
@@ -104,19 +105,23 @@ fn pack(
 
 /// How large the ZIP can be at most.
 fn most(manifest: &Manifest) -> u64 {
-    let of_entry = |path: usize| 300 + 2 * path as u64;
-    let names: u64 = manifest.entries.iter().map(|entry| of_entry(entry.path.len())).sum();
+    let of_entry = |entry: &Entry| {
+        let text = if let Kind::Symlink { text } = &entry.kind { text.len() } else { 0 };
+        300 + (2 * entry.path.len() + text) as u64
+    };
+    let names: u64 = manifest.entries.iter().map(of_entry).sum();
     let bytes = manifest.bytes();
     bytes + bytes / 1000 + names + 1024
 }
 
+/// How large a part is of a ZIP that has `most` bytes at most: a small one takes little memory.
 fn part_size(most: u64) -> Result<u64> {
     let size = most.div_ceil(PARTS).max(PART);
     if size > LARGEST_PART {
         let why = anyhow!("it is too large for a bucket: {most} bytes in more than {PARTS} parts");
         return Err(Failure::person(why));
     }
-    Ok(size)
+    Ok(size.min(most.max(SMALLEST_PART)))
 }
 
 /// Takes the ZIP's bytes, and hands parts over.
@@ -201,8 +206,23 @@ mod tests {
     }
 
     #[test]
+    fn a_zip_of_links_with_long_texts_is_no_larger_than_was_reckoned() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::write(root.path().join("descpkg"), "x").unwrap();
+        for number in 0..50_u8 {
+            let text = (0..15).map(|part| blake3::hash(&[number, part]).to_hex().to_string());
+            let text = text.collect::<Vec<_>>().concat();
+            std::os::unix::fs::symlink(text, root.path().join(number.to_string())).unwrap();
+        }
+        let scan = pack::scan(root.path(), &Progress::start()).unwrap();
+        let (size, most) = (zipped::write(&scan, Vec::new()).unwrap().len() as u64, most(&scan.manifest));
+        assert!(size <= most, "{size} bytes, at most {most}");
+    }
+
+    #[test]
     fn parts_grow_with_the_package_up_to_a_limit() {
-        assert_eq!(part_size(5).unwrap(), PART);
+        assert_eq!(part_size(5).unwrap(), SMALLEST_PART);
+        assert_eq!(part_size(PART - 1).unwrap(), PART - 1);
         assert_eq!(part_size(PART * PARTS * 2).unwrap(), PART * 2);
         assert!(part_size(LARGEST_PART * PARTS + 1).is_err());
     }
