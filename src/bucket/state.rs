@@ -106,7 +106,12 @@ impl State {
                 Some(entry) if entry.etag == object.etag && entry.size == object.size => {
                     self.entries.insert(id, entry);
                 }
-                _ => unknown.push(id),
+                // Unless it is found to be ours, the index does not name it any more.
+                Some(stale) => {
+                    self.changes.insert(id.clone(), Change::Gone(Some(stale)));
+                    unknown.push(id);
+                }
+                None => unknown.push(id),
             }
         }
         self.changes.extend(indexed.into_iter().map(|(id, gone)| (id, Change::Gone(Some(gone)))));
@@ -139,9 +144,14 @@ impl State {
         }
         match seen(bucket, id, found).await? {
             Seen::Ours(entry) => self.put(id.clone(), *entry),
-            Seen::Foreign => drop(self.foreign.insert(id.clone())),
-            Seen::Nothing if self.entries.contains_key(id) => self.remove(id),
-            Seen::Nothing => {}
+            seen => {
+                if matches!(seen, Seen::Foreign) {
+                    self.foreign.insert(id.clone());
+                }
+                if self.entries.contains_key(id) {
+                    self.remove(id);
+                }
+            }
         }
         Ok(())
     }

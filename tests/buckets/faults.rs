@@ -150,6 +150,32 @@ fn what_blat_did_not_put_there_is_left() {
 }
 
 #[test]
+fn what_another_put_over_an_object_of_ours_is_not_taken_for_it() {
+    let server = Server::start(Kind::Seaweed);
+    let mut master = Master::new(&server.endpoint(), "ci/", "");
+    let ids = ["core/1.0", "core/2.0", "core/3.0"];
+    ids.iter().for_each(|id| master.publish(id, &[]));
+    assert_eq!(master.sync(), (3, 0));
+    let file = master.path().join("file");
+    std::fs::write(&file, "not blat's").expect("a file");
+    let file = file.to_str().expect("a path");
+    let named = || String::from_utf8(get(&server, "ci/packages.json")).expect("text");
+    let stands = |id: &str| format!("an object that blat did not put there stands at {}", master.key(id));
+    let [tagged, synchronised, ours] = ids;
+    said(&s5cmd(&server, &["cp", file, &format!("s3://{BUCKET}/{}", master.key(tagged))]));
+    let text = crate::master::words(&master.transfer(tagged));
+    assert!(text.contains(&stands(tagged)), "{text}");
+    assert!(!named().contains(&master.key(tagged)) && named().contains(&master.key(synchronised)));
+    said(&s5cmd(&server, &["cp", file, &format!("s3://{BUCKET}/{}", master.key(synchronised))]));
+    let (code, text) = master.fails();
+    assert!(code == 78 && text.contains(&stands(synchronised)), "{text}");
+    assert!(!named().contains(&master.key(synchronised)) && named().contains(&master.key(ours)));
+    for id in [tagged, synchronised] {
+        assert_eq!(get(&server, &master.key(id)), b"not blat's");
+    }
+}
+
+#[test]
 fn a_key_that_may_not_is_told_what_it_lacks() {
     let server = Server::start(Kind::Seaweed);
     let mut master = Master::new(&server.endpoint(), "ci/", "");
