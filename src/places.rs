@@ -156,6 +156,11 @@ impl Places {
         self.runtime.join("person")
     }
 
+    /// What a person is needed for and was not called for yet.
+    pub fn calls(&self) -> PathBuf {
+        self.runtime.join("calls.json")
+    }
+
     /// Held by the agent that runs.
     pub fn agent_lock(&self) -> PathBuf {
         self.runtime.join("agent.lock")

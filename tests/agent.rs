@@ -40,6 +40,15 @@ fn write_with_tags_in(tags: &Path, root: &Path, settings: &str) {
     fs::write(root.join("etc/blat/targets/site1.toml"), text).unwrap();
 }
 
+#[track_caller]
+fn wait(what: &str, is_so: impl Fn() -> bool) {
+    let begin = Instant::now();
+    while !is_so() {
+        assert!(begin.elapsed() < SOON, "{what}: not so");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// An agent, and what it says.
 struct Agent {
     process: Child,
@@ -165,5 +174,25 @@ fn claims_that_are_due_are_taken_up() {
         assert!(begin.elapsed() < SOON, "nothing has the tag looked at");
         std::thread::sleep(Duration::from_millis(20));
     }
+    agent.ends();
+}
+
+#[test]
+fn a_call_for_a_person_waits_until_systemd_looks_and_over_a_restart() {
+    let root = root("source = \"/srv/a\"\nssh.host = \"nowhere\"\nssh.identity = \"/nowhere/key\"\n");
+    let places = Places::of(root.path(), &"site1".parse().unwrap());
+    let waiting = || fs::read_to_string(places.calls()).unwrap_or_default();
+    let mut agent = Agent::start(root.path());
+    wait("a person is needed", || waiting().contains("cannot read the key /nowhere/key"));
+    agent.ends();
+    assert!(!places.person().exists(), "nobody looks there yet");
+    let other = waiting().replace("/nowhere/key", "/another/key");
+    fs::write(places.calls(), other).unwrap();
+    let mut agent = Agent::start(root.path());
+    wait("a person is called", || {
+        let called = fs::read_to_string(places.person()).unwrap_or_default();
+        called.contains("/another/key") && called.contains("; ") && called.contains("/nowhere/key")
+    });
+    wait("once", || !places.calls().exists());
     agent.ends();
 }

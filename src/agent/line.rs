@@ -94,6 +94,7 @@ pub(super) enum Change {
     },
     StillDown {
         reason: String,
+        person: bool,
         since: SystemTime,
     },
     /// It goes on over a new connection.
@@ -286,7 +287,7 @@ impl Line {
                     return Change::Quiet;
                 }
                 outage.told = now;
-                Change::StillDown { reason, since: outage.since }
+                Change::StillDown { reason, person, since: outage.since }
             }
         }
     }
@@ -446,5 +447,11 @@ mod tests {
         assert!(matches!(fails(Failure::person), Change::Down { person: true, .. }));
         assert!(matches!(fails(Failure::person), Change::Quiet));
         assert!(matches!(fails(Failure::later), Change::Quiet));
+        for (failure, needs_person) in [(Failure::later as fn(_) -> _, false), (Failure::person, true)] {
+            line.failed(failure(anyhow!("no")));
+            line.outage.as_mut().unwrap().told -= TELL_AGAIN;
+            let change = line.failed(failure(anyhow!("no")));
+            assert!(matches!(change, Change::StillDown { person, .. } if person == needs_person));
+        }
     }
 }

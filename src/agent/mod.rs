@@ -60,6 +60,7 @@ pub async fn run(root: &Path, settings: Settings) -> Result<()> {
     let places = Places::of(root, &settings.name);
     std::fs::create_dir_all(&places.runtime)
         .person(format!("cannot make {}: run as the user blat", places.runtime.display()))?;
+    let calls = Calls::left(places.calls(), Instant::now());
     let mut agent = Agent {
         way: Way::new(&settings, &places, connect_within(root)),
         reports: socket(&places)?,
@@ -69,7 +70,7 @@ pub async fn run(root: &Path, settings: Settings) -> Result<()> {
         waiting: 0,
         troubles: Troubles::default(),
         syncs: Troubles::default(),
-        calls: Calls::default(),
+        calls,
         looks: None,
         due: None,
         old_helper: None,
@@ -147,6 +148,7 @@ impl Agent {
             self.write_down(started);
             if let Some(reason) = self.calls.due(Instant::now(), || self.places.telling.exists()) {
                 notify::call(&self.places, &reason);
+                self.calls.made(Instant::now());
             }
             if !self.is_quiet() {
                 busy = Instant::now();
@@ -223,13 +225,18 @@ impl Agent {
                     "{target} is not connected: {reason}"
                 );
             }
-            Change::StillDown { reason, since } => tracing::warn!(
-                message_id = ledger::DISCONNECTED,
-                blat_target = target,
-                blat_reason = reason,
-                "{target} is not connected since {}: {reason}",
-                time_of(since)
-            ),
+            Change::StillDown { reason, person, since } => {
+                if person {
+                    self.calls.need(&reason);
+                }
+                tracing::warn!(
+                    message_id = ledger::DISCONNECTED,
+                    blat_target = target,
+                    blat_reason = reason,
+                    "{target} is not connected since {}: {reason}",
+                    time_of(since)
+                );
+            }
             Change::Renewed => tracing::info!(
                 blat_target = target,
                 "the connection to {} is a new one: packets that were lost had left the old one slow",

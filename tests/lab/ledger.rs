@@ -165,6 +165,35 @@ fn whatever_happens_to_a_target_is_an_entry_with_an_id_that_the_catalog_explains
     the_history(&field);
 }
 
+/// What told a person of the target.
+fn calls(field: &Field) -> String {
+    field.master.journal(&["-u", "blat-notify@site1"])
+}
+
+#[test]
+fn a_person_is_told_of_a_key_that_is_missing_when_the_agent_starts() {
+    let field = Field::new("callkey");
+    field.master.sh("mv /etc/blat/keys/site1 /root/key");
+    field.add_target("site1", SOURCE, "");
+    wait_until("a person is told", SOON, || {
+        calls(&field).contains("site1 needs a person: there is no key at /etc/blat/keys/site1")
+    });
+}
+
+#[test]
+fn a_person_is_told_of_a_tag_that_was_rejected_while_the_agent_was_down() {
+    let field = Field::with_target("calltag");
+    // It reads no report any more, and then it dies.
+    field.master.sh("systemctl kill --kill-who=main -s STOP blat@site1");
+    fs::write(field.master.file("/var/lib/blat/tags/site1/no-version"), "").expect("a tag");
+    wait_until("the tag is rejected", SOON, || {
+        field.master.file("/var/lib/blat/site1/rejected/no-version").exists()
+    });
+    assert!(!calls(&field).contains("needs a person"));
+    field.master.sh("systemctl kill --kill-who=main -s KILL blat@site1");
+    wait_until("a person is told", SOON, || calls(&field).contains("site1 needs a person: "));
+}
+
 fn the_fields(field: &Field) {
     let by_package = field.master.journal(&["-o", "json", "BLAT_PACKAGE=core", "BLAT_VERSION=1.0"]);
     let lines: Vec<&str> = by_package.lines().collect();
