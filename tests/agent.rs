@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use blat::agent;
 use blat::config::Settings;
+use blat::lock;
 use blat::places::Places;
 use blat::report::{Report, Reporter};
 use blat::start::block_on;
@@ -19,6 +20,8 @@ use nix::unistd::{Pid, mkfifo};
 use tempfile::TempDir;
 
 const SOON: Duration = Duration::from_secs(20);
+/// How often the agent looks by itself.
+const TICK: Duration = Duration::from_secs(5);
 const BUCKET: &str = "source = \"/srv/a\"\nkind = \"s3\"\ns3.bucket = \"packages\"\n";
 
 /// A root with one target, whose settings are these.
@@ -174,6 +177,25 @@ fn claims_that_are_due_are_taken_up() {
         assert!(begin.elapsed() < SOON, "nothing has the tag looked at");
         std::thread::sleep(Duration::from_millis(20));
     }
+    agent.ends();
+}
+
+/// As where the manager, which reads its units anew, sees nothing of the trigger.
+#[test]
+fn a_synchronisation_that_was_asked_for_and_did_not_begin_is_asked_for_again() {
+    let root = root(BUCKET);
+    let places = Places::of(root.path(), &"site1".parse().unwrap());
+    let touches = || fs::read(places.sync_trigger()).map_or(0, |text| text.len());
+    let mut agent = Agent::start(root.path());
+    agent.says("is ready");
+    let running = lock::take(&places.sync_lock(), "a run").unwrap();
+    agent.signal(Signal::SIGUSR1);
+    wait("it is asked for", || touches() > 0);
+    // A run that goes on looks at its end whether it was asked for meanwhile.
+    std::thread::sleep(TICK);
+    assert_eq!(touches(), 1);
+    drop(running);
+    wait("it is asked for again", || touches() > 1);
     agent.ends();
 }
 

@@ -39,7 +39,7 @@ use crate::report::{self, Cause, REPORT_MAX, Report};
 use crate::state;
 use crate::tags::Queue;
 use crate::told::time_of;
-use crate::trigger::{touch, touch_for_all};
+use crate::trigger::{touch, touch_again, touch_for_all};
 use calls::Calls;
 use line::Change;
 use tick::Tick;
@@ -291,8 +291,8 @@ impl Agent {
         }
     }
 
-    /// Asks whether claims are due, unless an answer is still to come, and starts a synchronisation that is
-    /// unfinished.
+    /// Asks whether claims are due, unless an answer is still to come, and has a synchronisation started that
+    /// nobody works on.
     fn look(&mut self) {
         let now = Instant::now();
         if self.due.is_none() && self.way.is_open() && self.troubles.allow(now) {
@@ -304,9 +304,8 @@ impl Agent {
                 Err(_) => self.looks = None,
             }
         }
-        if self.way.is_open() && self.syncs.allow(now) && self.sync_is_unfinished() {
-            self.syncs.taken_up(now);
-            touch(&self.places.sync_trigger());
+        if self.way.is_open() && self.syncs.allow(now) {
+            self.take_up_sync(now);
         }
     }
 
@@ -318,10 +317,21 @@ impl Agent {
         }
     }
 
-    /// Whether a synchronisation failed, or was killed before its end.
-    fn sync_is_unfinished(&self) -> bool {
+    /// Starts a synchronisation that failed, or was killed before its end; or one that was asked for and did not
+    /// begin: while systemd reads its units anew, it sees no trigger.
+    fn take_up_sync(&mut self, now: Instant) {
+        let trigger = self.places.sync_trigger();
         let begun = self.syncs.reason().is_some() || self.places.sync_begun().exists();
-        begun && !lock::is_held(&self.places.sync_lock())
+        // Asked last: a run that has begun just then is not taken for one that was killed.
+        if lock::is_held(&self.places.sync_lock()) {
+            return;
+        }
+        if begun {
+            touch(&trigger);
+        }
+        if begun || touch_again(&trigger) {
+            self.syncs.taken_up(now);
+        }
     }
 
     /// `systemctl kill -s USR1` reaches every process of the unit, also the `kill` by which systemd just
