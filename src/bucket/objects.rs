@@ -71,6 +71,17 @@ impl Bucket {
         }
     }
 
+    /// Asks the server for next to nothing: whether it answers, and lets us see what is there.
+    ///
+    /// # Errors
+    /// What it says, or that it cannot be reached.
+    pub async fn reach(&self) -> Result<()> {
+        let request = self.client().list_objects_v2().bucket(self.name()).prefix(self.prefix()).max_keys(1);
+        let answer = self.answer(request.send()).await;
+        let refusal = |error| refused(self, Operation::List, "", error).failure(self, Operation::List, "");
+        answer.map(drop).map_err(refusal)
+    }
+
     /// Looks at the object of a package-version, if there is one.
     pub(super) async fn look(&self, id: &PackageVersion) -> Result<Option<Looked>> {
         let found = self.head(&names::key(self.prefix(), id)).await?;

@@ -3,6 +3,7 @@
 //! It changes nothing. What depends on something that is wrong is not looked at: the first thing that
 //! is told of a matter is the one to mend.
 
+pub mod bucket;
 mod files;
 mod finding;
 mod machine;
@@ -101,7 +102,13 @@ async fn target(visit: &Visit<'_>, name: &TargetName) -> Vec<Finding> {
     if let Some(finding) = release::look(&live) {
         found.push(finding);
     }
-    let Some(target) = live.destination.ssh() else { return found };
+    let target = match &live.destination {
+        Destination::Ssh(target) => target,
+        Destination::S3(target) => {
+            found.push(bucket::look(name, &target.s3, &places.sync_uploads()).await);
+            return found;
+        }
+    };
     let site = Site { name, target };
     let key = files::key(site);
     let usable = !key.is_wrong();

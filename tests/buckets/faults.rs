@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::master::{Master, get, keys};
 use crate::proxy::{Fate, Proxy};
-use crate::servers::{BUCKET, Kind, READER, SECRET, STRANGER, Server, aws, s5cmd, said};
+use crate::servers::{BUCKET, KEY, Kind, READER, SECRET, STRANGER, Server, aws, s5cmd, said};
 
 /// 30 MB that nobody can make smaller: four parts.
 pub(crate) fn noise() -> Vec<u8> {
@@ -332,4 +332,30 @@ fn each_refusal_of_a_server_names_bucket_operation_and_mend() {
     }
     proxy.rule(|_| Fate::Forward);
     assert_eq!(master.sync(), (1, 0));
+}
+
+#[test]
+fn the_doctor_says_what_keeps_a_bucket_from_being_reached() {
+    let mut server = Server::start(Kind::Seaweed);
+    let master = Master::new(&server.endpoint(), "ci/", "");
+    let is_wrong = |master: &Master, is: &str, mend: &str| {
+        let found = master.doctor();
+        assert!(found.is_wrong(), "{found}");
+        let text = found.to_string();
+        let (told, mended) = text.split_once("to mend it:").expect("what mends it");
+        assert!(told.contains(is) && mended.contains(mend), "{text}");
+    };
+    assert_eq!(master.doctor().to_string(), format!("  ok      bucket       {BUCKET} can be listed\n"));
+    master.put_key("blat-key", "not-the-secret");
+    is_wrong(&master, "SignatureDoesNotMatch", "put the right key into");
+    master.put_key(STRANGER, SECRET);
+    is_wrong(&master, "AccessDenied", "allow s3:ListBucket on ci-packages/ci/*");
+    std::fs::remove_file(master.path().join("key")).expect("a file");
+    is_wrong(&master, "there are no credentials at", "");
+    master.put_key(KEY, SECRET);
+    master.configure_bucket(&server.endpoint(), "no-such-bucket", "");
+    is_wrong(&master, "NoSuchBucket", "make the bucket, or mend s3.bucket");
+    master.configure(&server.endpoint(), "");
+    server.stop();
+    is_wrong(&master, "cannot be reached", "look after the server");
 }

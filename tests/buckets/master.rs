@@ -5,6 +5,11 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
+use blat::config::{Destination, Settings};
+use blat::doctor::{Finding, bucket};
+use blat::places::Places;
+use blat::start::block_on;
+
 use crate::servers::{BUCKET, KEY, SECRET, Server, credentials, s5cmd, said};
 
 const TAGS: &str = "var/lib/blat/tags/bucket1";
@@ -42,11 +47,15 @@ impl Master {
     }
 
     pub(crate) fn configure(&self, endpoint: &str, more: &str) {
+        self.configure_bucket(endpoint, BUCKET, more);
+    }
+
+    pub(crate) fn configure_bucket(&self, endpoint: &str, bucket: &str, more: &str) {
         let path = |name: &str| self.root.path().join(name).display().to_string();
         let text = format!(
             "kind = \"s3\"\nsource = \"{}\"\nrelease.source = \"file\"\nrelease.file = \"{}\"\n\
              tags.directory = \"{}\"\n[s3]\n\
-             bucket = \"{BUCKET}\"\nprefix = \"{}\"\nendpoint = \"{endpoint}\"\npath_style = true\n\
+             bucket = \"{bucket}\"\nprefix = \"{}\"\nendpoint = \"{endpoint}\"\npath_style = true\n\
              credentials = \"{}\"\n{more}\n",
             path("archive"),
             path("packages.txt"),
@@ -124,6 +133,21 @@ impl Master {
         let tag = self.root.path().join(TAGS).join(id.replace('/', "::"));
         fs::write(tag, "").expect("a tag");
         self.command(&["transfer", "bucket1"]).output().expect("blat runs")
+    }
+
+    /// What `blat doctor`, which is root's, finds of the bucket.
+    pub(crate) fn doctor(&self) -> Finding {
+        let settings = Settings::load_live(self.root.path(), &"bucket1".parse().expect("a name"));
+        let settings = settings.expect("good settings");
+        let Destination::S3(target) = &settings.destination else { panic!("it is a bucket") };
+        let uploads = Places::of(self.root.path(), &settings.name).sync_uploads();
+        let mut found = None;
+        let look = async {
+            found = Some(bucket::look(&settings.name, &target.s3, &uploads).await);
+            Ok(())
+        };
+        block_on(look).expect("it ends");
+        found.expect("it was looked at")
     }
 
     /// Runs `blat sync`, however it ends.
