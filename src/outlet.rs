@@ -88,7 +88,7 @@ pub(crate) struct Outlet {
     progress: Progress,
     word: Arc<Word>,
     alive_after: Duration,
-    /// What says that this side lives, by what was put out last; nothing before that, and behind the end.
+    /// What says that this side lives, by what was put out last; nothing behind the end.
     alive: Option<Alive>,
 }
 
@@ -128,7 +128,8 @@ impl Outlet {
             progress,
             word,
             alive_after: ALIVE_AFTER,
-            alive: None,
+            // The hello was said: what comes first may take long to read, too.
+            alive: Some(Alive::Question),
         })
     }
 
@@ -473,6 +474,7 @@ mod tests {
             outlet.alive_after = Duration::from_millis(20);
             let (give, take) = mpsc::channel(1);
             let giving = async move {
+                sleep(Duration::from_millis(200)).await;
                 for message in &given {
                     let frames = [frame::data(b"before"), frame::message(message)].concat();
                     give.send(Outgoing::Bytes(Bytes::Frames(frames))).await.unwrap();
@@ -491,8 +493,9 @@ mod tests {
         let says = Frame::Message;
         let question = says(ToTarget::Query(Vec::new()));
         let [mend, end, done] = messages.map(says);
-        let expected = [before.clone(), mend, lives, before.clone(), end, question, before, done];
-        assert_eq!(all, expected, "within a package, behind it, and behind the last word");
+        let first = question.clone();
+        let expected = [first, before.clone(), mend, lives, before.clone(), end, question, before, done];
+        assert_eq!(all, expected, "before the first word, within a package, behind it, and behind the last");
     }
 
     fn noise(length: usize) -> Vec<u8> {
