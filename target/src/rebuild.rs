@@ -411,6 +411,17 @@ impl Doubtful {
 
     /// Takes `count` files that come in full, and makes sure that every seal is kept then.
     pub(crate) fn mend(mut self, count: u32, packed: &Packed) -> Result<(Pending, Unsynced), Stop> {
+        packed.holds(self.staging.partial());
+        let taken = self.take(count, packed);
+        self.staging.keep_if_cut(taken)?;
+        if self.broken.iter().any(|broken| !keeps(&broken.digests, broken.due)) {
+            return Err(Stop::later("its files are not what they were when their seals were made"));
+        }
+        let (hidden, unsynced) = self.staging.seal(&self.manifest)?;
+        Ok((Pending::version(&self.head, hidden), unsynced))
+    }
+
+    fn take(&mut self, count: u32, packed: &Packed) -> Result<(), Stop> {
         let wrong = self.numbers(count, packed)?;
         let files: Vec<_> = self.manifest.files().map(|(entry, size, _)| (entry, size)).collect();
         let mut buffer = vec![0; PIECE];
@@ -430,12 +441,7 @@ impl Doubtful {
             let group = self.broken.iter_mut().find(|broken| broken.group as usize == number / GROUP);
             group.expect("numbers are of broken groups").digests[number % GROUP] = Some(came);
         }
-        packed.finish()?;
-        if self.broken.iter().any(|broken| !keeps(&broken.digests, broken.due)) {
-            return Err(Stop::later("its files are not what they were when their seals were made"));
-        }
-        let (hidden, unsynced) = self.staging.seal(&self.manifest)?;
-        Ok((Pending::version(&self.head, hidden), unsynced))
+        packed.finish()
     }
 
     /// Reads which files come: of broken groups only, in rising order.

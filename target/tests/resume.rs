@@ -521,6 +521,46 @@ fn a_base_that_went_before_the_rest_came_is_told_of_and_mended_even_after_anothe
     assert_nothing_left(&site);
 }
 
+/// What was made stays, and what came of the file that is wrong.
+#[test]
+fn a_package_cut_while_it_is_mended_goes_on_where_it_was() {
+    for silent in [false, true] {
+        let site = Site::new();
+        let (large, recipe, begin, chunks) = told(&site);
+        fs::rename(site.archive().join("a/0"), site.path("gone")).unwrap();
+        let mut host = site.host();
+        host.begin_delta(&large, &recipe);
+        host.bytes(&[&begin[..], &chunks.concat(), &large.sealed()].concat());
+        host.say(&ToTarget::PackageEnd);
+        assert!(matches!(host.next(), Some(ToHost::Made { .. })));
+        let Some(ToHost::Doubt { number }) = host.next() else { panic!("no doubt") };
+        host.say(&ToTarget::Mend { number, files: 2 });
+        let numbers = [0u32, 1].map(u32::to_le_bytes).concat();
+        let about = &large.files[0];
+        let (told, x) = (blake3::hash(about), &large.files[1][..2 * CHUNK]);
+        host.bytes(&[&numbers[..], about, told.as_bytes(), x].concat());
+        let came = || site.leftovers().iter().any(|it| length(&it.join("x")) + COSTS > 2 * CHUNK);
+        wait_until("a part of it came", came);
+        let silent = match silent {
+            true => Some(host),
+            false => {
+                host.end();
+                None
+            }
+        };
+        let mut host = site.host();
+        assert_eq!(host.partial(), [large.what()]);
+        let start = large.start(&host.resume(large.what()));
+        assert!(start.0 == 1 && start.1 + COSTS > 2 * CHUNK, "{start:?}");
+        host.send_rest(&large, start);
+        assert_eq!(host.outcome(), NEW);
+        assert_eq!(host.done().code, Some(0));
+        assert_eq!(silent.map_or(Some(75), |host| host.end().code), Some(75));
+        assert!(fs::read(site.archive().join("a/1/x")).unwrap() == large.files[1]);
+        assert_nothing_left(&site);
+    }
+}
+
 /// A package of two files that are those of a/0, and one that is new, is cut in the middle of that, once its
 /// files were linked; what `meanwhile` does to the base; what is complete of it then.
 fn linked_and_cut(meanwhile: impl Fn(&Path)) -> (Site, usize) {
