@@ -7,7 +7,7 @@
 //! commits nothing that is torn. What a full disk or a power cut left of one has no end that is right, or is no
 //! row of frames. Where a target refuses something, what it was sent from here is looked at, by the digest that
 //! is behind it ([`Lent`]): what is torn is deleted, and the run given up, for the next to pack the package
-//! anew. All of them may be deleted at any time; together they stay below [`ALL_MAX`].
+//! anew. It is held open for that, so that one that was merely deleted meanwhile is not taken for torn. All of them may be deleted at any time; together they stay below [`ALL_MAX`].
 
 mod file;
 
@@ -29,8 +29,8 @@ use crate::places::make_folder;
 use crate::press::Packing;
 use crate::progress::Progress;
 use crate::tags::Tag;
+use file::{Content, read, write};
 pub(crate) use file::{Ready, Told};
-use file::{read, write};
 
 /// Where the files lie, below the root.
 pub const READY: &str = "var/cache/blat/ready";
@@ -48,6 +48,8 @@ const ALL_MAX: u64 = 4 << 30;
 const AGE_MAX: Duration = Duration::from_secs(3600);
 /// and how much has to be free beside them.
 const FREE_MIN: u64 = 1 << 30;
+/// How many files are held open until the target has answered: a process may have 1024, all told.
+const HELD_MAX: usize = 128;
 /// For how long it is taken as known whether others are served: there may be many targets, and packages.
 const KNOWN_FOR: Duration = Duration::from_millis(100);
 /// How soon to look whether another run has packed what this one needs, and how seldom after a while: each time,
@@ -106,8 +108,8 @@ impl Store {
 
     /// What went out with this number as it was ready is not what it should be: nobody gets it again.
     pub(crate) fn spoiled(&self, number: u64) {
-        if let Some(path) = self.lent.with(|lent| lent.remove(&number)) {
-            let _ = fs::remove_file(path);
+        if let Some(loan) = self.lent.with(|lent| lent.remove(&number)) {
+            loan.delete();
         }
     }
 
@@ -230,35 +232,75 @@ fn beside(own: &Path) -> impl Iterator<Item = PathBuf> {
 
 /// What a session sent of what is ready, as long as the target has not answered.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Lent(Arc<Mutex<HashMap<u64, PathBuf>>>);
+pub(crate) struct Lent(Arc<Mutex<HashMap<u64, Loan>>>);
+
+/// What was sent of a file.
+#[derive(Clone, Debug)]
+enum Loan {
+    Held(Content),
+    /// Of more than may be held open, that one is gone says nothing of it.
+    Named(PathBuf),
+}
 
 impl Lent {
     pub(crate) fn sent(&self, number: u64, ready: &Ready) {
-        self.with(|lent| lent.insert(number, ready.path.clone()));
+        self.with(|lent| {
+            let loan = match lent.len() {
+                ..HELD_MAX => Loan::Held(ready.content.clone()),
+                _ => Loan::Named(ready.content.path.clone()),
+            };
+            lent.insert(number, loan)
+        });
     }
 
     pub(crate) fn answered(&self, number: u64) {
         self.with(|lent| lent.remove(&number));
     }
 
-    /// Looks whether something that the target was given is torn, and deletes it.
+    /// Looks whether what the target was given with this number is torn, and deletes it.
     ///
     /// # Errors
     /// If so: the target cannot be blamed for what it does not like.
-    pub(crate) fn look_at(&self) -> Result<()> {
-        let all: Vec<PathBuf> = self.with(|lent| lent.values().cloned().collect());
-        let is_torn = |path: &&PathBuf| !read(path).is_some_and(|ready| ready.is_whole());
-        let torn: Vec<_> = all.iter().filter(is_torn).collect();
-        torn.iter().for_each(|path| drop(fs::remove_file(path)));
-        if torn.is_empty() {
-            return Ok(());
-        }
-        Err(Failure::later(anyhow!("what was packed for several targets is torn: it will be packed anew")))
+    pub(crate) fn look_at(&self, number: u64) -> Result<()> {
+        look_at(self.with(|lent| lent.get(&number).cloned()))
     }
 
-    fn with<T>(&self, work: impl FnOnce(&mut HashMap<u64, PathBuf>) -> T) -> T {
+    /// The same for all that it was given.
+    ///
+    /// # Errors
+    /// The same.
+    pub(crate) fn look_at_all(&self) -> Result<()> {
+        look_at(self.with(|lent| lent.values().cloned().collect::<Vec<_>>()))
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&mut HashMap<u64, Loan>) -> T) -> T {
         work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+impl Loan {
+    fn is_torn(&self) -> bool {
+        match self {
+            Self::Held(content) => !content.is_whole(),
+            Self::Named(path) => !read(path).is_some_and(|ready| ready.content.is_whole()),
+        }
+    }
+
+    fn delete(&self) {
+        match self {
+            Self::Held(content) => content.delete(),
+            Self::Named(path) => drop(fs::remove_file(path)),
+        }
+    }
+}
+
+fn look_at(loans: impl IntoIterator<Item = Loan>) -> Result<()> {
+    let torn: Vec<_> = loans.into_iter().filter(Loan::is_torn).collect();
+    torn.iter().for_each(Loan::delete);
+    if torn.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::later(anyhow!("what was packed for several targets is torn: it will be packed anew")))
 }
 
 #[cfg(test)]
@@ -354,10 +396,10 @@ mod tests {
         };
         let lent = Lent::default();
         lent.sent(7, &take("second"));
-        lent.look_at().unwrap();
+        lent.look_at(7).unwrap();
         torn(whole.len() - 60);
         assert_eq!(sent(&take("third")).unwrap(), b"third", "its end is torn");
-        lent.look_at().unwrap();
+        lent.look_at_all().unwrap();
         // What is sent: no target takes it for something else, and it is found then.
         for at in 0..HEADER_LEN {
             torn(at);
@@ -368,7 +410,8 @@ mod tests {
             let ready = take("fourth");
             lent.sent(8, &ready);
             assert!(sent(&ready).map_or(true, |content| content == b"first"), "torn at {at}");
-            let why = lent.look_at().unwrap_err();
+            lent.look_at(7).unwrap();
+            let why = lent.look_at(8).unwrap_err();
             assert!(why.mend == Mend::Later && !path.exists(), "{why}");
             assert_eq!(sent(&take("first")).unwrap(), b"first");
             lent.answered(8);
@@ -381,11 +424,28 @@ mod tests {
             fs::write(&path, &whole[..length]).unwrap();
             assert_eq!(sent(&take("fifth")).unwrap(), b"fifth", "cut at {length}");
         }
-        // Nobody knows what one that is gone was.
+    }
+
+    #[test]
+    fn what_is_merely_deleted_is_not_taken_for_torn() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store { folder: root.path().to_owned(), ..Store::none() };
+        let key = blake3::hash(b"key");
+        let make = |out: &mut dyn Write| out.write_all(b"content").later("cannot write").map(|()| None);
+        let take = || store.take_or_make(&key, 9, PACKING, &Progress::start(), make).unwrap().unwrap();
+        let (path, lent) = (root.path().join(key.to_hex().as_str()), Lent::default());
+        (0..=HELD_MAX as u64).for_each(|number| lent.sent(number, &take()));
+        let file = File::options().write(true).open(&path).unwrap();
         fs::remove_file(&path).unwrap();
-        assert!(lent.look_at().is_err());
-        lent.answered(7);
-        lent.look_at().unwrap();
+        lent.look_at(0).unwrap();
+        lent.look_at(HELD_MAX as u64 - 1).unwrap();
+        assert!(lent.look_at(HELD_MAX as u64).is_err(), "nobody knows what one that is gone was");
+        lent.answered(HELD_MAX as u64);
+        lent.look_at_all().unwrap();
+        // What is torn is found though it is gone, and what was made anew meanwhile stays.
+        take();
+        file.write_all_at(&[0xff], HEADER_LEN as u64 + 4).unwrap();
+        assert!(lent.look_at(0).is_err() && lent.look_at_all().is_err() && path.exists());
     }
 
     #[test]

@@ -297,7 +297,7 @@ impl Session {
                 Heard::Said(ToHost::Outcome { number, outcome }) => {
                     self.told.remove(&number);
                     if matches!(outcome, Outcome::Refused(_)) {
-                        self.lent.look_at()?;
+                        self.lent.look_at(number)?;
                     }
                     self.lent.answered(number);
                     self.answered.answered(number);
@@ -384,7 +384,7 @@ impl Session {
                 heard = self.heard.recv() => match heard {
                     Some(Heard::Said(ToHost::Alive)) => {}
                     Some(Heard::Said(ToHost::Failed(refusal))) => {
-                        self.lent.look_at()?;
+                        self.lent.look_at_all()?;
                         return Err(Failure::from(refusal).context("the target ended the session"));
                     }
                     Some(Heard::Broken(failure)) => return Err(failure),

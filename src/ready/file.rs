@@ -1,8 +1,8 @@
 //! The file of a package that is ready: frames as they are sent, and behind them what they are.
 
-use std::fs::File;
-use std::io::{self, BufWriter, Read, Write};
-use std::os::unix::fs::FileExt;
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -20,6 +20,8 @@ use crate::press::Packing;
 pub(super) const STRETCH: u64 = 1 << 20;
 /// The longest end of a file, in bytes.
 const END_MAX: usize = 4 << 10;
+/// A file is looked at in pieces of so many bytes.
+const PIECE: usize = 1 << 18;
 
 /// By what a package is told that is ready.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,12 +35,18 @@ pub(crate) struct Told {
 #[derive(Debug)]
 pub(crate) struct Ready {
     pub(crate) told: Option<Told>,
+    pub(super) content: Content,
+    /// Where its stretches end.
+    ends: Vec<u64>,
+}
+
+/// What is sent of a file. It is held open: whoever deletes the file takes nothing away from it.
+#[derive(Clone, Debug)]
+pub(super) struct Content {
     pub(super) path: PathBuf,
     file: Arc<File>,
-    /// So many bytes of it are sent,
+    /// Its first bytes, so many,
     length: u64,
-    /// in stretches that end here,
-    ends: Vec<u64>,
     /// and this is their digest.
     digest: Digest,
 }
@@ -49,15 +57,33 @@ impl Ready {
         let begins = std::iter::once(0).chain(self.ends.iter().copied());
         begins.zip(&self.ends).map(|(at, end)| {
             let length = (end - at) as usize;
-            Stretch { file: self.file.clone(), at, length }
+            Stretch { file: self.content.file.clone(), at, length }
         })
     }
+}
 
+impl Content {
     /// Whether what is sent is what was written.
     pub(super) fn is_whole(&self) -> bool {
-        let mut hash = blake3::Hasher::new();
-        let read = hash.update_reader((&*self.file).take(self.length));
-        read.is_ok_and(|hash| hash.finalize().as_bytes() == &self.digest.0)
+        let (mut hash, mut at, mut piece) = (blake3::Hasher::new(), 0, vec![0; PIECE]);
+        while at < self.length {
+            let most = piece.len().min(usize::try_from(self.length - at).unwrap_or(usize::MAX));
+            if self.file.read_exact_at(&mut piece[..most], at).is_err() {
+                return false;
+            }
+            hash.update(&piece[..most]);
+            at += most as u64;
+        }
+        hash.finalize().as_bytes() == &self.digest.0
+    }
+
+    /// Deletes the file, unless another has taken its place.
+    pub(super) fn delete(&self) {
+        let held = self.file.metadata().map(|found| (found.dev(), found.ino()));
+        let there = fs::metadata(&self.path).map(|found| (found.dev(), found.ino()));
+        if held.is_ok_and(|held| there.is_ok_and(|there| held == there)) {
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -142,7 +168,8 @@ pub(super) fn read(path: &Path) -> Option<Ready> {
     }
     let End { told, digest } = serde_json::from_slice(&bytes).ok()?;
     let ends = ends(&file, begin)?;
-    Some(Ready { told, path: path.to_owned(), file: Arc::new(file), length: begin, ends, digest })
+    let content = Content { path: path.to_owned(), file: Arc::new(file), length: begin, digest };
+    Some(Ready { told, content, ends })
 }
 
 /// Where the stretches end of the first bytes of a file, so many. None if these are no whole frames: others
