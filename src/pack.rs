@@ -28,6 +28,9 @@ pub use reader::Reader;
 use crate::failure::{Failure, Needs, Result};
 use crate::progress::Progress;
 
+/// Time does not give blat rights that it does not have.
+const UNREADABLE: &str = "may not be read by the user that blat runs as: let it read what is published";
+
 /// A package-version as it was scanned, ready to be read.
 #[derive(Debug)]
 pub struct Scan {
@@ -51,7 +54,7 @@ struct Found {
 /// Scans `folder`, and tells `progress` as it goes on. What no target can hold (a device, a
 /// socket) needs a person.
 pub fn scan(folder: &Path, progress: &Progress) -> Result<Scan> {
-    let cannot = |why: Errno| later(why, "look at", folder);
+    let cannot = |why| failure(why, "look at", folder);
     let root = Folder::open(folder).map_err(cannot)?;
     let top = root.stat().map_err(cannot)?;
     let mut scan = Scan {
@@ -90,7 +93,7 @@ impl Scan {
 
     /// What is in a folder of the package, in byte order.
     fn list(&self, path: &[u8]) -> Result<Vec<Found>> {
-        let cannot = |why| later(why, "read the folder", &self.place(path));
+        let cannot = |why| failure(why, "read the folder", &self.place(path));
         let folder = self.root.list(path).map_err(cannot)?;
         self.progress.moved();
         folder.names.iter().map(|name| self.look(&folder, join(path, name), name)).collect()
@@ -103,15 +106,13 @@ impl Scan {
                 self.place(&path).display()
             )));
         }
-        let cannot = |why| later(why, "look at", &self.place(&path));
+        let cannot = |why| failure(why, "look at", &self.place(&path));
         let person = |what: &str| Failure::person(anyhow::anyhow!("{} {what}", self.place(&path).display()));
         let stat = folder.stat(name).map_err(cannot)?;
         let kind = match SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()) {
             SFlag::S_IFDIR => Kind::Folder,
             SFlag::S_IFREG if !may_read(&stat) && !folder.may_read(name) => {
-                return Err(person(
-                    "may not be read by the user that blat runs as: let it read what is published",
-                ));
+                return Err(person(UNREADABLE));
             }
             SFlag::S_IFREG => Kind::File { size: stat.st_size as u64, digest: None },
             SFlag::S_IFLNK => Kind::Symlink { text: folder.link_text(name).map_err(cannot)?.into_vec() },
@@ -194,8 +195,11 @@ fn may_read(stat: &FileStat) -> bool {
     stat.st_mode & 0o004 != 0
 }
 
-fn later(why: Errno, attempt: &str, at: &Path) -> Failure {
-    Failure::later(io::Error::from(why)).context(format!("cannot {attempt} {}", at.display()))
+fn failure(why: Errno, attempt: &str, at: &Path) -> Failure {
+    match why {
+        Errno::EACCES => Failure::person(anyhow::anyhow!("{} {UNREADABLE}", at.display())),
+        _ => Failure::later(io::Error::from(why)).context(format!("cannot {attempt} {}", at.display())),
+    }
 }
 
 fn join(prefix: &[u8], name: &[u8]) -> Vec<u8> {
@@ -251,22 +255,32 @@ mod tests {
 
     #[test]
     fn what_may_not_be_read_needs_a_person_before_anything_is_sent() {
-        let root = package();
-        let file = root.path().join("secret");
-        fs::write(&file, "x").unwrap();
-        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
-        scan(root.path(), &Progress::start()).expect("its owner may read it");
-        // Root may read whatever there is.
-        if nix::unistd::geteuid().is_root() {
-            fs::set_permissions(root.path(), fs::Permissions::from_mode(0o755)).unwrap();
-            let folder = root.path().to_owned();
-            let as_nobody = std::thread::spawn(move || {
-                nix::unistd::setfsuid(65534.into());
-                scan(&folder, &Progress::start()).unwrap_err()
-            });
-            let failure = as_nobody.join().unwrap();
-            assert_eq!(failure.exit_code(), crate::failure::EXIT_PERSON, "{failure}");
-            assert!(failure.to_string().contains("secret"), "{failure}");
+        for (is_folder, mode, named) in
+            [(false, 0o600, "secret"), (true, 0o700, "secret"), (true, 0o744, "secret/within")]
+        {
+            let root = package();
+            let secret = root.path().join("secret");
+            if is_folder {
+                fs::create_dir(&secret).unwrap();
+                fs::write(secret.join("within"), "x").unwrap();
+            } else {
+                fs::write(&secret, "x").unwrap();
+            }
+            fs::set_permissions(&secret, fs::Permissions::from_mode(mode)).unwrap();
+            scan(root.path(), &Progress::start()).expect("its owner may read it");
+            // Root may read whatever there is.
+            if nix::unistd::geteuid().is_root() {
+                fs::set_permissions(root.path(), fs::Permissions::from_mode(0o755)).unwrap();
+                let folder = root.path().to_owned();
+                let as_nobody = std::thread::spawn(move || {
+                    nix::unistd::setfsuid(65534.into());
+                    scan(&folder, &Progress::start()).unwrap_err()
+                });
+                let failure = as_nobody.join().unwrap();
+                assert_eq!(failure.exit_code(), crate::failure::EXIT_PERSON, "{failure}");
+                let expected = format!("{} {UNREADABLE}", root.path().join(named).display());
+                assert_eq!(failure.to_string(), expected);
+            }
         }
     }
 
