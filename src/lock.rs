@@ -13,21 +13,43 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
-use crate::failure::{Failure, Needs, Result};
+use crate::failure::{Failure, Needs};
 use crate::places::adopt;
+
+/// Why a lock was not taken.
+#[derive(Debug)]
+pub enum Untaken {
+    /// Somebody else holds it, which is no trouble: the work is being done.
+    Held(Failure),
+    Failed(Failure),
+}
+
+impl From<Failure> for Untaken {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl From<Untaken> for Failure {
+    fn from(why: Untaken) -> Self {
+        match why {
+            Untaken::Held(failure) | Untaken::Failed(failure) => failure,
+        }
+    }
+}
 
 /// Takes the lock `path` in the folder `path` lies in; it is held as long as the file is open.
 /// `what` runs while somebody else holds it.
-pub fn take(path: &Path, what: &str) -> Result<File> {
+pub fn take(path: &Path, what: &str) -> Result<File, Untaken> {
     let file = File::options().create(true).append(true).open(path);
     let file = file.person(format!("cannot open {}: run as root or as the user blat", path.display()))?;
     adopt(path, path.parent().unwrap_or(path));
     match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole_file())) {
         Ok(_) => Ok(file),
         Err(Errno::EAGAIN | Errno::EACCES) => {
-            Err(Failure::later(anyhow!("{what} for this target runs already")))
+            Err(Untaken::Held(Failure::later(anyhow!("{what} for this target runs already"))))
         }
-        Err(why) => Err(why).later(format!("cannot lock {}", path.display())),
+        Err(why) => Ok(Err(why).later(format!("cannot lock {}", path.display()))?),
     }
 }
 
@@ -64,9 +86,10 @@ mod tests {
         assert!(!is_held(&path));
         let lock = take(&path, "a run").unwrap();
         assert!(is_held(&path));
-        assert!(take(&path, "a run").is_err());
+        assert!(matches!(take(&path, "a run"), Err(Untaken::Held(_))));
         drop(lock);
         assert!(!is_held(&path));
         take(&path, "a run").unwrap();
+        assert!(matches!(take(root.path(), "a run"), Err(Untaken::Failed(_))), "a folder is none");
     }
 }

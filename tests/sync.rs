@@ -5,9 +5,13 @@ mod loopback;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use blat::places::Places;
+use blat::report::{self, Report};
+use blat::state::{self, Syncs};
 use loopback::{Loopback, assert_done, words};
 
 fn world() -> Loopback {
@@ -49,6 +53,25 @@ fn a_doubtful_list_is_not_laid_down() {
     assert_eq!(output.status.code(), Some(75), "{}", words(&output));
     assert!(words(&output).contains("is it mounted?"), "{}", words(&output));
     assert_eq!(lines(), 2, "the archive is not mounted");
+}
+
+#[test]
+fn a_run_that_cannot_note_that_it_began_is_told_by_the_state_and_to_the_agent() {
+    for name in ["sync.lock", "sync.begun"] {
+        let world = world();
+        let agent = UnixDatagram::bind(world.root().join("run/blat/site1.report")).unwrap();
+        agent.set_nonblocking(true).unwrap();
+        world.want(&["core 1.0".into()]);
+        fs::create_dir(world.root().join("var/lib/blat/site1").join(name)).unwrap();
+        assert_eq!(world.sync(&[]).status.code(), Some(78));
+        let places = Places::of(world.root(), &"site1".parse().unwrap());
+        let failed = state::read::<Syncs>(&places.syncs()).unwrap().failed;
+        assert!(failed.unwrap().reason.contains(name));
+        let mut datagram = [0; 4096];
+        let length = agent.recv(&mut datagram).unwrap();
+        let told = report::decode(&datagram[..length]).unwrap();
+        assert!(matches!(told, Report::SyncFailed { person: true, .. }), "{told:?}");
+    }
 }
 
 #[test]

@@ -7,11 +7,13 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::{Duration, SystemTime};
 
 use blat::places::Places;
+use blat::report::{self, Report};
 use blat::state::{self, Transfers};
 use blat_target::said;
 use loopback::{Loopback, assert_done, words};
@@ -49,6 +51,43 @@ fn a_tag_directory_that_cannot_be_used_is_told_by_the_state() {
     fs::rename(world.root().join("away"), world.tags()).unwrap();
     assert_done(&world.transfer());
     assert_eq!(failed(), None);
+}
+
+#[test]
+fn a_run_that_can_write_nothing_down_is_told_to_the_agent() {
+    for (name, reason) in
+        [("transfer.lock", "cannot open"), ("waiting.json", "cannot write down why tags wait")]
+    {
+        let world = world();
+        let agent = UnixDatagram::bind(world.root().join("run/blat/site1.report")).unwrap();
+        agent.set_nonblocking(true).unwrap();
+        fs::create_dir(world.root().join("var/lib/blat/site1").join(name)).unwrap();
+        world.publish("core", "1.0");
+        world.tag("core", "2.0");
+        assert!(!world.transfer().status.success());
+        let mut datagram = [0; 4096];
+        let mut told = Vec::new();
+        while let Ok(length) = agent.recv(&mut datagram) {
+            told.push(report::decode(&datagram[..length]).unwrap());
+        }
+        let [.., Report::Trouble { reason: why, .. }, Report::Queue { .. }] = &told[..] else {
+            panic!("{told:?}")
+        };
+        assert!(why.contains(reason), "{why}");
+        let places = Places::of(world.root(), &"site1".parse().unwrap());
+        let failed = state::read::<Transfers>(&places.transfers()).unwrap().failed;
+        assert!(failed.unwrap().reason.contains(reason));
+    }
+}
+
+#[test]
+fn a_run_beside_another_is_no_trouble() {
+    let world = world();
+    let agent = UnixDatagram::bind(world.root().join("run/blat/site1.report")).unwrap();
+    agent.set_nonblocking(true).unwrap();
+    let _runs = blat::lock::take(&world.root().join("var/lib/blat/site1/transfer.lock"), "a run").unwrap();
+    assert_eq!(world.transfer().status.code(), Some(75));
+    agent.recv(&mut [0; 4096]).unwrap_err();
 }
 
 #[test]

@@ -9,6 +9,7 @@
 mod again;
 mod exchange;
 
+use std::fs::File;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -37,7 +38,7 @@ use crate::bucket::{Bucket, State};
 use crate::channel::clock;
 use crate::config::{Destination, S3, Settings, Source};
 use crate::failure::{Failure, Needs, Result};
-use crate::lock;
+use crate::lock::{self, Untaken};
 use crate::places::{Places, replace};
 use crate::progress::Progress;
 use crate::release;
@@ -96,9 +97,14 @@ async fn carry_out(
     mode: Mode,
 ) -> Result<()> {
     let mut reporter = Reporter::new(settings.name.as_str(), &places.report);
-    let _lock = lock::take(&places.sync_lock(), "a synchronisation")?;
-    stop::watch(settings.name.as_str(), places)?;
-    trigger::forget(&places.sync_trigger())?;
+    let _lock = match begin(settings, places) {
+        Ok(lock) => lock,
+        Err(Untaken::Held(running)) => return Err(running),
+        Err(Untaken::Failed(failure)) => {
+            tell_failure(places, &failure, Sent::default(), &mut reporter);
+            return Err(failure);
+        }
+    };
     let mut ended = once(settings, places, helper, mode, &mut reporter).await;
     // Asked for while that went on, whose answers may be older, and its settings.
     while places.sync_trigger().exists() {
@@ -112,6 +118,13 @@ async fn carry_out(
     ended
 }
 
+fn begin(settings: &Settings, places: &Places) -> Result<File, Untaken> {
+    let lock = lock::take(&places.sync_lock(), "a synchronisation")?;
+    stop::watch(settings.name.as_str(), places)?;
+    trigger::forget(&places.sync_trigger())?;
+    Ok(lock)
+}
+
 async fn once(
     settings: &Settings,
     places: &Places,
@@ -120,13 +133,14 @@ async fn once(
     reporter: &mut Reporter,
 ) -> Result<()> {
     let begun = places.sync_begun();
-    replace(&begun, b"").person(format!("cannot write {}", begun.display()))?;
+    let noted = replace(&begun, b"").person(format!("cannot write {}", begun.display()));
     let mut run = Run::new(settings, places, helper, reporter);
-    let ended = run.all(mode).await;
+    let ended = match noted {
+        Ok(()) => run.all(mode).await,
+        Err(failure) => Err(failure),
+    };
     if let Err(failure) = &ended {
-        record::failed(places, failure, run.sent);
-        let person = failure.mend == Mend::Person;
-        run.reporter.tell(Report::SyncFailed { reason: failure.to_string(), person });
+        tell_failure(places, failure, run.sent, run.reporter);
     }
     // What failed is taken up again by the agent, also by one that starts only now: it may be its end,
     // at a restart, by which this failed.
@@ -134,6 +148,12 @@ async fn once(
         trigger::forget(&begun)?;
     }
     ended?.verdict()
+}
+
+fn tell_failure(places: &Places, failure: &Failure, sent: Sent, reporter: &mut Reporter) {
+    record::failed(places, failure, sent);
+    let person = failure.mend == Mend::Person;
+    reporter.tell(Report::SyncFailed { reason: failure.to_string(), person });
 }
 
 /// Whether anything says what the target should have.

@@ -79,6 +79,11 @@ impl Queue {
         })
     }
 
+    /// How many claims lie in the tag directory `directory`, as far as that can be read.
+    pub fn count(directory: &Path) -> usize {
+        fs::read_dir(directory.join(CLAIMED)).map_or(0, Iterator::count)
+    }
+
     /// Whether any claim lies in the tag directory `directory`.
     pub fn has_claims(directory: &Path) -> bool {
         fs::read_dir(directory.join(CLAIMED)).is_ok_and(|mut claims| claims.next().is_some())
@@ -219,8 +224,8 @@ impl Queue {
         replace(&rejected.join(name), record.as_bytes())
     }
 
-    /// Writes down why claims wait. Returns how many there are.
-    pub fn save(&mut self) -> io::Result<usize> {
+    /// Writes down why claims wait.
+    pub fn save(&mut self) -> io::Result<()> {
         let claims = self.claims()?;
         let known: Vec<_> = claims.iter().map(Claim::key).collect();
         let before = self.waiting.len();
@@ -230,7 +235,7 @@ impl Queue {
             replace(&self.state.join("waiting.json"), &text)?;
             self.changed = false;
         }
-        Ok(claims.len())
+        Ok(())
     }
 
     fn read_claim(&self, file: OsString) -> Option<Claim> {

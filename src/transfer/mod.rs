@@ -23,7 +23,7 @@ use crate::archive::Archive;
 use crate::channel::{Channel, Purpose};
 use crate::config::{Destination, Settings};
 use crate::failure::{Failure, Needs, Result};
-use crate::lock;
+use crate::lock::{self, Untaken};
 use crate::places::Places;
 use crate::progress::Progress;
 use crate::report::{Cause, Parts, Report, Reporter};
@@ -64,17 +64,51 @@ async fn once(
     reporter: &mut Reporter,
     tried: &mut HashSet<OsString>,
 ) -> Result<()> {
-    let _lock = lock::take(&places.transfer_lock(), "a transfer")?;
-    let all_are_due = trigger::take(&places.transfer_trigger())?;
-    let record = Record::begin();
-    let queue = match open_queue(settings, places) {
-        Ok(queue) => queue,
-        Err(failure) => {
-            trouble(reporter, &failure);
-            record.end(places, Some(&failure));
-            return Err(failure);
-        }
+    let mut record = Record::begin();
+    let _lock = match lock::take(&places.transfer_lock(), "a transfer") {
+        Ok(lock) => lock,
+        Err(Untaken::Held(running)) => return Err(running),
+        Err(Untaken::Failed(failure)) => return tell_end(settings, places, reporter, &record, Err(failure)),
     };
+    let worked = work(settings, places, helper, started, reporter, tried, &mut record).await;
+    match tell_end(settings, places, reporter, &record, worked)? {
+        None => Ok(()),
+        // A package that failed stopped no other, but the run is no success.
+        Some(mend) => {
+            Err(Failure { mend, cause: anyhow::anyhow!("not every tag could be served, as told above") })
+        }
+    }
+}
+
+/// Tells how a run came to its end. The agent, which starts the next, has to hear of every end.
+fn tell_end<T>(
+    settings: &Settings,
+    places: &Places,
+    reporter: &mut Reporter,
+    record: &Record,
+    ended: Result<T>,
+) -> Result<T> {
+    if let Err(failure) = &ended {
+        let person = failure.mend == Mend::Person;
+        reporter.tell(Report::Trouble { reason: failure.to_string(), person });
+    }
+    record.end(places, ended.as_ref().err());
+    reporter.tell(Report::Queue { waiting: Queue::count(&settings.tags.directory) });
+    ended
+}
+
+/// Returns what single packages that failed need, the worst of them.
+async fn work(
+    settings: &Settings,
+    places: &Places,
+    helper: &Path,
+    started: SystemTime,
+    reporter: &mut Reporter,
+    tried: &mut HashSet<OsString>,
+    record: &mut Record,
+) -> Result<Option<Mend>> {
+    let all_are_due = trigger::take(&places.transfer_trigger())?;
+    let queue = open_queue(settings, places)?;
     let mut run = Run {
         settings,
         places,
@@ -91,22 +125,14 @@ async fn once(
     };
     let ended = run.all().await;
     run.close().await;
-    if let Err(failure) = &ended {
-        trouble(run.reporter, failure);
-    }
-    run.record.end(places, ended.as_ref().err());
-    ended.and(run.write_down()).and(run.verdict())
+    let written = run.queue.save().later("cannot write down why tags wait");
+    ended.and(written).map(|()| run.worst)
 }
 
 fn open_queue(settings: &Settings, places: &Places) -> Result<Queue> {
     let directory = &settings.tags.directory;
     Queue::open(directory, &places.state)
         .later(format!("cannot use the tag directory {}", directory.display()))
-}
-
-fn trouble(reporter: &mut Reporter, failure: &Failure) {
-    let person = failure.mend == Mend::Person;
-    reporter.tell(Report::Trouble { reason: failure.to_string(), person });
 }
 
 struct Run<'a> {
@@ -124,7 +150,7 @@ struct Run<'a> {
     /// What single packages that failed need, the worst of them.
     worst: Option<Mend>,
     started: SystemTime,
-    record: Record,
+    record: &'a mut Record,
     /// Asks systemd for more time as long as claims are looked at.
     progress: Progress,
 }
@@ -394,25 +420,10 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// A package that failed stopped no other, but the run is no success.
-    fn verdict(&self) -> Result<()> {
-        let told = "not every tag could be served, as told above";
-        match self.worst {
-            None => Ok(()),
-            Some(mend) => Err(Failure { mend, cause: anyhow::anyhow!(told) }),
-        }
-    }
-
     async fn close(&mut self) {
         if let Some(channel) = self.channel.take() {
             channel.close().await;
         }
-    }
-
-    fn write_down(&mut self) -> Result<()> {
-        let waiting = self.queue.save().later("cannot write down why tags wait")?;
-        self.reporter.tell(Report::Queue { waiting });
-        Ok(())
     }
 }
 
