@@ -208,9 +208,15 @@ pub(crate) fn make_folder(path: &Path) -> io::Result<()> {
 pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let beside = folder.join(format!(".new-{}", std::process::id()));
-    fs::write(&beside, content)?;
-    adopt(&beside, folder);
-    fs::rename(&beside, path)
+    let replaced = fs::write(&beside, content).and_then(|()| {
+        adopt(&beside, folder);
+        fs::rename(&beside, path)
+    });
+    if replaced.is_err() {
+        // The next try has another name: on a full disk they would add up.
+        let _ = fs::remove_file(&beside);
+    }
+    replaced
 }
 
 /// The same, and a power cut does not undo it.
@@ -232,6 +238,14 @@ pub fn keep(path: &Path, content: &[u8]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_cannot_be_replaced_leaves_nothing_beside_it() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("place")).unwrap();
+        replace(&root.path().join("place"), b"new").unwrap_err();
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
+    }
 
     #[test]
     fn folders_that_are_made_are_owned_as_those_that_they_lie_in() {
