@@ -18,6 +18,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use nix::fcntl::{AT_FDCWD, AtFlags};
+use nix::unistd::{AccessFlags, faccessat};
 use serde::{Deserialize, Serialize};
 
 use super::{Tag, TagError};
@@ -65,9 +67,11 @@ pub struct Waiting {
 impl Queue {
     /// The queue of the tag directory `directory`, with its records in `state`.
     pub fn open(directory: &Path, state: &Path) -> io::Result<Self> {
-        match fs::create_dir(directory.join(CLAIMED)) {
-            Err(why) if why.kind() != io::ErrorKind::AlreadyExists => return Err(why),
-            _ => {}
+        let claimed = directory.join(CLAIMED);
+        match fs::create_dir(&claimed) {
+            Ok(()) => adopt(&claimed, directory),
+            Err(why) if why.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(why) => return Err(why),
         }
         let waiting = fs::read(state.join("waiting.json")).unwrap_or_default();
         Ok(Self {
@@ -119,7 +123,7 @@ impl Queue {
     /// it cannot trigger again, and told to `refused`.
     ///
     /// # Errors
-    /// What may be over another time, such as a full disk: those tags lie there still.
+    /// What is no tag's fault, such as a full disk, or a queue that is somebody else's: those tags lie there still.
     pub fn claim(&mut self, mut refused: impl FnMut(&OsStr, &str)) -> io::Result<Vec<Claim>> {
         let mut claims = Vec::new();
         for item in fs::read_dir(&self.directory)? {
@@ -130,9 +134,14 @@ impl Queue {
             match self.claim_one(&name) {
                 Ok(claim) => claims.extend(claim),
                 Err(why) if stays(&why) => {
+                    self.takes_claims()?;
                     let reason = format!("the tag cannot be claimed: {why}");
                     self.record(&name, &reason)?;
-                    self.hide(&name)?;
+                    if let Err(why) = self.hide(&name) {
+                        // A tag that lies there is not rejected.
+                        let _ = fs::remove_file(self.state.join("rejected").join(&name));
+                        return Err(why);
+                    }
                     refused(&name, &reason);
                 }
                 Err(why) => return Err(why),
@@ -150,6 +159,18 @@ impl Queue {
             Err(why) if why.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(why) => Err(why),
         }
+    }
+
+    /// Fails where no tag could be claimed, whosever it is.
+    fn takes_claims(&self) -> io::Result<()> {
+        for folder in [&self.directory, &self.directory.join(CLAIMED)] {
+            let wanted = AccessFlags::W_OK | AccessFlags::X_OK;
+            if let Err(why) = faccessat(AT_FDCWD, folder, wanted, AtFlags::AT_EACCESS) {
+                let reason = format!("{}: {why}: is it the user blat's?", folder.display());
+                return Err(io::Error::new(io::Error::from(why).kind(), reason));
+            }
+        }
+        Ok(())
     }
 
     /// Nanoseconds since 1970, and never the same twice.
@@ -306,6 +327,8 @@ fn forget_oldest(folder: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::Permissions;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown};
 
     struct World {
         root: tempfile::TempDir,
@@ -420,6 +443,59 @@ mod tests {
         queue.claim(|name, why| panic!("{name:?}: {why}")).unwrap_err();
         fs::remove_file(claimed).unwrap();
         assert_eq!(world.claim(&mut world.queue()).len(), 1);
+    }
+
+    /// Claims as a user who is not root, in a tag directory of this mode.
+    fn claim_as_nobody(world: &World, mode: u32) -> io::Result<Vec<Claim>> {
+        let mut queue = world.queue();
+        let set_mode = |path: PathBuf, mode| fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+        set_mode(world.root.path().to_owned(), 0o755);
+        set_mode(world.root.path().join("state"), 0o777);
+        set_mode(world.tags(), mode);
+        let as_nobody = std::thread::spawn(move || {
+            nix::unistd::setfsuid(65534.into());
+            queue.claim(|name, why| panic!("{name:?}: {why}"))
+        });
+        let claims = as_nobody.join().unwrap();
+        set_mode(world.tags(), 0o755);
+        claims
+    }
+
+    #[test]
+    fn no_tag_is_rejected_where_the_queue_is_somebody_elses() {
+        let world = World::new();
+        world.drop_tag("core::1.0");
+        fs::create_dir(world.tags().join(CLAIMED)).unwrap();
+        fs::set_permissions(world.tags().join(CLAIMED), Permissions::from_mode(0o555)).unwrap();
+        let why = claim_as_nobody(&world, 0o777).unwrap_err();
+        assert_eq!(why.kind(), io::ErrorKind::PermissionDenied);
+        assert!(why.to_string().contains(CLAIMED), "{why}");
+        assert!(world.tags().join("core::1.0").exists());
+        assert!(!world.root.path().join("state/rejected").exists());
+    }
+
+    #[test]
+    fn no_tag_is_on_record_as_rejected_that_lies_there_still() {
+        // Whose tag it is matters in such a folder, and whose the folder is: only root has none of them taken.
+        if nix::unistd::geteuid().is_root() {
+            let world = World::new();
+            world.drop_tag("core::1.0");
+            fs::create_dir(world.tags().join(CLAIMED)).unwrap();
+            fs::set_permissions(world.tags().join(CLAIMED), Permissions::from_mode(0o777)).unwrap();
+            claim_as_nobody(&world, 0o1777).unwrap_err();
+            assert!(world.tags().join("core::1.0").exists());
+            assert_eq!(fs::read_dir(world.root.path().join("state/rejected")).unwrap().count(), 0);
+        }
+    }
+
+    #[test]
+    fn a_queue_that_root_makes_is_its_tag_directorys_owners() {
+        let world = World::new();
+        // Only root can give something away; anybody has what it made.
+        let owner = if nix::unistd::geteuid().is_root() { 12345 } else { nix::unistd::geteuid().as_raw() };
+        lchown(world.tags(), Some(owner), None).unwrap();
+        world.queue();
+        assert_eq!(fs::metadata(world.tags().join(CLAIMED)).unwrap().uid(), owner);
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod round;
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -185,7 +186,11 @@ impl Run<'_> {
             let (tag, reason) = (name.to_string_lossy().into_owned(), reason.to_owned());
             reporter.tell(Report::Rejected { tag, reason });
         });
-        claimed.later(format!("cannot claim tags in {}", self.settings.tags.directory.display()))
+        let attempt = format!("cannot claim tags in {}", self.settings.tags.directory.display());
+        match claimed {
+            Err(why) if why.kind() == io::ErrorKind::PermissionDenied => Err(why).person(attempt),
+            claimed => claimed.later(attempt),
+        }
     }
 
     fn due(&self) -> Result<Vec<Claim>> {
