@@ -40,6 +40,11 @@ impl Archive {
         Ok(Self { root: root.to_owned() })
     }
 
+    /// Whether nothing lies there, as in a mount point on which nothing is mounted.
+    pub fn is_empty(&self) -> bool {
+        fs::read_dir(&self.root).is_ok_and(|mut items| items.next().is_none())
+    }
+
     /// The folder of `id`, there or not.
     pub fn path(&self, id: &PackageVersion) -> PathBuf {
         self.root.join(id.package.as_str()).join(id.version.as_str())

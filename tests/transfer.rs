@@ -147,19 +147,70 @@ fn what_stands_already_costs_no_transfer() {
     assert!(!words(&output).contains("committed"), "{}", words(&output));
 }
 
-#[test]
-fn who_wants_work_now_has_even_that_tried_whose_time_has_not_come() {
-    let world = world();
-    world.tag("core", "1.0");
-    assert_done(&world.transfer());
+/// Changes the records of what waits; how many there are.
+fn change_waiting(world: &Loopback, change: impl FnMut(&mut serde_json::Value)) -> usize {
     let waiting = world.root().join("var/lib/blat/site1/waiting.json");
     let mut known: serde_json::Value = serde_json::from_slice(&fs::read(&waiting).unwrap()).unwrap();
     let claims = known.as_object_mut().unwrap();
-    assert_eq!(claims.len(), 1, "{claims:?}");
-    for claim in claims.values_mut() {
-        claim["due"] = (claim["due"].as_u64().unwrap() + 600).into();
-    }
+    claims.values_mut().for_each(change);
+    let count = claims.len();
     fs::write(&waiting, known.to_string()).unwrap();
+    count
+}
+
+fn queued(world: &Loopback) -> usize {
+    fs::read_dir(world.tags().join(".claimed")).unwrap().count()
+}
+
+/// As after a week without the target, or of a clock that stood at 1970.
+#[test]
+fn an_old_claim_is_given_up_only_once_it_was_seen_to_wait_for_long() {
+    let world = world();
+    world.publish("refused", "1.0");
+    fs::write(world.archive().join("refused"), "in the way").unwrap();
+    fs::create_dir(world.tags().join(".claimed")).unwrap();
+    for tag in ["core::1.0", "refused::1.0"] {
+        fs::write(world.tags().join(".claimed").join(format!("0000000000000001-{tag}")), "").unwrap();
+    }
+    let output = world.transfer();
+    assert_eq!((queued(&world), world.rejected().exists()), (2, false), "{}", words(&output));
+    let week_ago = |claim: &mut serde_json::Value| {
+        claim["waited"] = (7 * 86_400 + 1).into();
+        claim["due"] = 0.into();
+    };
+    assert_eq!(change_waiting(&world, week_ago), 2);
+    let output = world.transfer();
+    assert_eq!(queued(&world), 0, "{}", words(&output));
+    for tag in ["core::1.0", "refused::1.0"] {
+        let record = fs::read_to_string(world.rejected().join(tag)).unwrap();
+        assert!(record.contains("given up after"), "{record}");
+    }
+}
+
+#[test]
+fn a_source_archive_that_has_nothing_at_all_is_a_failure_of_no_tag() {
+    let world = world();
+    world.tag("core", "1.0");
+    fs::write(world.tags().join("nonsense"), "").unwrap();
+    let output = world.transfer();
+    assert_eq!(output.status.code(), Some(75), "{}", words(&output));
+    assert!(words(&output).contains("is it mounted?"), "{}", words(&output));
+    assert_eq!(queued(&world), 1, "the other is rejected all the same");
+    world.publish("core", "1.0");
+    assert_done(&world.transfer());
+    assert_eq!(queued(&world), 0);
+}
+
+#[test]
+fn who_wants_work_now_has_even_that_tried_whose_time_has_not_come() {
+    let world = world();
+    world.publish("other", "1.0");
+    world.tag("core", "1.0");
+    assert_done(&world.transfer());
+    assert_eq!(
+        change_waiting(&world, |claim| claim["due"] = (claim["due"].as_u64().unwrap() + 600).into()),
+        1
+    );
     world.publish("core", "1.0");
     assert_done(&world.transfer());
     assert!(!world.archive().join("core/1.0").exists(), "its time has not come");

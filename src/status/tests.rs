@@ -21,7 +21,7 @@ use crate::sync::current_set::CurrentSet;
 use crate::sync::known;
 use crate::sync::rows::{Reason, Rows};
 use crate::sync::upkeep::Upkeep;
-use crate::tags::{Queue, Tag};
+use crate::tags::{Queue, Tag, WaitsFor};
 
 const NOW: u64 = 1_800_000_000;
 const HOUR: u64 = 3_600;
@@ -366,7 +366,7 @@ fn a_waiting_tag_is_shown_with_its_reason_and_counts_as_lag() {
     let mut queue = Queue::open(&world.path("tags"), &places.state).unwrap();
     let claim = queue.claim(|_, _| {}).unwrap().remove(0);
     let reason = "core/2.0 is still writable in the source archive";
-    queue.wait(&claim, reason.into(), Duration::from_secs(30), SystemTime::now());
+    queue.wait(&claim, reason.into(), WaitsFor::Sealing, SystemTime::now());
     queue.save().unwrap();
     let target = world.target();
     assert_eq!((target.tags.fresh, target.tags.queued), (0, 1));

@@ -19,7 +19,7 @@ use std::str::FromStr;
 use blat_target::package::{NameError, PackageVersion};
 
 pub use glance::{Glance, Rejected, rejected};
-pub use queue::{Claim, Queue, Waiting};
+pub use queue::{Claim, Queue, Waiting, WaitsFor};
 
 /// What stands between package and version in a tag's name.
 const SEPARATOR: &str = "::";

@@ -54,10 +54,49 @@ pub struct Claim {
     pub tag: Result<Tag, TagError>,
 }
 
+/// What a claim waits for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WaitsFor {
+    /// The package-version cannot be read yet: it is still writable, for one.
+    #[default]
+    Sealing,
+    /// The source archive does not have it.
+    Publishing,
+    /// What hinders it passes: a full disk on the target, for one.
+    Time,
+    /// The target refuses it until a person mends something there.
+    Person,
+}
+
+impl WaitsFor {
+    /// Whether it may never come, so that the claim is given up.
+    pub fn has_limit(self) -> bool {
+        matches!(self, Self::Publishing | Self::Person)
+    }
+
+    /// The longest time between two looks. Those at the source archive alone are cheap.
+    fn longest(self) -> Duration {
+        match self {
+            Self::Sealing | Self::Publishing => Duration::from_secs(30),
+            Self::Time | Self::Person => MAX_DELAY,
+        }
+    }
+}
+
 /// Why a claim is not done, and when it is looked at again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Waiting {
     pub reason: String,
+    /// What was added later is not in the records of older versions.
+    #[serde(default)]
+    pub waits_for: WaitsFor,
+    /// For how many seconds it has waited for that.
+    #[serde(default)]
+    pub waited: u64,
+    /// When it was last looked at, in seconds since 1970 (UTC).
+    #[serde(default)]
+    pub seen: u64,
     /// How often it was looked at in vain.
     pub tries: u32,
     /// When it is due, in seconds since 1970 (UTC).
@@ -197,7 +236,7 @@ impl Queue {
 
     /// Whether `claim` may be looked at again at `now`.
     pub fn is_due(&self, claim: &Claim, now: SystemTime) -> bool {
-        let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let now = seconds(now);
         let Some(waiting) = self.waiting.get(&claim.key()) else { return true };
         // A clock that was set back must not make a claim wait for it to catch up.
         waiting.due <= now || waiting.due > now + MAX_DELAY.as_secs()
@@ -208,13 +247,34 @@ impl Queue {
         self.waiting.get(&claim.key())
     }
 
-    /// `claim` waits for `reason`, at most `longest`; each try in vain doubles the time.
-    pub fn wait(&mut self, claim: &Claim, reason: String, longest: Duration, now: SystemTime) {
-        let tries = self.waiting.get(&claim.key()).map_or(0, |waiting| waiting.tries);
-        let delay = FIRST_DELAY.saturating_mul(1 << tries.min(10)).min(longest).min(MAX_DELAY);
-        let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let due = (now + delay).as_secs();
-        self.waiting.insert(claim.key(), Waiting { reason, tries: tries + 1, due });
+    /// For how long `claim` has been seen to wait for `what`, and for nothing else meanwhile.
+    ///
+    /// The time between two looks counts up to [`UNSEEN_MAX`]: neither a target that was down for
+    /// long nor a clock that was set makes a claim old.
+    pub fn waited(&self, claim: &Claim, what: WaitsFor, now: SystemTime) -> Duration {
+        self.before(claim, what).map_or(Duration::ZERO, |before| {
+            let unseen = Duration::from_secs(seconds(now).saturating_sub(before.seen));
+            Duration::from_secs(before.waited) + unseen.min(UNSEEN_MAX)
+        })
+    }
+
+    fn before(&self, claim: &Claim, what: WaitsFor) -> Option<&Waiting> {
+        self.waiting(claim).filter(|waiting| waiting.waits_for == what)
+    }
+
+    /// `claim` waits for `what`; each look in vain doubles the time to the next.
+    pub fn wait(&mut self, claim: &Claim, reason: String, what: WaitsFor, now: SystemTime) {
+        let tries = self.before(claim, what).map_or(0, |before| before.tries);
+        let delay = FIRST_DELAY.saturating_mul(1 << tries.min(10)).min(what.longest());
+        let waiting = Waiting {
+            reason,
+            waits_for: what,
+            waited: self.waited(claim, what, now).as_secs(),
+            seen: seconds(now),
+            tries: tries + 1,
+            due: seconds(now) + delay.as_secs(),
+        };
+        self.waiting.insert(claim.key(), waiting);
         self.changed = true;
     }
 
@@ -274,6 +334,9 @@ impl Queue {
 const FIRST_DELAY: Duration = Duration::from_secs(5);
 /// The longest time between two tries.
 pub(super) const MAX_DELAY: Duration = Duration::from_secs(900);
+/// How much of the time between two looks counts as waiting: there was none for longer only where
+/// nobody could look.
+const UNSEEN_MAX: Duration = Duration::from_secs(2 * MAX_DELAY.as_secs());
 
 impl Claim {
     pub(super) fn of_file(file: OsString) -> Option<Self> {
@@ -296,11 +359,11 @@ impl Claim {
     pub(super) fn key(&self) -> String {
         self.file.to_string_lossy().into_owned()
     }
+}
 
-    /// How long ago it was claimed; nothing, when the clock was set back.
-    pub fn age(&self, now: SystemTime) -> Duration {
-        now.duration_since(self.since).unwrap_or_default()
-    }
+/// Since 1970.
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// Whether it is the tag itself that cannot be claimed, now or later: its name is too long with the
@@ -398,9 +461,8 @@ mod tests {
         let now = SystemTime::now();
         let mut delays = Vec::new();
         for _ in 0..5 {
-            queue.wait(&claim, "writable".into(), Duration::from_secs(30), now);
-            let start = now.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
-            delays.push(queue.waiting(&claim).unwrap().due - start);
+            queue.wait(&claim, "writable".into(), WaitsFor::Sealing, now);
+            delays.push(queue.waiting(&claim).unwrap().due - seconds(now));
         }
         assert_eq!(delays, [5, 10, 20, 30, 30]);
         queue.save().unwrap();
@@ -408,6 +470,58 @@ mod tests {
         assert!(!queue.is_due(&claim, now));
         assert!(queue.is_due(&claim, now + Duration::from_secs(31)));
         assert!(queue.is_due(&claim, now - Duration::from_secs(86_400)), "waits for a clock set back");
+    }
+
+    #[test]
+    fn what_waits_for_something_else_begins_anew() {
+        let world = World::new();
+        world.drop_tag("core::1.0");
+        let mut queue = world.queue();
+        let claim = world.claim(&mut queue).remove(0);
+        let mut now = SystemTime::now();
+        for _ in 0..20 {
+            now += Duration::from_secs(30);
+            queue.wait(&claim, "writable".into(), WaitsFor::Sealing, now);
+        }
+        queue.wait(&claim, "the disk is full".into(), WaitsFor::Time, now);
+        assert_eq!(queue.waiting(&claim).unwrap().due - seconds(now), 5);
+        assert_eq!(queue.waited(&claim, WaitsFor::Time, now), Duration::ZERO);
+    }
+
+    #[test]
+    fn only_time_in_which_somebody_looked_makes_a_claim_old() {
+        const DAY: Duration = Duration::from_secs(86_400);
+        let world = World::new();
+        world.drop_tag("core::1.0");
+        let mut queue = world.queue();
+        let claim = world.claim(&mut queue).remove(0);
+        let mut now = claim.since + 8 * DAY;
+        let waited = |queue: &Queue, now| queue.waited(&claim, WaitsFor::Publishing, now);
+        let wait = |queue: &mut Queue, now| queue.wait(&claim, "no".into(), WaitsFor::Publishing, now);
+        assert_eq!(waited(&queue, now), Duration::ZERO, "it is the first look");
+        wait(&mut queue, now);
+        for set in [now + 8 * DAY, now + 20_000 * DAY, now - 8 * DAY, SystemTime::UNIX_EPOCH] {
+            assert!(waited(&queue, set) <= UNSEEN_MAX, "the clock was set");
+        }
+        for _ in 0..8 * 96 {
+            now += DAY / 96;
+            wait(&mut queue, now);
+        }
+        queue.save().unwrap();
+        assert_eq!(waited(&world.queue(), now), 8 * DAY);
+        assert_eq!(world.queue().waited(&claim, WaitsFor::Person, now), Duration::ZERO);
+    }
+
+    #[test]
+    fn what_an_older_version_wrote_down_is_still_known() {
+        let world = World::new();
+        world.drop_tag("core::1.0");
+        let claim = world.claim(&mut world.queue()).remove(0);
+        let older = format!(r#"{{"{}": {{"reason": "no", "tries": 3, "due": 77}}}}"#, claim.key());
+        fs::write(world.root.path().join("state/waiting.json"), older).unwrap();
+        let queue = world.queue();
+        assert_eq!(queue.waiting(&claim).unwrap().reason, "no");
+        assert_eq!(queue.waited(&claim, WaitsFor::Publishing, SystemTime::now()), Duration::ZERO);
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod record;
 mod resolve;
 mod round;
 
+use std::cell::LazyCell;
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::io;
@@ -29,15 +30,13 @@ use crate::places::Places;
 use crate::progress::Progress;
 use crate::report::{Cause, Parts, Report, Reporter};
 use crate::session::{Early, Event};
-use crate::tags::{Claim, Queue};
+use crate::tags::{Claim, Queue, WaitsFor};
 use crate::trigger;
 use near::Near;
 use record::Record;
-use resolve::{Patience, Verdict, Want, resolve};
+use resolve::{Verdict, Want, resolve};
 use round::{Failed, Round, Settled};
 
-/// The longest time between two tries of what the target refused.
-const TARGET_RETRY: Duration = Duration::from_secs(900);
 /// For how long a run that failed holds back the next where tags could not be claimed.
 const PAUSE: Duration = Duration::from_secs(5);
 
@@ -207,23 +206,26 @@ impl Run<'_> {
         let source = &self.settings.source;
         let archive = Archive::open(source)
             .later(format!("cannot read the source archive {}: is it mounted?", source.display()))?;
-        let now = SystemTime::now();
-        let patience = Patience {
-            grace: self.settings.writable.grace.into(),
-            give_up: self.settings.tags.give_up.into(),
-        };
+        let (now, grace) = (SystemTime::now(), self.settings.writable.grace.into());
+        let is_empty = LazyCell::new(|| archive.is_empty());
+        let mut nothing_known = false;
         let mut round = Round::default();
         for claim in claims {
             self.progress.moved();
             let verdict = match &claim.tag {
-                Ok(tag) => resolve(&archive, &tag.0, patience, claim.age(now), now),
+                Ok(tag) => resolve(&archive, &tag.0, grace, now),
                 Err(why) => Verdict::Reject(why.to_string()),
             };
             match verdict {
                 Verdict::Send(steps) => round.add(claim, steps),
-                Verdict::Wait { reason, longest } => self.wait(&claim, reason, longest),
+                Verdict::Wait { what: WaitsFor::Publishing, .. } if *is_empty => nothing_known = true,
+                Verdict::Wait { reason, what } => self.wait(&claim, reason, what)?,
                 Verdict::Reject(reason) => self.reject(&claim, reason)?,
             }
+        }
+        if nothing_known {
+            let why = format!("the source archive {} has nothing at all: is it mounted?", source.display());
+            return Err(Failure::later(anyhow::anyhow!(why)));
         }
         Ok(round)
     }
@@ -368,7 +370,8 @@ impl Run<'_> {
     }
 
     /// Clears the claims that are done. The others wait, but for those whose package no target
-    /// can hold: they are rejected.
+    /// can hold: they are rejected. What the target refuses a person may mend without dropping
+    /// the tag again.
     fn settle(&mut self, settled: Vec<Settled>) -> Result<()> {
         for Settled { claim, failed } in settled {
             self.count(failed.as_ref());
@@ -378,10 +381,10 @@ impl Run<'_> {
                     self.reject(&claim, reason)?
                 }
                 Some(Failed::Refused(Refusal { mend: Mend::Person, reason })) => {
-                    self.give_time(&claim, reason)?
+                    self.wait(&claim, reason, WaitsFor::Person)?
                 }
                 Some(Failed::Unreadable(refusal) | Failed::Refused(refusal)) => {
-                    self.wait(&claim, refusal.reason, TARGET_RETRY);
+                    self.wait(&claim, refusal.reason, WaitsFor::Time)?
                 }
             }
         }
@@ -399,22 +402,20 @@ impl Run<'_> {
         }
     }
 
-    /// A person may mend it without dropping the tag again, until it is given up.
-    fn give_time(&mut self, claim: &Claim, reason: String) -> Result<()> {
-        if claim.age(SystemTime::now()).as_secs() > self.settings.tags.give_up.as_secs() {
-            return self.reject(claim, reason);
+    /// Has it wait, or gives it up where that has gone on for too long.
+    fn wait(&mut self, claim: &Claim, reason: String, what: WaitsFor) -> Result<()> {
+        let now = SystemTime::now();
+        let waited = self.queue.waited(claim, what, now);
+        if what.has_limit() && waited > Duration::from(self.settings.tags.give_up) {
+            return self.reject(claim, format!("{reason}; given up after {} s", waited.as_secs()));
         }
-        self.wait(claim, reason, TARGET_RETRY);
-        Ok(())
-    }
-
-    fn wait(&mut self, claim: &Claim, reason: String, longest: Duration) {
         let known = self.queue.waiting(claim).is_some_and(|waiting| waiting.reason == reason);
         if !known {
             let tag = claim.name.to_string_lossy().into_owned();
             self.reporter.tell(Report::Waits { tag, reason: reason.clone() });
         }
-        self.queue.wait(claim, reason, longest, SystemTime::now());
+        self.queue.wait(claim, reason, what, now);
+        Ok(())
     }
 
     fn reject(&mut self, claim: &Claim, reason: String) -> Result<()> {

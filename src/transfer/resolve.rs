@@ -8,9 +8,7 @@ use blat_target::stamp::Stamp;
 
 use crate::archive::{Archive, Found};
 use crate::sync::current_set::LINKS_MAX;
-
-/// The longest time between two looks at what only the source archive decides.
-const LOCAL_RETRY: Duration = Duration::from_secs(30);
+use crate::tags::WaitsFor;
 
 /// One thing that should stand on the target.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,34 +30,21 @@ pub(super) enum Verdict {
     Send(Vec<Step>),
     Wait {
         reason: String,
-        longest: Duration,
+        what: WaitsFor,
     },
     Reject(String),
 }
 
-/// How patient a target is.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Patience {
-    /// A package that has been writable for longer is sent all the same.
-    pub(super) grace: Duration,
-    /// A tag for what is not there is given up after this time.
-    pub(super) give_up: Duration,
-}
-
-/// Resolves a tag for `id` that was claimed `age` ago.
-pub(super) fn resolve(
-    archive: &Archive,
-    id: &PackageVersion,
-    patience: Patience,
-    age: Duration,
-    now: SystemTime,
-) -> Verdict {
+/// Resolves a tag for `id`. A package that has been writable for longer than `grace` is sent all the same.
+pub(super) fn resolve(archive: &Archive, id: &PackageVersion, grace: Duration, now: SystemTime) -> Verdict {
     let mut steps = Vec::new();
     let mut at = id.clone();
     loop {
         let found = match archive.look(&at) {
             Ok(found) => found,
-            Err(why) => return wait(format!("cannot look at {at} in the source archive: {why}")),
+            Err(why) => {
+                return wait(format!("cannot look at {at} in the source archive: {why}"), WaitsFor::Sealing);
+            }
         };
         match found {
             Found::Link(text) => match link_target(&at, &text) {
@@ -75,14 +60,11 @@ pub(super) fn resolve(
                 Err(why) => return Verdict::Reject(why.to_string()),
             },
             Found::Strange(why) => return Verdict::Reject(format!("{at}: {why}")),
-            Found::Absent(why) if age > patience.give_up => {
-                return Verdict::Reject(format!("{at}: {why}; given up after {} s", age.as_secs()));
-            }
-            Found::Absent(why) => return wait(format!("{at}: {why}")),
+            Found::Absent(why) => return wait(format!("{at}: {why}"), WaitsFor::Publishing),
             Found::Version { stamp, writable_since } => {
-                let open = |since| now.duration_since(since).unwrap_or_default() <= patience.grace;
+                let open = |since| now.duration_since(since).unwrap_or_default() <= grace;
                 if writable_since.is_some_and(open) {
-                    return wait(format!("{at} is still writable in the source archive"));
+                    return wait(format!("{at} is still writable in the source archive"), WaitsFor::Sealing);
                 }
                 steps.push(Step { id: at, want: Want::Version(stamp) });
                 steps.reverse();
@@ -92,8 +74,8 @@ pub(super) fn resolve(
     }
 }
 
-fn wait(reason: String) -> Verdict {
-    Verdict::Wait { reason, longest: LOCAL_RETRY }
+fn wait(reason: String, what: WaitsFor) -> Verdict {
+    Verdict::Wait { reason, what }
 }
 
 #[cfg(test)]
@@ -103,8 +85,7 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
     use std::path::Path;
 
-    const PATIENCE: Patience =
-        Patience { grace: Duration::from_secs(60), give_up: Duration::from_secs(3600) };
+    const GRACE: Duration = Duration::from_secs(60);
 
     fn archive() -> (tempfile::TempDir, Archive) {
         let root = tempfile::tempdir().unwrap();
@@ -125,9 +106,8 @@ mod tests {
         fs::set_permissions(folder, fs::Permissions::from_mode(mode)).unwrap();
     }
 
-    fn look(archive: &Archive, version: &str, age: u64, later: u64) -> Verdict {
-        let now = SystemTime::now() + Duration::from_secs(later);
-        resolve(archive, &id(version), PATIENCE, Duration::from_secs(age), now)
+    fn look(archive: &Archive, version: &str, later: u64) -> Verdict {
+        resolve(archive, &id(version), GRACE, SystemTime::now() + Duration::from_secs(later))
     }
 
     #[test]
@@ -136,7 +116,7 @@ mod tests {
         package(root.path(), "2.72.0", 0o555);
         symlink("2.72.0", root.path().join("core/stable")).unwrap();
         symlink("stable", root.path().join("core/current")).unwrap();
-        let Verdict::Send(steps) = look(&archive, "current", 0, 0) else { panic!("not sent") };
+        let Verdict::Send(steps) = look(&archive, "current", 0) else { panic!("not sent") };
         let order: Vec<_> = steps.iter().map(|step| step.id.version.as_str()).collect();
         assert_eq!(order, ["2.72.0", "stable", "current"]);
     }
@@ -148,22 +128,21 @@ mod tests {
         symlink("../other/1.0", root.path().join("core/out")).unwrap();
         symlink("b", root.path().join("core/a")).unwrap();
         symlink("a", root.path().join("core/b")).unwrap();
-        assert!(matches!(look(&archive, "out", 0, 0), Verdict::Reject(_)));
-        assert!(matches!(look(&archive, "a", 0, 0), Verdict::Reject(_)));
+        assert!(matches!(look(&archive, "out", 0), Verdict::Reject(_)));
+        assert!(matches!(look(&archive, "a", 0), Verdict::Reject(_)));
     }
 
     #[test]
     fn a_writable_package_waits_until_its_grace_is_over() {
         let (root, archive) = archive();
         package(root.path(), "1.0", 0o755);
-        assert!(matches!(look(&archive, "1.0", 0, 0), Verdict::Wait { .. }));
-        assert!(matches!(look(&archive, "1.0", 0, 62), Verdict::Send(_)));
+        assert!(matches!(look(&archive, "1.0", 0), Verdict::Wait { what: WaitsFor::Sealing, .. }));
+        assert!(matches!(look(&archive, "1.0", 62), Verdict::Send(_)));
     }
 
     #[test]
-    fn what_is_not_there_waits_until_it_is_given_up() {
+    fn what_is_not_there_waits_to_be_published() {
         let (_root, archive) = archive();
-        assert!(matches!(look(&archive, "1.0", 10, 0), Verdict::Wait { .. }));
-        assert!(matches!(look(&archive, "1.0", 3601, 0), Verdict::Reject(_)));
+        assert!(matches!(look(&archive, "1.0", 0), Verdict::Wait { what: WaitsFor::Publishing, .. }));
     }
 }

@@ -14,7 +14,7 @@ use blat::state::{
 };
 use blat::sync::current_set::CurrentSet;
 use blat::sync::rows::{Reason, Rows};
-use blat::tags::{Queue, Tag};
+use blat::tags::{Queue, Tag, WaitsFor};
 use blat_target::package::PackageVersion;
 
 /// A name as nobody would wish it.
@@ -235,7 +235,7 @@ impl World {
                 queue.reject(&claim, MARKUP).unwrap();
             } else {
                 let reason = format!("{MARKUP} is still writable");
-                queue.wait(&claim, reason, Duration::from_secs(30), SystemTime::now());
+                queue.wait(&claim, reason, WaitsFor::Sealing, SystemTime::now());
             }
         }
         queue.save().unwrap();
