@@ -325,6 +325,23 @@ fn one_bad_package_stops_no_other() {
 }
 
 #[test]
+fn a_rejection_that_cannot_be_written_down_stops_no_other_tag() {
+    let world = world();
+    world.publish("core", "1.0");
+    world.tag("core", "1.0");
+    fs::write(world.tags().join("nonsense"), "").unwrap();
+    fs::write(world.rejected(), "in the way").unwrap();
+    let output = world.transfer();
+    assert_eq!(output.status.code(), Some(75), "{}", words(&output));
+    assert!(words(&output).contains("cannot reject the tag nonsense"), "{}", words(&output));
+    assert!(world.archive().join("core/1.0").is_dir());
+    assert_eq!(queued(&world), 1, "the other waits");
+    fs::remove_file(world.rejected()).unwrap();
+    assert_eq!(world.transfer().status.code(), Some(78));
+    assert!(world.rejected().join("nonsense").exists());
+}
+
+#[test]
 fn malformed_tags_and_links_that_lead_elsewhere_are_rejected_with_the_reason() {
     let world = world();
     fs::create_dir(world.source().join("core")).unwrap();

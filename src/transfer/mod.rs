@@ -119,6 +119,7 @@ async fn work(
         channel: None,
         tried,
         worst: None,
+        unwritten: None,
         started,
         record,
         progress: Progress::start(),
@@ -126,7 +127,7 @@ async fn work(
     let ended = run.all().await;
     run.close().await;
     let written = run.queue.save().later("cannot write down why tags wait");
-    ended.and(written).map(|()| run.worst)
+    ended.and(run.unwritten.map_or(written, Err)).map(|()| run.worst)
 }
 
 fn open_queue(settings: &Settings, places: &Places) -> Result<Queue> {
@@ -149,6 +150,8 @@ struct Run<'a> {
     tried: &'a mut HashSet<OsString>,
     /// What single packages that failed need, the worst of them.
     worst: Option<Mend>,
+    /// Why the first rejection was not written down that could not be.
+    unwritten: Option<Failure>,
     started: SystemTime,
     record: &'a mut Record,
     /// Asks systemd for more time as long as claims are looked at.
@@ -219,8 +222,8 @@ impl Run<'_> {
             match verdict {
                 Verdict::Send(steps) => round.add(claim, steps),
                 Verdict::Wait { what: WaitsFor::Publishing, .. } if *is_empty => nothing_known = true,
-                Verdict::Wait { reason, what } => self.wait(&claim, reason, what)?,
-                Verdict::Reject(reason) => self.reject(&claim, reason)?,
+                Verdict::Wait { reason, what } => self.wait(&claim, reason, what),
+                Verdict::Reject(reason) => self.reject(&claim, reason),
             }
         }
         if nothing_known {
@@ -378,13 +381,13 @@ impl Run<'_> {
             match failed {
                 None => self.queue.clear(&claim).later("cannot clear a tag")?,
                 Some(Failed::Unreadable(Refusal { mend: Mend::Person, reason })) => {
-                    self.reject(&claim, reason)?
+                    self.reject(&claim, reason);
                 }
                 Some(Failed::Refused(Refusal { mend: Mend::Person, reason })) => {
-                    self.wait(&claim, reason, WaitsFor::Person)?
+                    self.wait(&claim, reason, WaitsFor::Person);
                 }
                 Some(Failed::Unreadable(refusal) | Failed::Refused(refusal)) => {
-                    self.wait(&claim, refusal.reason, WaitsFor::Time)?
+                    self.wait(&claim, refusal.reason, WaitsFor::Time);
                 }
             }
         }
@@ -403,7 +406,7 @@ impl Run<'_> {
     }
 
     /// Has it wait, or gives it up where that has gone on for too long.
-    fn wait(&mut self, claim: &Claim, reason: String, what: WaitsFor) -> Result<()> {
+    fn wait(&mut self, claim: &Claim, reason: String, what: WaitsFor) {
         let now = SystemTime::now();
         let waited = self.queue.waited(claim, what, now);
         if what.has_limit() && waited > Duration::from(self.settings.tags.give_up) {
@@ -415,15 +418,18 @@ impl Run<'_> {
             self.reporter.tell(Report::Waits { tag, reason: reason.clone() });
         }
         self.queue.wait(claim, reason, what, now);
-        Ok(())
     }
 
-    fn reject(&mut self, claim: &Claim, reason: String) -> Result<()> {
+    /// Where that cannot be written down, the claim stays: the others go on, and then the run fails.
+    fn reject(&mut self, claim: &Claim, reason: String) {
         let tag = String::from_utf8_lossy(claim.name.as_bytes()).into_owned();
-        self.queue.reject(claim, &reason).later(format!("cannot reject the tag {tag}"))?;
-        self.reporter.tell(Report::Rejected { tag, reason });
-        self.worst = Some(Mend::Person);
-        Ok(())
+        match self.queue.reject(claim, &reason).later(format!("cannot reject the tag {tag}")) {
+            Ok(()) => {
+                self.reporter.tell(Report::Rejected { tag, reason });
+                self.worst = Some(Mend::Person);
+            }
+            Err(failure) => self.unwritten = self.unwritten.take().or(Some(failure)),
+        }
     }
 
     async fn close(&mut self) {
