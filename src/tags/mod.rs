@@ -9,7 +9,7 @@ pub mod writer;
 
 use std::ffi::OsStr;
 use std::fmt;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
@@ -68,18 +68,33 @@ impl Tag {
 
     /// Drops the tag into `directory`, for the group to remove too; the file's path.
     ///
-    /// A tag has no content, so that making the file is all of it and it is never seen half.
+    /// A tag has no content, so that making the file is all of it and it is never seen half. One that lies there
+    /// already, perhaps another user's, is as good as a new one: whoever claims it does so later than now.
+    ///
+    /// # Errors
+    /// Those of the directory, and that something lies in the tag's place that is no file.
     pub fn drop_into(&self, directory: &Path) -> io::Result<PathBuf> {
         let path = directory.join(self.to_string());
-        File::options().write(true).create(true).truncate(true).mode(0o664).open(&path)?;
-        Ok(path)
+        match File::options().write(true).create_new(true).mode(0o664).open(&path) {
+            Err(why) if why.kind() == io::ErrorKind::AlreadyExists => match fs::symlink_metadata(&path) {
+                Ok(lies) if lies.is_file() => Ok(path),
+                Ok(_) => Err(io::Error::other(format!("there is a {self} in it that is no file"))),
+                // It was claimed just now.
+                Err(why) if why.kind() == io::ErrorKind::NotFound => self.drop_into(directory),
+                Err(why) => Err(why),
+            },
+            made => made.map(|_| path),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::sys::stat::Mode;
+    use nix::unistd::mkfifo;
     use proptest::prelude::*;
+    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn malformed_names_are_no_tags() {
@@ -87,6 +102,30 @@ mod tests {
             assert!(bad.parse::<Tag>().is_err(), "{bad:?} was taken");
         }
         assert!(Tag::of_file(OsStr::from_bytes(b"core::\xff")).is_err());
+    }
+
+    #[test]
+    fn a_tag_of_another_user_that_still_lies_there_is_dropped() {
+        let folder = tempfile::tempdir().unwrap();
+        let tag: Tag = "core::1.0".parse().unwrap();
+        let path = tag.drop_into(folder.path()).unwrap();
+        // Root may write to another's file all the same: it is told by what stays in it.
+        fs::write(&path, "theirs").unwrap();
+        fs::set_permissions(&path, PermissionsExt::from_mode(0o444)).unwrap();
+        assert_eq!(tag.drop_into(folder.path()).unwrap(), path);
+        assert_eq!(fs::read(&path).unwrap(), b"theirs");
+    }
+
+    #[test]
+    fn what_is_no_file_in_a_tags_place_is_told_and_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let (fifo, directory): (Tag, Tag) = ("core::1.0".parse().unwrap(), "core::2.0".parse().unwrap());
+        mkfifo(&folder.path().join(fifo.to_string()), Mode::S_IRWXU).unwrap();
+        fs::create_dir(folder.path().join(directory.to_string())).unwrap();
+        for tag in [fifo, directory] {
+            let told = tag.drop_into(folder.path()).unwrap_err().to_string();
+            assert_eq!(told, format!("there is a {tag} in it that is no file"));
+        }
     }
 
     proptest! {
