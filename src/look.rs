@@ -1,5 +1,5 @@
 //! Looks into folders whose file server may be gone, and which may then never answer: each on a thread of its own,
-//! which is left to itself where it is late, until the program ends.
+//! which is left to itself where it is late, until the program ends. What puts something there may wait as long.
 //!
 //! A folder that has not answered in time is not looked into again before it does: so whoever looks often leaves
 //! few such threads, and waits once.
@@ -37,8 +37,16 @@ impl<T: Send + 'static> Look<T> {
     /// # Errors
     /// Those of the look, or that it does not answer.
     pub fn end(self) -> io::Result<T> {
+        self.end_within(PATIENCE)
+    }
+
+    /// What was found, where that may take so long from its beginning.
+    ///
+    /// # Errors
+    /// Those of [`Look::end`].
+    pub fn end_within(self, patience: Duration) -> io::Result<T> {
         let told = self.told?;
-        if let Ok(found) = told.recv_timeout(PATIENCE.saturating_sub(self.begun.elapsed())) {
+        if let Ok(found) = told.recv_timeout(patience.saturating_sub(self.begun.elapsed())) {
             return found;
         }
         // It answers under the same lock, so that none stays silent that has answered just now.

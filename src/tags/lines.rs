@@ -2,21 +2,26 @@
 //!
 //! An answer is `ok PACKAGE VERSION TARGET…`, or `error` and why. Without a target, the tag is for
 //! every target that is enabled. A line is a tag on all of its targets, which no power cut takes away, before
-//! it is answered; one that is not ended by a line end is never taken, for it may be half of another.
+//! it is answered `ok`; one that is not ended by a line end is never taken, for it may be half of another.
+//!
+//! A tag directory that fails, or whose file server is gone, keeps a tag from no other: each has a thread of its
+//! own, and the answer says who has the tag all the same.
 //!
 //! Answers are written by a thread of their own, so that a writer may send all of its lines before it
 //! reads an answer. One that neither writes nor reads for a minute is left.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read, Write};
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::mpsc::{self, SyncSender};
 use std::thread;
+use std::time::Duration;
 
 use blat_target::package::PackageVersion;
 
 use super::Tag;
 use crate::config::Settings;
+use crate::look::Look;
 
 /// The longest line, in bytes.
 pub(super) const LINE_MAX: usize = 4096;
@@ -25,8 +30,13 @@ const ENDLESS: usize = 1 << 20;
 /// How many batches of answers may wait for a writer that does not read.
 const ANSWERS_AHEAD: usize = 4096;
 const PIECE: usize = 4096;
+/// For how long a tag directory is waited for. A disk that is busy may take some seconds to sync one.
+const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Takes lines until `input` ends. Returns how many tags were dropped.
+/// The tags that could not be dropped into a directory, and why; the others no power cut takes away.
+type Dropped = io::Result<HashMap<Tag, io::Error>>;
+
+/// Takes lines until `input` ends.
 ///
 /// # Errors
 /// When an answer cannot be written; what was taken stays taken.
@@ -34,14 +44,13 @@ pub(super) fn take(
     targets: &[Settings],
     mut input: impl Read,
     mut output: impl Write + Send + 'static,
-) -> io::Result<u64> {
+) -> io::Result<()> {
     let (answers, to_write) = mpsc::sync_channel::<Vec<u8>>(ANSWERS_AHEAD);
     let writer = thread::spawn(move || -> io::Result<()> {
         to_write.iter().try_for_each(|answer| output.write_all(&answer))?;
         output.flush()
     });
-    let (rest, unsynced) = (Vec::new(), BTreeSet::new());
-    let mut lines = Lines { targets, rest, skipped: 0, dropped: 0, unsynced };
+    let mut lines = Lines::of(targets);
     let mut piece = [0; PIECE];
     loop {
         match input.read(&mut piece) {
@@ -62,7 +71,7 @@ pub(super) fn take(
     }
     drop(answers);
     match writer.join() {
-        Ok(written) => written.map(|()| lines.dropped),
+        Ok(written) => written,
         Err(_) => Err(io::Error::other("the thread that answers panicked")),
     }
 }
@@ -73,12 +82,21 @@ struct Lines<'a> {
     rest: Vec<u8>,
     /// How much was thrown away of a line that is too long.
     skipped: usize,
-    dropped: u64,
-    /// Where tags were dropped that were not answered for yet.
-    unsynced: BTreeSet<PathBuf>,
+    drops: fn(&Path, &[Tag]) -> Dropped,
+    patience: Duration,
 }
 
-impl Lines<'_> {
+/// What a line asks for.
+struct Wanted<'a> {
+    tag: Tag,
+    targets: Vec<&'a Settings>,
+}
+
+impl<'a> Lines<'a> {
+    fn of(targets: &'a [Settings]) -> Self {
+        Self { targets, rest: Vec::new(), skipped: 0, drops: drop_all, patience: PATIENCE }
+    }
+
     /// Takes what came. Whether to go on.
     fn take(&mut self, piece: &[u8], answers: &SyncSender<Vec<u8>>) -> bool {
         let mut taken = Vec::new();
@@ -90,8 +108,8 @@ impl Lines<'_> {
                 taken.push(self.taken());
             }
         }
-        let synced = self.sync();
-        let taken = taken.into_iter().map(|taken| taken.and_then(|taken| synced.clone().map(|()| taken)));
+        let dropped = self.dropped(taken.iter().flatten());
+        let taken = taken.into_iter().map(|taken| taken.and_then(|wanted| wanted.became(&dropped)));
         let mut told: Vec<u8> = taken.flat_map(answer).collect();
         let endless = self.skipped > ENDLESS;
         if endless {
@@ -100,13 +118,23 @@ impl Lines<'_> {
         (told.is_empty() || answers.send(told).is_ok()) && !endless
     }
 
-    /// Syncs what was dropped since the last time.
-    fn sync(&mut self) -> Result<(), String> {
-        let unsynced = std::mem::take(&mut self.unsynced);
-        unsynced.iter().try_for_each(|directory| {
-            super::sync(directory)
-                .map_err(|why| format!("cannot sync {} to disk: {why}", directory.display()))
-        })
+    /// Drops all these tags, into all directories at a time.
+    fn dropped<'w>(&self, wanted: impl Iterator<Item = &'w Wanted<'a>>) -> BTreeMap<&'a Path, Dropped>
+    where
+        'a: 'w,
+    {
+        let mut tags: BTreeMap<&Path, Vec<Tag>> = BTreeMap::new();
+        for wanted in wanted {
+            for target in &wanted.targets {
+                tags.entry(&target.tags.directory).or_default().push(wanted.tag.clone());
+            }
+        }
+        let begin = |(directory, tags): (&'a Path, Vec<Tag>)| {
+            let (drops, into) = (self.drops, directory.to_owned());
+            (directory, Look::begin(directory, move || drops(&into, &tags)))
+        };
+        let begun: Vec<_> = tags.into_iter().map(begin).collect();
+        begun.into_iter().map(|(directory, look)| (directory, look.end_within(self.patience))).collect()
     }
 
     fn add(&mut self, part: &[u8]) {
@@ -121,7 +149,7 @@ impl Lines<'_> {
         }
     }
 
-    fn taken(&mut self) -> Result<String, String> {
+    fn taken(&mut self) -> Result<Wanted<'a>, String> {
         let line = std::mem::take(&mut self.rest);
         let skipped = std::mem::take(&mut self.skipped);
         if line.len() > LINE_MAX || skipped > 0 {
@@ -132,7 +160,7 @@ impl Lines<'_> {
             .and_then(|line| self.line(line))
     }
 
-    fn line(&mut self, line: &str) -> Result<String, String> {
+    fn line(&self, line: &str) -> Result<Wanted<'a>, String> {
         let mut words = line.split_whitespace();
         let (Some(package), Some(version)) = (words.next(), words.next()) else {
             return Err("a line is PACKAGE VERSION, perhaps with TARGETs behind".into());
@@ -143,37 +171,64 @@ impl Lines<'_> {
         if targets.is_empty() {
             return Err("no target is enabled".into());
         }
-        let tag = Tag(id);
-        let mut taken = format!("{package} {version}");
-        for target in targets {
-            let directory = &target.tags.directory;
-            if let Err(why) = tag.drop_into(directory) {
-                return Err(format!("{taken}: cannot drop a tag into {}: {why}", directory.display()));
-            }
-            self.dropped += 1;
-            self.unsynced.insert(directory.clone());
-            taken = format!("{taken} {}", target.name);
-        }
-        Ok(taken)
+        Ok(Wanted { tag: Tag(id), targets })
     }
 
     /// The targets of these names, each once; all enabled ones, if there is none.
-    fn named<'a>(&self, names: impl Iterator<Item = &'a str>) -> Result<Vec<Settings>, String> {
-        let mut found: Vec<Settings> = Vec::new();
+    fn named<'n>(&self, names: impl Iterator<Item = &'n str>) -> Result<Vec<&'a Settings>, String> {
+        let mut found: Vec<&Settings> = Vec::new();
         let mut any = false;
         for name in names {
             any = true;
             let known = self.targets.iter().find(|target| target.name.as_str() == name);
             let known = known.ok_or_else(|| format!("there is no target {name}"))?;
             if !found.iter().any(|target| target.name == known.name) {
-                found.push(known.clone());
+                found.push(known);
             }
         }
         if any {
             return Ok(found);
         }
-        Ok(self.targets.iter().filter(|target| target.enabled).cloned().collect())
+        Ok(self.targets.iter().filter(|target| target.enabled).collect())
     }
+}
+
+impl Wanted<'_> {
+    /// What became of it: where it was dropped, or why not, and where all the same.
+    fn became(&self, dropped: &BTreeMap<&Path, Dropped>) -> Result<String, String> {
+        let (mut names, mut failed) = (String::new(), String::new());
+        for target in &self.targets {
+            let directory = target.tags.directory.as_path();
+            let why = match &dropped[directory] {
+                Ok(failed) => failed.get(&self.tag),
+                Err(why) => Some(why),
+            };
+            match why {
+                None => names = format!("{names} {}", target.name),
+                Some(why) => {
+                    let place = format!("cannot drop a tag for {} into {}", target.name, directory.display());
+                    failed = format!("{failed}{place}: {why}; ");
+                }
+            }
+        }
+        let Tag(PackageVersion { package, version }) = &self.tag;
+        match (failed.trim_end_matches("; "), names.as_str()) {
+            ("", names) => Ok(format!("{package} {version}{names}")),
+            (failed, "") => Err(format!("{package} {version}: {failed}")),
+            (failed, names) => Err(format!("{package} {version}: {failed}; dropped for{names}")),
+        }
+    }
+}
+
+fn drop_all(directory: &Path, tags: &[Tag]) -> Dropped {
+    let drop = |tag: &Tag| Some((tag.clone(), tag.drop_into(directory).err()?));
+    let failed: HashMap<_, _> = tags.iter().filter_map(drop).collect();
+    if tags.iter().any(|tag| !failed.contains_key(tag)) {
+        let unsynced =
+            |why: io::Error| io::Error::new(why.kind(), format!("it cannot be synced to disk: {why}"));
+        super::sync(directory).map_err(unsynced)?;
+    }
+    Ok(failed)
 }
 
 /// As one line, whatever stands in the names.
@@ -193,8 +248,8 @@ mod tests {
     use crate::config::Overview;
     use proptest::prelude::*;
     use std::fs;
-    use std::path::Path;
     use std::sync::{Arc, Mutex};
+    use std::time::Instant;
 
     #[derive(Clone, Default)]
     struct Shared(Arc<Mutex<Vec<u8>>>);
@@ -253,16 +308,63 @@ mod tests {
         assert_eq!(fs::read_dir(root.path().join("b")).unwrap().count(), 0);
     }
 
+    /// What is told of these lines, each a piece of its own, when tags are dropped so.
+    fn told_where(targets: &[Settings], drops: fn(&Path, &[Tag]) -> Dropped, lines: &[&str]) -> Vec<String> {
+        let mut taker = Lines { drops, patience: Duration::from_secs(2), ..Lines::of(targets) };
+        let (answers, told) = mpsc::sync_channel(lines.len());
+        assert!(lines.iter().all(|line| taker.take(line.as_bytes(), &answers)));
+        drop(answers);
+        told.into_iter().map(|told| String::from_utf8(told).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_tag_directory_that_fails_keeps_a_tag_from_no_other() {
+        let root = tempfile::tempdir().unwrap();
+        let targets = targets(root.path());
+        fs::remove_dir(root.path().join("a")).unwrap();
+        let answers = told(&targets, b"core 1.0\ncore 2.0 b\ncore 3.0 a\n");
+        let start = "error core 1.0: cannot drop a tag for a into ";
+        assert!(answers[0].starts_with(start) && answers[0].ends_with("; dropped for b"), "{answers:?}");
+        assert!(root.path().join("b/core::1.0").exists());
+        assert_eq!(answers[1], "ok core 2.0 b");
+        assert!(answers[2].starts_with("error ") && !answers[2].contains("dropped for"), "{answers:?}");
+    }
+
     #[test]
     fn what_cannot_be_synced_is_not_answered_as_taken() {
         let root = tempfile::tempdir().unwrap();
-        let targets = targets(root.path());
-        let unsynced = BTreeSet::from([root.path().join("gone")]);
-        let mut lines = Lines { targets: &targets, rest: Vec::new(), skipped: 0, dropped: 0, unsynced };
-        let (answers, told) = mpsc::sync_channel(1);
-        assert!(lines.take(b"core 1.0 a\ncore\n", &answers));
-        let told = String::from_utf8(told.recv().unwrap()).unwrap();
-        assert!(told.starts_with("error cannot sync ") && told.contains("\nerror a line is "), "{told}");
+        let drops = |directory: &Path, tags: &[Tag]| match directory.ends_with("a") {
+            true => Err(io::Error::other("it cannot be synced")),
+            false => drop_all(directory, tags),
+        };
+        let told = told_where(&targets(root.path()), drops, &["core 1.0 a\ncore\ncore 2.0 b\n"]);
+        let answers: Vec<_> = told[0].lines().collect();
+        assert!(answers[0].starts_with("error ") && answers[0].ends_with("synced"), "{answers:?}");
+        assert!(answers[1].starts_with("error a line is "), "{answers:?}");
+        assert_eq!(answers[2], "ok core 2.0 b");
+    }
+
+    #[test]
+    fn a_tag_directory_that_does_not_answer_is_waited_for_once() {
+        let root = tempfile::tempdir().unwrap();
+        let drops = |directory: &Path, tags: &[Tag]| match directory.ends_with("a") {
+            true => loop {
+                thread::park();
+            },
+            // A disk that is busy with other things may take long to sync it.
+            false => {
+                tags.iter().try_for_each(|tag| tag.drop_into(directory).map(drop)).map(|()| HashMap::new())
+            }
+        };
+        let begin = Instant::now();
+        let lines: Vec<_> = (0..10).map(|line| format!("core {line}\n")).collect();
+        let lines: Vec<_> = lines.iter().map(String::as_str).collect();
+        let told = told_where(&targets(root.path()), drops, &lines);
+        for (line, told) in told.iter().enumerate() {
+            assert!(told.ends_with(": it does not answer; dropped for b\n"), "{told}");
+            assert!(root.path().join(format!("b/core::{line}")).exists());
+        }
+        assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
     }
 
     #[test]
