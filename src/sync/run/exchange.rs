@@ -80,7 +80,7 @@ impl Run<'_> {
         }
         planned = self.unmark(channel, aim, planned).await?;
         record.begins(&planned.plan, &planned.listing);
-        let text = package_list(set);
+        let text = package_list(set, &planned.listing);
         let same = planned.listed.package_list == Some(Digest(*blake3::hash(&text).as_bytes()));
         let doubts = self.doubts_list(aim).filter(|_| !same);
         let lays_down = !same && !self.withholds_list(doubts, &planned, &text);
