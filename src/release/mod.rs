@@ -1,13 +1,15 @@
 //! The release source: which releases there are, and what is in them.
 //!
 //! Two sources answer the same questions: a database ([`odbc`]) and a plain list ([`file`]).
-//! [`answer`] puts the answers together for a target; [`import`] fills the built-in database.
+//! [`answer`] puts the answers together for a target, and [`heard`] listens to them meanwhile; [`import`] fills
+//! the built-in database.
 //! Nothing here is ever written to a source, but by the import.
 
 pub mod answer;
 mod connect;
 mod error;
 pub mod file;
+pub mod heard;
 pub mod import;
 pub mod odbc;
 

@@ -4,7 +4,7 @@
 //! so a run that is killed or cut goes on where it stopped. A marker stands while a run works; one
 //! that is left of a killed run has the agent start another. TERM and INT are a person who stops it.
 //! systemd is asked for more time (`EXTEND_TIMEOUT_USEC=`) as long as anything moves: an answer is waited
-//! for within its own limit, and each member that was looked at is a move.
+//! for as long as parts of it come, and each member that was looked at is a move.
 
 mod again;
 mod exchange;
@@ -43,15 +43,16 @@ use crate::places::{Places, replace};
 use crate::progress::Progress;
 use crate::release;
 use crate::release::answer::{Answer, Asked};
+use crate::release::heard::Heard;
 use crate::report::{Report, Reporter};
 use crate::told::print;
 use crate::trigger;
 
 /// How many members with problems are told one by one.
 const PROBLEMS_TOLD: usize = 20;
-/// How many times as long as a query the whole asking may take. A database whose machine vanished
-/// would be waited for by its driver for hours.
-const QUERIES: u32 = 10;
+/// How many times as long as a query may take nothing may come of the release source. A database whose machine
+/// vanished would be waited for by its driver for hours, and not each driver keeps to a query's time.
+const SILENCE: u32 = 10;
 
 /// What a run is to do with its plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -457,26 +458,74 @@ fn worse(one: Option<Mend>, other: Option<Mend>) -> Option<Mend> {
     if one == Some(Mend::Person) { one } else { other.or(one) }
 }
 
-/// Asks the release source, which blocks, on a thread of its own: one that never comes back is given up.
+/// Asks the release source.
 async fn answer(settings: Settings) -> Result<Answer> {
-    let limit = Duration::from(settings.release.timeout).saturating_mul(QUERIES);
-    let (done, answer) = oneshot::channel();
-    std::thread::spawn(move || drop(done.send(ask(&settings))));
-    match tokio::time::timeout(limit, answer).await {
-        Ok(Ok(answer)) => answer,
-        Ok(Err(_)) => Err(Failure::person(anyhow!("asking the release source panicked"))),
-        Err(_) => Err(Failure::later(anyhow!(
-            "the release source has not answered within {} s: is its machine there?",
-            limit.as_secs()
-        ))),
+    let silence = Duration::from(settings.release.timeout).saturating_mul(SILENCE);
+    heard_out(silence, move |heard| ask(&settings, heard)).await
+}
+
+/// Has a thread of its own `ask`, which blocks, and says what it hears: one of which nothing is heard for that long
+/// may never come back, and is given up.
+async fn heard_out<T: Send + 'static>(
+    silence: Duration,
+    ask: impl FnOnce(&Progress) -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let (heard, (done, mut answer)) = (Progress::start(), oneshot::channel());
+    let hears = heard.clone();
+    std::thread::spawn(move || drop(done.send(ask(&hears))));
+    loop {
+        match tokio::time::timeout(silence.saturating_sub(heard.idle()), &mut answer).await {
+            Ok(Ok(answer)) => return answer,
+            Ok(Err(_)) => return Err(Failure::person(anyhow!("asking the release source panicked"))),
+            Err(_) if heard.idle() < silence => {}
+            Err(_) => {
+                let silence = silence.as_secs();
+                return Err(Failure::later(anyhow!(
+                    "nothing was heard of the release source for {silence} s: is its machine there?"
+                )));
+            }
+        }
     }
 }
 
-fn ask(settings: &Settings) -> Result<Answer> {
+fn ask(settings: &Settings, heard: &Progress) -> Result<Answer> {
     let asked = Asked::from(settings);
     if asked.names_no_release() && settings.release.source == Source::Odbc {
         return Ok(Answer::of(None, &asked)?);
     }
-    let mut source = release::open(&settings.release)?;
-    Ok(Answer::of(Some(&mut *source), &asked)?)
+    let mut source = Heard::new(release::open(&settings.release)?, || heard.moved());
+    Ok(Answer::of(Some(&mut source), &asked)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::start::block_on;
+
+    #[test]
+    fn a_release_source_is_given_up_for_its_silence_not_for_the_length_of_its_answer() {
+        let silence = Duration::from_secs(1);
+        let long = heard_out(silence, move |heard| {
+            let begin = Instant::now();
+            while begin.elapsed() < silence * 2 {
+                heard.moved();
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Ok(())
+        });
+        let silent = heard_out(silence, |heard| -> Result<()> {
+            heard.moved();
+            loop {
+                std::thread::park();
+            }
+        });
+        block_on(async {
+            let (long, silent) = tokio::join!(long, silent);
+            let why = silent.unwrap_err();
+            assert_eq!(why.mend, Mend::Later);
+            assert!(why.to_string().starts_with("nothing was heard of the release source for 1 s"), "{why}");
+            long
+        })
+        .unwrap();
+    }
 }

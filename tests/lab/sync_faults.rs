@@ -290,7 +290,7 @@ fn rows_stop_in_the_middle(faulty: &mut Faulty) {
 }
 
 fn the_server_falls_silent(faulty: &mut Faulty) {
-    let fault = faulty.before("server silent", LATER, "has not answered within 10 s");
+    let fault = faulty.before("server silent", LATER, "nothing was heard of the release source for 10 s");
     faulty.add("rows-silent");
     faulty.put(&faulty.settings(SLOW));
     let server = faulty.source.process();
