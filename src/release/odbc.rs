@@ -2,7 +2,8 @@
 //!
 //! It is asked four questions, each a query of the configuration, with the parameter bound. All
 //! columns are fetched as text, many rows at a time, into a buffer of bounded rows; a value that
-//! would not fit is an error, never cut. A whole answer is read in one transaction, so that what is moved
+//! would not fit is an error, never cut. Blanks behind a value, which columns of fixed length have and no name may
+//! have, are left out. A whole answer is read in one transaction, so that what is moved
 //! from one release to another meanwhile is in either of them: the databases that are known can do that. Ids
 //! are bound as 32 bits, for Oracle's driver knows no more.
 
@@ -136,7 +137,8 @@ impl Database {
             for row in 0..batch.num_rows() {
                 let mut values = [None; RELEASE.len()];
                 for (column, value) in values.iter_mut().enumerate().take(asked.columns.len()) {
-                    *value = batch.at_as_str(column, row).ok().flatten();
+                    let text = batch.at_as_str(column, row).ok().flatten();
+                    *value = text.map(|text| text.trim_end_matches(' '));
                 }
                 take(&values[..asked.columns.len()])?;
             }
@@ -308,7 +310,7 @@ fn text(query: &'static str, row: Values<'_>, column: usize) -> Result<String, R
 }
 
 fn release(query: &'static str, row: Values<'_>) -> Result<Release, ReleaseError> {
-    // Columns of fixed length come with spaces behind.
+    // A number that is told as text may have a blank in front, for its sign.
     let trimmed = |column: usize| row[column].map(str::trim).unwrap_or_default();
     let state = State::of_letter(trimmed(3));
     let s3 = match trimmed(4) {

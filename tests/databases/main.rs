@@ -28,6 +28,7 @@ on_each!(
     what_does_not_exist_is_named,
     bad_queries_and_bad_values_are_told,
     bad_names_are_refused_row_by_row,
+    blanks_behind_values_are_no_part_of_them,
     rows_whose_names_are_gone_are_refused,
     what_moves_between_releases_while_they_are_read_is_in_one_of_them,
     a_hundred_thousand_rows,
@@ -187,6 +188,20 @@ fn bad_names_are_refused_row_by_row(kind: Kind) {
     let nulls = server.settings(&format!("queries.content = \"{nulls}\"\n"));
     let answer = ask(&mut Database::open(&nulls).unwrap(), &["Tram/0"], &[]).unwrap();
     assert_eq!(answer.refused.len(), 5);
+}
+
+/// As columns of fixed length have them.
+fn blanks_behind_values_are_no_part_of_them(kind: Kind) {
+    let (server, _database) = filled(kind);
+    let settings = server.settings(
+        "queries.projects = \"SELECT p.proj_id, 'Tram  ' FROM projects p WHERE p.proj_name = 'Tram'\"\n\
+         queries.releases = \"SELECT r.rtag_id, 'Tram  ', '0   ', 'N ', 'Y ' FROM release_tags r \
+         WHERE r.proj_id = ? AND r.rtag_name = '0'\"\n\
+         queries.content = \"SELECT 'core    ', '1.0 ' FROM release_tags r WHERE r.rtag_id = ?\"\n",
+    );
+    let answer = ask(&mut Database::open(&settings).unwrap(), &["Tram/0"], &[]).unwrap();
+    assert_eq!((names(&answer), answer.releases[0].s3), (vec!["Tram/0".to_owned()], true));
+    assert_eq!((answer.rows.len(), answer.refused.len()), (1, 0));
 }
 
 fn rows_whose_names_are_gone_are_refused(kind: Kind) {
