@@ -3,7 +3,8 @@
 //!
 //! Here, parts of old files are what counts: each core that makes changes has one in memory, with an
 //! index of at most the same size, and one more may wait for its last piece. On the target, it is the
-//! window of the packed stream, which this side chooses.
+//! window of the packed stream, which this side chooses. What is known of each file of a package is beside
+//! that, on both: it is little where there are not very many.
 
 use std::thread::available_parallelism;
 

@@ -44,13 +44,6 @@ pub struct Scan {
     progress: Progress,
 }
 
-/// Something in a folder.
-struct Found {
-    path: Vec<u8>,
-    stat: FileStat,
-    kind: Kind,
-}
-
 /// Scans `folder`, and tells `progress` as it goes on. What no target can hold (a device, a
 /// socket) needs a person.
 pub fn scan(folder: &Path, progress: &Progress) -> Result<Scan> {
@@ -65,7 +58,7 @@ pub fn scan(folder: &Path, progress: &Progress) -> Result<Scan> {
         root,
         progress: progress.clone(),
     };
-    scan.add(Found { path: Vec::new(), stat: top, kind: Kind::Folder });
+    scan.add(entry(Vec::new(), &top, Kind::Folder));
     scan.walk(&[])?;
     scan.stamp = stamp(&scan.manifest, folder)?;
     Ok(scan)
@@ -91,15 +84,15 @@ impl Scan {
         Ok(())
     }
 
-    /// What is in a folder of the package, in byte order.
-    fn list(&self, path: &[u8]) -> Result<Vec<Found>> {
+    /// What is in a folder of the package, in byte order; with all bits of its mode.
+    fn list(&self, path: &[u8]) -> Result<Vec<Entry>> {
         let cannot = |why| failure(why, "read the folder", &self.place(path));
         let folder = self.root.list(path).map_err(cannot)?;
         self.progress.moved();
         folder.names.iter().map(|name| self.look(&folder, join(path, name), name)).collect()
     }
 
-    fn look(&self, folder: &Listed, path: Vec<u8>, name: &[u8]) -> Result<Found> {
+    fn look(&self, folder: &Listed, path: Vec<u8>, name: &[u8]) -> Result<Entry> {
         if path.len() > PATH_MAX {
             return Err(Failure::person(anyhow::anyhow!(
                 "the path {} is longer than {PATH_MAX} bytes",
@@ -118,15 +111,15 @@ impl Scan {
             SFlag::S_IFLNK => Kind::Symlink { text: folder.link_text(name).map_err(cannot)?.into_vec() },
             _ => return Err(person("is a device, pipe or socket, which no package may hold")),
         };
-        Ok(Found { path, stat, kind })
+        Ok(entry(path, &stat, kind))
     }
 
-    fn add(&mut self, Found { path, stat, kind }: Found) {
-        if stat.st_mode & 0o6000 != 0 {
-            self.dropped_bits.push(OsStr::from_bytes(&path).into());
+    fn add(&mut self, mut found: Entry) {
+        if found.mode & 0o6000 != 0 {
+            self.dropped_bits.push(OsStr::from_bytes(&found.path).into());
         }
-        let modified = time_of(&stat);
-        self.manifest.entries.push(Entry { path, mode: stat.st_mode & MODE_MASK, modified, kind });
+        found.mode &= MODE_MASK;
+        self.manifest.entries.push(found);
     }
 
     /// Writes the package's part of the packed stream: manifest, files, seals.
@@ -184,6 +177,11 @@ pub(crate) fn write_seals(digests: &[Digest], out: &mut impl Write) -> Result<()
 /// When something was last written, to the nanosecond.
 pub fn time(metadata: &Metadata) -> Time {
     Time { seconds: metadata.mtime(), nanoseconds: metadata.mtime_nsec() as u32 }
+}
+
+/// With all bits of its mode.
+fn entry(path: Vec<u8>, stat: &FileStat, kind: Kind) -> Entry {
+    Entry { path, mode: stat.st_mode, modified: time_of(stat), kind }
 }
 
 fn time_of(stat: &FileStat) -> Time {

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use blat_target::delta::{Origin, Source};
-use blat_target::manifest::{Entry, Manifest};
+use blat_target::manifest::{ENTRIES_MAX, Entry, Manifest};
 use blat_target::message::Digest;
 
 use crate::bases::Base;
@@ -14,24 +14,42 @@ use crate::progress::Progress;
 const CHANGED_MIN: u64 = 256;
 /// Among so many files that came, and so many that went, renamed ones are looked for.
 const RENAMED_MAX: usize = 1000;
+/// The scan of the best base so far is kept while others are judged, unless it has more entries, and so takes much
+/// memory: then it is made once more.
+const KEPT_MAX: usize = 1 << 14;
 
 /// The base with which `new` has most in common, judged by paths and sizes, and its scan.
 pub(super) fn best<'b>(new: &Scan, bases: &'b [Base], progress: &Progress) -> Option<(&'b Base, Scan)> {
+    best_of(new, bases, KEPT_MAX, progress)
+}
+
+fn best_of<'b>(
+    new: &Scan,
+    bases: &'b [Base],
+    kept_max: usize,
+    progress: &Progress,
+) -> Option<(&'b Base, Scan)> {
     let sizes: HashMap<&[u8], u64> =
         new.manifest.files().map(|(entry, size, _)| (&entry.path[..], size)).collect();
-    let mut best: Option<(u64, &Base, Scan)> = None;
+    let mut best: Option<(u64, &Base, Option<Scan>)> = None;
     for base in bases {
-        // One that went meanwhile, or cannot be read, is none.
-        let Ok(old) = scan(&base.folder, progress) else { continue };
-        if old.stamp != base.stamp {
-            continue;
+        if let Some((.., scan)) = &mut best {
+            scan.take_if(|scan| scan.manifest.entries.len() > kept_max);
         }
+        let Some(old) = as_it_was(base, progress) else { continue };
         let common = in_common(&sizes, &old.manifest);
         if common > best.as_ref().map_or(0, |(most, ..)| *most) {
-            best = Some((common, base, old));
+            best = Some((common, base, Some(old)));
         }
     }
-    best.map(|(_, base, old)| (base, old))
+    let (_, base, old) = best?;
+    Some((base, old.or_else(|| as_it_was(base, progress))?))
+}
+
+/// The scan of a base; one that went meanwhile, or cannot be read, or has more entries than a target takes, is none.
+fn as_it_was(base: &Base, progress: &Progress) -> Option<Scan> {
+    let old = scan(&base.folder, progress).ok()?;
+    (old.stamp == base.stamp && old.manifest.entries.len() as u64 <= ENTRIES_MAX).then_some(old)
 }
 
 fn in_common(sizes: &HashMap<&[u8], u64>, old: &Manifest) -> u64 {
@@ -140,6 +158,33 @@ mod tests {
         };
         let digests = files.iter().map(|(_, _, digest)| Digest([*digest; 32])).collect();
         (Manifest { entries: files.iter().map(entry).collect() }, digests)
+    }
+
+    #[test]
+    fn the_base_with_most_in_common_is_taken_wherever_it_is_among_them() {
+        let root = tempfile::tempdir().unwrap();
+        let version = |name: &str, length: usize| {
+            let folder = root.path().join(name);
+            std::fs::create_dir(&folder).unwrap();
+            std::fs::write(folder.join("descpkg"), "x").unwrap();
+            std::fs::write(folder.join("x"), vec![0; length]).unwrap();
+            let scan = scan(&folder, &Progress::start()).unwrap();
+            (Base { version: name.parse().unwrap(), stamp: scan.stamp, folder }, scan)
+        };
+        let (_, new) = version("new", 9000);
+        let bases = ["2", "1", "3"].map(|name| version(name, 8000 + 100 * name.len()).0);
+        let like = version("like", 9000).0;
+        let gone = Base { folder: root.path().join("gone"), ..like.clone() };
+        for kept_max in [0, usize::MAX] {
+            for at in 0..=bases.len() {
+                let mut all = bases.to_vec();
+                all.insert(at, like.clone());
+                all.push(gone.clone());
+                let (base, old) = best_of(&new, &all, kept_max, &Progress::start()).unwrap();
+                assert_eq!(*base, like, "{at}, {kept_max}");
+                assert_eq!(old.manifest.bytes(), new.manifest.bytes());
+            }
+        }
     }
 
     #[test]
