@@ -63,7 +63,8 @@ fn a_run_that_can_write_nothing_down_is_told_to_the_agent() {
         agent.set_nonblocking(true).unwrap();
         fs::create_dir(world.root().join("var/lib/blat/site1").join(name)).unwrap();
         world.publish("core", "1.0");
-        world.tag("core", "2.0");
+        fs::create_dir(world.tags().join(".claimed")).unwrap();
+        fs::write(world.tags().join(".claimed/0000000000000001-core::2.0"), "").unwrap();
         assert!(!world.transfer().status.success());
         let mut datagram = [0; 4096];
         let mut told = Vec::new();
