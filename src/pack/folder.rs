@@ -15,6 +15,8 @@ use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
 use nix::unistd::{AccessFlags, faccessat};
 
+use super::is_folder;
+
 #[derive(Debug)]
 pub(super) struct Folder(OwnedFd);
 
@@ -71,9 +73,10 @@ impl Listed {
         fstatat(&self.folder, name, AtFlags::AT_SYMLINK_NOFOLLOW)
     }
 
-    /// Whether the user that this process runs as may read `name`.
-    pub(super) fn may_read(&self, name: &[u8]) -> bool {
-        faccessat(&self.folder, name, AccessFlags::R_OK, AtFlags::AT_EACCESS).is_ok()
+    /// Whether the user that this process runs as may read `name`, and search it where that is a folder.
+    pub(super) fn may_read(&self, name: &[u8], stat: &FileStat) -> bool {
+        let searched = if is_folder(stat) { AccessFlags::X_OK } else { AccessFlags::empty() };
+        faccessat(&self.folder, name, AccessFlags::R_OK | searched, AtFlags::AT_EACCESS).is_ok()
     }
 
     pub(super) fn link_text(&self, name: &[u8]) -> Result<OsString> {

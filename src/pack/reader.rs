@@ -7,7 +7,7 @@ use std::path::Path;
 use blat_target::manifest::{Entry, Kind};
 
 use super::folder::Folder;
-use super::{Scan, failure, time};
+use super::{Scan, later, time};
 use crate::failure::{Failure, Result};
 use crate::progress::Progress;
 
@@ -79,14 +79,14 @@ impl<'a> Reader<'a> {
         match is_in_place() {
             Ok(true) => Ok(()),
             Ok(false) => Err(changed(&scan.folder)),
-            Err(why) => Err(failure(why, "look at", &scan.folder)),
+            Err(why) => Err(later(why, "look at", &scan.folder)),
         }
     }
 
     fn open(&mut self, entry: &Entry, size: u64) -> Result<Hashing<'a>> {
         let (parent, name) = entry.split();
         let file = self.parent(parent).and_then(|parent| parent.read(name));
-        let file = file.map_err(|why| failure(why, "read", &self.scan.path(entry)))?;
+        let file = file.map_err(|why| later(why, "read", &self.scan.path(entry)))?;
         Ok(Hashing::new(file, size, &self.scan.progress))
     }
 
