@@ -56,10 +56,12 @@ impl Control {
         let _ = fs::remove_file(&self.0);
     }
 
-    /// The socket it leads to, if that is of a connection to `endpoint`.
+    /// The socket it leads to, if that is of a connection to `endpoint`; or of an agent that goes on from before an
+    /// upgrade, whose sockets tell nothing.
     pub fn leads_to(&self, endpoint: &Endpoint) -> Option<PathBuf> {
         let socket = self.0.with_file_name(fs::read_link(&self.0).ok()?);
-        self.sockets(endpoint).contains(&socket).then_some(socket)
+        let untold = ["a", "b"].map(|end| self.with_end(end));
+        (self.sockets(endpoint).contains(&socket) || untold.contains(&socket)).then_some(socket)
     }
 
     /// When the connection was made.
@@ -118,6 +120,8 @@ mod tests {
         }
         control.remove();
         assert_eq!(control.leads_to(&here), None);
+        symlink("ssh.b", folder.path().join("ssh")).unwrap();
+        assert_eq!(control.leads_to(&here), Some(folder.path().join("ssh.b")), "of an agent of before");
     }
 
     #[test]

@@ -42,6 +42,8 @@ pub type Child = openssh::Child<Arc<Session>>;
 #[derive(Debug)]
 pub struct Connection {
     session: Arc<Session>,
+    /// What led to it, where it is the agent's.
+    led: Option<(Control, Endpoint)>,
     own: Option<Own>,
 }
 
@@ -67,8 +69,16 @@ impl Endpoint {
 impl Connection {
     /// Attaches to the running master that `control` leads to, if that is one to `endpoint`, and answers.
     pub async fn attach(control: &Control, endpoint: &Endpoint) -> Option<Self> {
-        let connection = Self { session: resume(&control.leads_to(endpoint)?), own: None };
-        connection.is_alive().await.then_some(connection)
+        let mut socket = control.leads_to(endpoint)?;
+        loop {
+            let led = Some((control.clone(), endpoint.clone()));
+            let connection = Self { session: resume(&socket), led, own: None };
+            if connection.is_alive().await {
+                return Some(connection);
+            }
+            // The agent may have replaced it in this moment.
+            socket = control.leads_to(endpoint).filter(|now| *now != socket)?;
+        }
     }
 
     /// Connects anew; the connection ends with this value.
@@ -78,12 +88,12 @@ impl Connection {
         let control = folder.path().join("ssh");
         let mut master = Master::start(endpoint, proof, &control).await?;
         master.ready().await?;
-        Ok(Self { session: resume(&control), own: Some(Own { master, _folder: folder }) })
+        Ok(Self { session: resume(&control), led: None, own: Some(Own { master, _folder: folder }) })
     }
 
     /// Starts `command` (the one fixed command line) with all three streams piped.
     pub async fn start(&self, command: &str) -> Result<Child> {
-        let mut command = Session::to_raw_command(Arc::clone(&self.session), command);
+        let mut command = Session::to_raw_command(self.session(), command);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         match timeout(ANSWER_TIMEOUT, command.spawn()).await {
             Ok(started) => started.later("cannot start a program on the target"),
@@ -91,13 +101,15 @@ impl Connection {
         }
     }
 
-    /// The ssh session, for the programs of others that speak over it.
+    /// The ssh session, for the programs of others that speak over it: that of the connection by which the agent
+    /// has replaced this one, if it has.
     pub fn session(&self) -> Arc<Session> {
-        Arc::clone(&self.session)
+        let led = self.led.as_ref().and_then(|(control, endpoint)| control.leads_to(endpoint));
+        led.map_or_else(|| Arc::clone(&self.session), |socket| resume(&socket))
     }
 
     /// Whether the connection still answers.
-    pub async fn is_alive(&self) -> bool {
+    async fn is_alive(&self) -> bool {
         matches!(timeout(ANSWER_TIMEOUT, self.session.check()).await, Ok(Ok(())))
     }
 
@@ -111,4 +123,26 @@ impl Connection {
 
 fn resume(control: &Path) -> Arc<Session> {
     Arc::new(Session::resume_mux(control.to_owned().into_boxed_path(), None))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn what_is_started_over_a_connection_that_was_replaced_goes_by_the_new_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let link = folder.path().join("ssh");
+        let (control, known_hosts) = (Control::at(link.clone()), folder.path().join("known_hosts"));
+        let endpoint = Endpoint { host: "h".into(), port: 22, user: "u".into(), known_hosts };
+        let first = control.socket(&endpoint, None);
+        let session = resume(&first);
+        let connection = Connection { session, led: Some((control, endpoint)), own: None };
+        assert_eq!(connection.session().control_socket(), first);
+        let second = PathBuf::from(format!("{}b", first.to_str().unwrap().strip_suffix('a').unwrap()));
+        symlink(second.file_name().unwrap(), &link).unwrap();
+        assert_eq!(connection.session().control_socket(), second);
+    }
 }
