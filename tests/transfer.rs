@@ -328,18 +328,52 @@ fn one_bad_package_stops_no_other() {
 #[test]
 fn a_rejection_that_cannot_be_written_down_stops_no_other_tag() {
     let world = world();
-    world.publish("core", "1.0");
+    let (nonsense, too_long) = (world.tags().join("nonsense"), world.tags().join("x".repeat(250)));
+    for version in ["1.0", "2.0"] {
+        world.publish("core", version);
+    }
     world.tag("core", "1.0");
-    fs::write(world.tags().join("nonsense"), "").unwrap();
+    fs::write(&nonsense, "").unwrap();
     fs::write(world.rejected(), "in the way").unwrap();
+    fs::create_dir(world.tags().join(".claimed")).unwrap();
+    fs::write(world.tags().join(".claimed/0000000000000001-core::2.0"), "").unwrap();
     let output = world.transfer();
     assert_eq!(output.status.code(), Some(75), "{}", words(&output));
     assert!(words(&output).contains("cannot reject the tag nonsense"), "{}", words(&output));
     assert!(world.archive().join("core/1.0").is_dir());
+    assert!(world.archive().join("core/2.0").is_dir(), "what became due");
     assert_eq!(queued(&world), 1, "the other waits");
+    world.publish("core", "3.0");
+    world.tag("core", "3.0");
+    fs::write(&too_long, "").unwrap();
+    let output = world.transfer();
+    assert_eq!(output.status.code(), Some(75), "{}", words(&output));
+    assert!(words(&output).contains("cannot claim tags"), "{}", words(&output));
+    assert!(world.archive().join("core/3.0").is_dir());
     fs::remove_file(world.rejected()).unwrap();
     assert_eq!(world.transfer().status.code(), Some(78));
-    assert!(world.rejected().join("nonsense").exists());
+    assert!(world.rejected().join("nonsense").exists() && !too_long.exists());
+}
+
+/// As a folder that was dropped, in which there is one of another user's.
+#[test]
+fn a_claim_that_cannot_be_cleared_stops_no_other_tag() {
+    let world = world();
+    for version in ["1.0", "2.0"] {
+        world.publish("core", version);
+    }
+    let stays = world.tags().join(".claimed/0000000000000001-core::1.0/of-another");
+    fs::create_dir_all(&stays).unwrap();
+    fs::write(stays.join("file"), "").unwrap();
+    set_mode(&stays, 0o555);
+    world.tag("core", "2.0");
+    fs::rename(world.tags().join("core::2.0"), world.tags().join(".claimed/0000000000000002-core::2.0"))
+        .unwrap();
+    let output = world.transfer_as_any_user();
+    assert_eq!(output.status.code(), Some(78), "{}", words(&output));
+    assert!(words(&output).contains("cannot clear the tag core::1.0"), "{}", words(&output));
+    assert!(world.archive().join("core/1.0").is_dir() && world.archive().join("core/2.0").is_dir());
+    assert_eq!(queued(&world), 1, "the other is done");
 }
 
 #[test]

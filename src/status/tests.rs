@@ -364,7 +364,7 @@ fn a_waiting_tag_is_shown_with_its_reason_and_counts_as_lag() {
     assert_eq!(world.target().tags.fresh, 1);
     let places = world.places();
     let mut queue = Queue::open(&world.path("tags"), &places.state).unwrap();
-    let claim = queue.claim(|_, _| {}).unwrap().remove(0);
+    let claim = queue.claim(|_, _| {}).unwrap().0.remove(0);
     let reason = "core/2.0 is still writable in the source archive";
     queue.wait(&claim, reason.into(), WaitsFor::Sealing, SystemTime::now());
     queue.save().unwrap();
@@ -403,7 +403,7 @@ fn a_rejected_tag_is_told_of() {
     let places = world.places();
     Tag(core("9")).drop_into(&world.path("tags")).unwrap();
     let mut queue = Queue::open(&world.path("tags"), &places.state).unwrap();
-    let claim = queue.claim(|_, _| {}).unwrap().remove(0);
+    let claim = queue.claim(|_, _| {}).unwrap().0.remove(0);
     queue.reject(&claim, "core/9: the source archive does not have it; given up after 5 s").unwrap();
     let fleet = Fleet::gather(world.root.path(), None, SystemTime::now()).unwrap();
     let texts: Vec<_> = fleet.targets[0].remarks.iter().map(|remark| remark.text.clone()).collect();

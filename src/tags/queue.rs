@@ -156,38 +156,54 @@ impl Queue {
         due.unwrap_or(false)
     }
 
-    /// Claims all tags that lie in the directory, oldest claim first.
+    /// Claims all tags that lie in the directory, oldest claim first, and gives why the first stays there that
+    /// can be neither claimed nor rejected.
     ///
     /// What can never be claimed (a folder of somebody else's) is rejected, hidden where it lies, so that
-    /// it cannot trigger again, and told to `refused`.
+    /// it cannot trigger again, and told to `refused`. What is no tag's fault, such as a full disk, or a queue
+    /// that is somebody else's, rejects none.
     ///
     /// # Errors
-    /// What is no tag's fault, such as a full disk, or a queue that is somebody else's: those tags lie there still.
-    pub fn claim(&mut self, mut refused: impl FnMut(&OsStr, &str)) -> io::Result<Vec<Claim>> {
-        let mut claims = Vec::new();
+    /// Those of reading the directory.
+    pub fn claim(
+        &mut self,
+        mut refused: impl FnMut(&OsStr, &str),
+    ) -> io::Result<(Vec<Claim>, Option<io::Error>)> {
+        let (mut claims, mut failed) = (Vec::new(), None);
         for item in fs::read_dir(&self.directory)? {
             let name = item?.file_name();
             if name.as_bytes().starts_with(b".") {
                 continue;
             }
-            match self.claim_one(&name) {
-                Ok(claim) => claims.extend(claim),
-                Err(why) if stays(&why) => {
-                    self.takes_claims()?;
-                    let reason = format!("the tag cannot be claimed: {why}");
-                    self.record(&name, &reason)?;
-                    if let Err(why) = self.hide(&name) {
-                        // A tag that lies there is not rejected.
-                        let _ = fs::remove_file(self.state.join("rejected").join(&name));
-                        return Err(why);
-                    }
-                    refused(&name, &reason);
-                }
-                Err(why) => return Err(why),
+            let claimed = match self.claim_one(&name) {
+                Err(why) if stays(&why) => self.refuse(&name, &why, &mut refused),
+                claimed => claimed.map(|claim| claims.extend(claim)),
+            };
+            if let Err(why) = claimed {
+                let reason = format!("{}: {why}", name.to_string_lossy());
+                failed = failed.or(Some(io::Error::new(why.kind(), reason)));
             }
         }
         claims.sort_by(|a, b| a.file.cmp(&b.file));
-        Ok(claims)
+        Ok((claims, failed))
+    }
+
+    /// Rejects what lies there as `name` and cannot be claimed.
+    fn refuse(
+        &mut self,
+        name: &OsStr,
+        why: &io::Error,
+        refused: &mut impl FnMut(&OsStr, &str),
+    ) -> io::Result<()> {
+        self.takes_claims()?;
+        let reason = format!("the tag cannot be claimed: {why}");
+        self.record(name, &reason)?;
+        self.hide(name).inspect_err(|_| {
+            // A tag that lies there is not rejected.
+            let _ = fs::remove_file(self.state.join("rejected").join(name));
+        })?;
+        refused(name, &reason);
+        Ok(())
     }
 
     fn claim_one(&mut self, name: &OsStr) -> io::Result<Option<Claim>> {
@@ -418,7 +434,9 @@ mod tests {
         }
 
         fn claim(&self, queue: &mut Queue) -> Vec<Claim> {
-            queue.claim(|name, why| panic!("{name:?}: {why}")).unwrap()
+            let (claims, failed) = queue.claim(|name, why| panic!("{name:?}: {why}")).unwrap();
+            assert!(failed.is_none(), "{failed:?}");
+            claims
         }
     }
 
@@ -541,7 +559,7 @@ mod tests {
         let world = World::new();
         world.drop_tag(&"x".repeat(250));
         let mut told = 0;
-        assert!(world.queue().claim(|_, _| told += 1).unwrap().is_empty());
+        assert!(world.queue().claim(|_, _| told += 1).unwrap().0.is_empty());
         assert_eq!(told, 1);
         assert!(world.claim(&mut world.queue()).is_empty(), "it triggers again");
     }
@@ -554,13 +572,14 @@ mod tests {
         let claimed = world.tags().join(CLAIMED);
         fs::remove_dir(&claimed).unwrap();
         fs::write(&claimed, "").unwrap();
-        queue.claim(|name, why| panic!("{name:?}: {why}")).unwrap_err();
+        let (claims, failed) = queue.claim(|name, why| panic!("{name:?}: {why}")).unwrap();
+        assert!(claims.is_empty() && failed.is_some());
         fs::remove_file(claimed).unwrap();
         assert_eq!(world.claim(&mut world.queue()).len(), 1);
     }
 
-    /// Claims as a user who is not root, in a tag directory of this mode.
-    fn claim_as_nobody(world: &World, mode: u32) -> io::Result<Vec<Claim>> {
+    /// Why a user who is not root cannot claim in a tag directory of this mode.
+    fn fails_for_nobody(world: &World, mode: u32) -> io::Error {
         let mut queue = world.queue();
         let set_mode = |path: PathBuf, mode| fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
         set_mode(world.root.path().to_owned(), 0o755);
@@ -568,11 +587,12 @@ mod tests {
         set_mode(world.tags(), mode);
         let as_nobody = std::thread::spawn(move || {
             nix::unistd::setfsuid(65534.into());
-            queue.claim(|name, why| panic!("{name:?}: {why}"))
+            queue.claim(|name, why| panic!("{name:?}: {why}")).unwrap()
         });
-        let claims = as_nobody.join().unwrap();
+        let (claims, failed) = as_nobody.join().unwrap();
         set_mode(world.tags(), 0o755);
-        claims
+        assert!(claims.is_empty());
+        failed.unwrap()
     }
 
     #[test]
@@ -581,7 +601,7 @@ mod tests {
         world.drop_tag("core::1.0");
         fs::create_dir(world.tags().join(CLAIMED)).unwrap();
         fs::set_permissions(world.tags().join(CLAIMED), Permissions::from_mode(0o555)).unwrap();
-        let why = claim_as_nobody(&world, 0o777).unwrap_err();
+        let why = fails_for_nobody(&world, 0o777);
         assert_eq!(why.kind(), io::ErrorKind::PermissionDenied);
         assert!(why.to_string().contains(CLAIMED), "{why}");
         assert!(world.tags().join("core::1.0").exists());
@@ -596,7 +616,7 @@ mod tests {
             world.drop_tag("core::1.0");
             fs::create_dir(world.tags().join(CLAIMED)).unwrap();
             fs::set_permissions(world.tags().join(CLAIMED), Permissions::from_mode(0o777)).unwrap();
-            claim_as_nobody(&world, 0o1777).unwrap_err();
+            fails_for_nobody(&world, 0o1777);
             assert!(world.tags().join("core::1.0").exists());
             assert_eq!(fs::read_dir(world.root.path().join("state/rejected")).unwrap().count(), 0);
         }
@@ -618,7 +638,10 @@ mod tests {
         let name = "x".repeat(250);
         world.drop_tag(&name);
         fs::write(world.root.path().join("state/rejected"), "").unwrap();
-        world.queue().claim(|name, why| panic!("{name:?}: {why}")).unwrap_err();
+        world.drop_tag("core::1.0");
+        let (claims, failed) = world.queue().claim(|name, why| panic!("{name:?}: {why}")).unwrap();
+        assert!(failed.unwrap().to_string().contains(&name));
         assert!(world.tags().join(name).exists());
+        assert_eq!(claims.len(), 1, "the other is claimed all the same");
     }
 }

@@ -31,12 +31,12 @@ impl Run<'_> {
         // The objects are there, whatever becomes of the index: but nothing is done before it is.
         state.write(&bucket).await?;
         for (at, ended) in ended? {
-            self.put_ended(&mut round, at, ended)?;
+            self.put_ended(&mut round, at, ended);
         }
         Ok(())
     }
 
-    fn put_ended(&mut self, round: &mut Round, at: usize, ended: Option<Ended>) -> Result<()> {
+    fn put_ended(&mut self, round: &mut Round, at: usize, ended: Option<Ended>) {
         let number = at as u64;
         round.sent(at, number);
         let (outcome, bytes) = match ended {
@@ -50,7 +50,7 @@ impl Run<'_> {
         };
         let sent = Sent { bytes, at: Some(SystemTime::now()) };
         let parts = self.parts(self.started, Some(sent), round, number);
-        self.ended(round, number, &outcome, parts)
+        self.ended(round, number, &outcome, parts);
     }
 }
 

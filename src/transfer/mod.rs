@@ -47,9 +47,8 @@ const PAUSE: Duration = Duration::from_secs(5);
 /// agent, and its tag waits or is rejected.
 pub async fn run(settings: &Settings, places: &Places, helper: &Path, started: SystemTime) -> Result<()> {
     let mut reporter = Reporter::new(settings.name.as_str(), &places.report);
-    let mut tried = HashSet::new();
-    let ended = once(settings, places, helper, started, &mut reporter, &mut tried).await;
-    if ended.is_err() && tried.is_empty() && Queue::has_fresh(&settings.tags.directory) {
+    let ended = once(settings, places, helper, started, &mut reporter).await;
+    if ended.is_err() && Queue::has_fresh(&settings.tags.directory) {
         // What cannot even be claimed starts the next run as soon as this one ends.
         tokio::time::sleep(PAUSE).await;
     }
@@ -62,7 +61,6 @@ async fn once(
     helper: &Path,
     started: SystemTime,
     reporter: &mut Reporter,
-    tried: &mut HashSet<OsString>,
 ) -> Result<()> {
     let mut record = Record::begin();
     let _lock = match lock::take(&places.transfer_lock(), "a transfer") {
@@ -70,7 +68,7 @@ async fn once(
         Err(Untaken::Held(running)) => return Err(running),
         Err(Untaken::Failed(failure)) => return tell_end(settings, places, reporter, &record, Err(failure)),
     };
-    let worked = work(settings, places, helper, started, reporter, tried, &mut record).await;
+    let worked = work(settings, places, helper, started, reporter, &mut record).await;
     match tell_end(settings, places, reporter, &record, worked)? {
         None => Ok(()),
         // A package that failed stopped no other, but the run is no success.
@@ -104,7 +102,6 @@ async fn work(
     helper: &Path,
     started: SystemTime,
     reporter: &mut Reporter,
-    tried: &mut HashSet<OsString>,
     record: &mut Record,
 ) -> Result<Option<Mend>> {
     let all_are_due = trigger::take(&places.transfer_trigger())?;
@@ -117,9 +114,9 @@ async fn work(
         queue,
         all_are_due,
         channel: None,
-        tried,
+        tried: HashSet::new(),
         worst: None,
-        unwritten: None,
+        undone: None,
         started,
         record,
         progress: Progress::start(),
@@ -127,13 +124,21 @@ async fn work(
     let ended = run.all().await;
     run.close().await;
     let written = run.queue.save().later("cannot write down why tags wait");
-    ended.and(run.unwritten.map_or(written, Err)).map(|()| run.worst)
+    ended.and(run.undone.map_or(written, Err)).map(|()| run.worst)
 }
 
 fn open_queue(settings: &Settings, places: &Places) -> Result<Queue> {
     let directory = &settings.tags.directory;
     Queue::open(directory, &places.state)
         .later(format!("cannot use the tag directory {}", directory.display()))
+}
+
+/// What mends that a queue cannot be used as `attempt` says: one of another user's, a person.
+fn of_queue<T>(done: io::Result<T>, attempt: String) -> Result<T> {
+    match done {
+        Err(why) if why.kind() == io::ErrorKind::PermissionDenied => Err(why).person(attempt),
+        done => done.later(attempt),
+    }
 }
 
 struct Run<'a> {
@@ -147,11 +152,11 @@ struct Run<'a> {
     /// The way to the target, once it was needed.
     channel: Option<Channel>,
     /// Claims that this run has looked at.
-    tried: &'a mut HashSet<OsString>,
+    tried: HashSet<OsString>,
     /// What single packages that failed need, the worst of them.
     worst: Option<Mend>,
-    /// Why the first rejection was not written down that could not be.
-    unwritten: Option<Failure>,
+    /// Why the first tag that could be neither claimed, cleared nor rejected could not.
+    undone: Option<Failure>,
     started: SystemTime,
     record: &'a mut Record,
     /// Asks systemd for more time as long as claims are looked at.
@@ -189,9 +194,15 @@ impl Run<'_> {
             reporter.tell(Report::Rejected { tag, reason });
         });
         let attempt = format!("cannot claim tags in {}", self.settings.tags.directory.display());
-        match claimed {
-            Err(why) if why.kind() == io::ErrorKind::PermissionDenied => Err(why).person(attempt),
-            claimed => claimed.later(attempt),
+        let (claims, failed) = of_queue(claimed, attempt.clone())?;
+        self.goes_on(of_queue(failed.map_or(Ok(()), Err), attempt));
+        Ok(claims)
+    }
+
+    /// What cannot be done with one tag leaves the others to go on, and then the run fails.
+    fn goes_on(&mut self, done: Result<()>) {
+        if let Err(failure) = done {
+            self.undone.get_or_insert(failure);
         }
     }
 
@@ -269,7 +280,7 @@ impl Run<'_> {
             if standing.get(&step.id).is_some_and(|found| step.is_met_by(found)) {
                 tracing::debug!("{} stands on the target already", step.id);
                 let settled = round.settle(at, None);
-                self.settle(settled)?;
+                self.settle(settled);
                 continue;
             }
             let number = match step.want {
@@ -299,11 +310,11 @@ impl Run<'_> {
                 }
                 Event::Unreadable { number, failure } => {
                     let settled = round.ended(number, Some(&Failed::Unreadable(failure.into())));
-                    self.settle(settled)?;
+                    self.settle(settled);
                 }
                 Event::Outcome { number, outcome } => {
                     let parts = self.parts(channel.attached, sent.remove(&number), round, number);
-                    self.ended(round, number, &outcome, parts)?;
+                    self.ended(round, number, &outcome, parts);
                 }
             }
         }
@@ -344,13 +355,7 @@ impl Run<'_> {
         (sent.bytes, parts)
     }
 
-    fn ended(
-        &mut self,
-        round: &mut Round,
-        number: u64,
-        outcome: &Outcome,
-        (bytes, parts): (u64, Parts),
-    ) -> Result<()> {
+    fn ended(&mut self, round: &mut Round, number: u64, outcome: &Outcome, (bytes, parts): (u64, Parts)) {
         if let (Outcome::Committed { replaced }, Some(step)) = (outcome, round.step(number)) {
             let id = &round.steps[step].id;
             self.record.sent(id, bytes);
@@ -369,17 +374,20 @@ impl Run<'_> {
             _ => None,
         };
         let settled = round.ended(number, failed.as_ref());
-        self.settle(settled)
+        self.settle(settled);
     }
 
     /// Clears the claims that are done. The others wait, but for those whose package no target
     /// can hold: they are rejected. What the target refuses a person may mend without dropping
     /// the tag again.
-    fn settle(&mut self, settled: Vec<Settled>) -> Result<()> {
+    fn settle(&mut self, settled: Vec<Settled>) {
         for Settled { claim, failed } in settled {
             self.count(failed.as_ref());
             match failed {
-                None => self.queue.clear(&claim).later("cannot clear a tag")?,
+                None => {
+                    let cleared = self.queue.clear(&claim);
+                    self.goes_on(of_queue(cleared, format!("cannot clear the tag {}", claim.name.display())));
+                }
                 Some(Failed::Unreadable(Refusal { mend: Mend::Person, reason })) => {
                     self.reject(&claim, reason);
                 }
@@ -391,7 +399,6 @@ impl Run<'_> {
                 }
             }
         }
-        Ok(())
     }
 
     fn count(&mut self, failed: Option<&Failed>) {
@@ -420,7 +427,7 @@ impl Run<'_> {
         self.queue.wait(claim, reason, what, now);
     }
 
-    /// Where that cannot be written down, the claim stays: the others go on, and then the run fails.
+    /// Where that cannot be written down, the claim stays.
     fn reject(&mut self, claim: &Claim, reason: String) {
         let tag = String::from_utf8_lossy(claim.name.as_bytes()).into_owned();
         match self.queue.reject(claim, &reason).later(format!("cannot reject the tag {tag}")) {
@@ -428,7 +435,7 @@ impl Run<'_> {
                 self.reporter.tell(Report::Rejected { tag, reason });
                 self.worst = Some(Mend::Person);
             }
-            Err(failure) => self.unwritten = self.unwritten.take().or(Some(failure)),
+            failed => self.goes_on(failed),
         }
     }
 

@@ -138,7 +138,7 @@ mod tests {
         for number in 0..count {
             std::fs::write(root.path().join(format!("core::{number}")), "").unwrap();
         }
-        queue.claim(|name, why| panic!("{name:?}: {why}")).unwrap()
+        queue.claim(|name, why| panic!("{name:?}: {why}")).unwrap().0
     }
 
     #[test]

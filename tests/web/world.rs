@@ -230,7 +230,7 @@ impl World {
         Tag(id.clone()).drop_into(&tags).unwrap();
         fs::write(tags.join(MARKUP), "").unwrap();
         let mut queue = Queue::open(&tags, &state).unwrap();
-        for claim in queue.claim(|_, _| {}).unwrap() {
+        for claim in queue.claim(|_, _| {}).unwrap().0 {
             if claim.tag.is_err() {
                 queue.reject(&claim, MARKUP).unwrap();
             } else {
