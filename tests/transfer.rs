@@ -54,6 +54,33 @@ fn a_tag_directory_that_cannot_be_used_is_told_by_the_state() {
 }
 
 #[test]
+fn a_queue_of_another_users_needs_a_person_whatever_fails_first() {
+    let world = world();
+    let claimed = world.tags().join(".claimed");
+    let needs_a_person = |attempt: &str| {
+        let output = world.transfer_as_any_user();
+        assert_eq!(output.status.code(), Some(78), "{attempt}: {}", words(&output));
+        let reason = words(&output);
+        assert!(reason.contains(attempt) && reason.contains("is it the user blat's?"), "{reason}");
+    };
+    set_mode(&world.tags(), 0o555);
+    needs_a_person("cannot use the tag directory");
+    set_mode(&world.tags(), 0o755);
+    world.tag("core", "1.0");
+    fs::create_dir(&claimed).unwrap();
+    set_mode(&claimed, 0o555);
+    needs_a_person("cannot claim tags");
+    set_mode(&claimed, 0o355);
+    fs::remove_file(world.tags().join("core::1.0")).unwrap();
+    needs_a_person("cannot read the queue");
+    set_mode(&claimed, 0o755);
+    fs::write(claimed.join("0000000000000001-nonsense"), "").unwrap();
+    fs::create_dir(world.rejected()).unwrap();
+    set_mode(&world.rejected(), 0o555);
+    needs_a_person("cannot reject the tag nonsense");
+}
+
+#[test]
 fn a_run_that_can_write_nothing_down_is_told_to_the_agent() {
     for (name, reason) in
         [("transfer.lock", "cannot open"), ("waiting.json", "cannot write down why tags wait")]

@@ -221,7 +221,7 @@ impl Queue {
         for folder in [&self.directory, &self.directory.join(CLAIMED)] {
             let wanted = AccessFlags::W_OK | AccessFlags::X_OK;
             if let Err(why) = faccessat(AT_FDCWD, folder, wanted, AtFlags::AT_EACCESS) {
-                let reason = format!("{}: {why}: is it the user blat's?", folder.display());
+                let reason = format!("{}: {why}", folder.display());
                 return Err(io::Error::new(io::Error::from(why).kind(), reason));
             }
         }

@@ -123,20 +123,22 @@ async fn work(
     };
     let ended = run.all().await;
     run.close().await;
-    let written = run.queue.save().later("cannot write down why tags wait");
+    let written = of_queue(run.queue.save(), "cannot write down why tags wait".into());
     ended.and(run.undone.map_or(written, Err)).map(|()| run.worst)
 }
 
 fn open_queue(settings: &Settings, places: &Places) -> Result<Queue> {
     let directory = &settings.tags.directory;
-    Queue::open(directory, &places.state)
-        .later(format!("cannot use the tag directory {}", directory.display()))
+    let attempt = format!("cannot use the tag directory {}", directory.display());
+    of_queue(Queue::open(directory, &places.state), attempt)
 }
 
-/// What mends that a queue cannot be used as `attempt` says: one of another user's, a person.
+/// What mends that a queue cannot be used: one of another user's, a person.
 fn of_queue<T>(done: io::Result<T>, attempt: String) -> Result<T> {
     match done {
-        Err(why) if why.kind() == io::ErrorKind::PermissionDenied => Err(why).person(attempt),
+        Err(why) if why.kind() == io::ErrorKind::PermissionDenied => {
+            Err(anyhow::anyhow!("{why}: is it the user blat's?")).person(attempt)
+        }
         done => done.later(attempt),
     }
 }
@@ -208,7 +210,7 @@ impl Run<'_> {
 
     fn due(&self) -> Result<Vec<Claim>> {
         let now = SystemTime::now();
-        let claims = self.queue.claims().later("cannot read the queue")?;
+        let claims = of_queue(self.queue.claims(), "cannot read the queue".into())?;
         let due = |claim: &Claim| {
             !self.tried.contains(claim.file()) && (self.all_are_due || self.queue.is_due(claim, now))
         };
@@ -430,7 +432,7 @@ impl Run<'_> {
     /// Where that cannot be written down, the claim stays.
     fn reject(&mut self, claim: &Claim, reason: String) {
         let tag = String::from_utf8_lossy(claim.name.as_bytes()).into_owned();
-        match self.queue.reject(claim, &reason).later(format!("cannot reject the tag {tag}")) {
+        match of_queue(self.queue.reject(claim, &reason), format!("cannot reject the tag {tag}")) {
             Ok(()) => {
                 self.reporter.tell(Report::Rejected { tag, reason });
                 self.worst = Some(Mend::Person);
