@@ -63,6 +63,8 @@ pub enum WaitsFor {
     Sealing,
     /// The source archive does not have it.
     Publishing,
+    /// The source archive cannot be looked at: it is not mounted, for one.
+    Archive,
     /// What hinders it passes: a full disk on the target, for one.
     Time,
     /// The target refuses it until a person mends something there.
@@ -75,10 +77,15 @@ impl WaitsFor {
         matches!(self, Self::Publishing | Self::Person)
     }
 
+    /// Whether it is a hindrance on the way to what a claim waits for, and tells nothing of that.
+    fn passes(self) -> bool {
+        matches!(self, Self::Archive | Self::Time)
+    }
+
     /// The longest time between two looks. Those at the source archive alone are cheap.
     fn longest(self) -> Duration {
         match self {
-            Self::Sealing | Self::Publishing => Duration::from_secs(30),
+            Self::Sealing | Self::Publishing | Self::Archive => Duration::from_secs(30),
             Self::Time | Self::Person => MAX_DELAY,
         }
     }
@@ -94,6 +101,9 @@ pub struct Waiting {
     /// For how many seconds it has waited for that.
     #[serde(default)]
     pub waited: u64,
+    /// Whether something else hinders it at the moment, which passes: that time does not count.
+    #[serde(default)]
+    pub hindered: bool,
     /// When it was last looked at, in seconds since 1970 (UTC).
     #[serde(default)]
     pub seen: u64,
@@ -279,13 +289,23 @@ impl Queue {
     }
 
     /// `claim` waits for `what`; each look in vain doubles the time to the next.
+    ///
+    /// What passes counts for nothing, and takes nothing away either: else a claim that is hindered now and then
+    /// would never be given up.
     pub fn wait(&mut self, claim: &Claim, reason: String, what: WaitsFor, now: SystemTime) {
-        let tries = self.before(claim, what).map_or(0, |before| before.tries);
+        let limited = self.waiting(claim).filter(|before| what.passes() && before.waits_for.has_limit());
+        let (waits_for, waited, hindered) = match limited {
+            Some(before) => (before.waits_for, before.waited, true),
+            None => (what, self.waited(claim, what, now).as_secs(), false),
+        };
+        let before = self.before(claim, waits_for).filter(|before| before.hindered == hindered);
+        let tries = before.map_or(0, |before| before.tries);
         let delay = FIRST_DELAY.saturating_mul(1 << tries.min(10)).min(what.longest());
         let waiting = Waiting {
             reason,
-            waits_for: what,
-            waited: self.waited(claim, what, now).as_secs(),
+            waits_for,
+            waited,
+            hindered,
             seen: seconds(now),
             tries: tries + 1,
             due: seconds(now) + delay.as_secs(),
@@ -504,6 +524,38 @@ mod tests {
         queue.wait(&claim, "the disk is full".into(), WaitsFor::Time, now);
         assert_eq!(queue.waiting(&claim).unwrap().due - seconds(now), 5);
         assert_eq!(queue.waited(&claim, WaitsFor::Time, now), Duration::ZERO);
+    }
+
+    #[test]
+    fn what_passes_counts_for_nothing_and_takes_nothing_away() {
+        const HOUR: Duration = Duration::from_secs(3600);
+        let world = World::new();
+        world.drop_tag("core::1.0");
+        let mut queue = world.queue();
+        let claim = world.claim(&mut queue).remove(0);
+        let mut now = SystemTime::now();
+        let mut wait = |queue: &mut Queue, what| {
+            now += Duration::from_secs(600);
+            queue.wait(&claim, "no".into(), what, now);
+            queue.waiting(&claim).unwrap().due - seconds(now)
+        };
+        for limited in [WaitsFor::Publishing, WaitsFor::Person] {
+            for _ in 0..7 {
+                wait(&mut queue, limited);
+            }
+            for passes in [WaitsFor::Archive, WaitsFor::Time] {
+                let before = queue.waiting(&claim).unwrap().waited;
+                let delays = [(); 9].map(|()| wait(&mut queue, passes));
+                assert_eq!(delays[..2], [5, 10], "its pauses begin anew");
+                assert_eq!(delays[8], passes.longest().as_secs());
+                assert_eq!(queue.waiting(&claim).unwrap().waited, before);
+                wait(&mut queue, limited);
+            }
+            assert!(queue.waiting(&claim).unwrap().waited >= HOUR.as_secs());
+            assert!(queue.waiting(&claim).unwrap().waited < 2 * HOUR.as_secs());
+        }
+        wait(&mut queue, WaitsFor::Sealing);
+        assert_eq!(queue.waiting(&claim).unwrap().waited, 0, "it was published");
     }
 
     #[test]

@@ -43,7 +43,7 @@ pub(super) fn resolve(archive: &Archive, id: &PackageVersion, grace: Duration, n
         let found = match archive.look(&at) {
             Ok(found) => found,
             Err(why) => {
-                return wait(format!("cannot look at {at} in the source archive: {why}"), WaitsFor::Sealing);
+                return wait(format!("cannot look at {at} in the source archive: {why}"), WaitsFor::Archive);
             }
         };
         match found {
@@ -138,6 +138,13 @@ mod tests {
         package(root.path(), "1.0", 0o755);
         assert!(matches!(look(&archive, "1.0", 0), Verdict::Wait { what: WaitsFor::Sealing, .. }));
         assert!(matches!(look(&archive, "1.0", 62), Verdict::Send(_)));
+    }
+
+    #[test]
+    fn what_cannot_be_looked_at_waits_for_the_archive() {
+        let (root, archive) = archive();
+        symlink("core", root.path().join("core")).unwrap();
+        assert!(matches!(look(&archive, "1.0", 0), Verdict::Wait { what: WaitsFor::Archive, .. }));
     }
 
     #[test]
