@@ -15,6 +15,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -118,8 +119,13 @@ impl Queue {
     pub fn open(directory: &Path, state: &Path) -> io::Result<Self> {
         let claimed = directory.join(CLAIMED);
         match fs::create_dir(&claimed) {
-            Ok(()) => adopt(&claimed, directory),
-            Err(why) if why.kind() == io::ErrorKind::AlreadyExists => {}
+            Ok(()) => adopt(&claimed, state),
+            // As a run by root may have left it.
+            Err(why) if why.kind() == io::ErrorKind::AlreadyExists => {
+                if fs::symlink_metadata(&claimed).is_ok_and(|lies| lies.is_dir() && lies.uid() == 0) {
+                    adopt(&claimed, state);
+                }
+            }
             Err(why) => return Err(why),
         }
         let waiting = fs::read(state.join("waiting.json")).unwrap_or_default();
@@ -427,7 +433,7 @@ fn forget_oldest(folder: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
     use std::fs::Permissions;
-    use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown};
+    use std::os::unix::fs::{PermissionsExt, lchown};
 
     struct World {
         root: tempfile::TempDir,
@@ -675,13 +681,23 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_that_root_makes_is_its_tag_directorys_owners() {
+    fn a_queue_of_roots_goes_to_the_owner_of_the_state_whosever_the_tag_directory_is() {
         let world = World::new();
         // Only root can give something away; anybody has what it made.
-        let owner = if nix::unistd::geteuid().is_root() { 12345 } else { nix::unistd::geteuid().as_raw() };
-        lchown(world.tags(), Some(owner), None).unwrap();
-        world.queue();
-        assert_eq!(fs::metadata(world.tags().join(CLAIMED)).unwrap().uid(), owner);
+        let user = nix::unistd::geteuid();
+        let (owner, other) = if user.is_root() { (12345, 54321) } else { (user.as_raw(), user.as_raw()) };
+        lchown(world.tags(), Some(other), None).unwrap();
+        lchown(world.root.path().join("state"), Some(owner), None).unwrap();
+        let claimed = world.tags().join(CLAIMED);
+        let owner_after = || {
+            world.queue();
+            fs::metadata(&claimed).unwrap().uid()
+        };
+        assert_eq!(owner_after(), owner);
+        lchown(&claimed, Some(user.as_raw()), None).unwrap();
+        assert_eq!(owner_after(), owner, "it was there already");
+        lchown(&claimed, Some(other), None).unwrap();
+        assert_eq!(owner_after(), other, "another made it");
     }
 
     #[test]
