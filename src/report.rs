@@ -108,7 +108,11 @@ pub enum Report {
         person: bool,
     },
     /// A run ended, and so many tags wait. It is a run's last word; one that failed has said so before.
-    Queue { waiting: usize },
+    Queue {
+        /// Left out where they cannot be counted.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        waiting: Option<usize>,
+    },
     /// A session was opened with the helper that belongs to this build, or with an old one: which, and
     /// why it stays so.
     Helper { old: Option<String> },

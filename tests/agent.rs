@@ -157,9 +157,13 @@ fn tags_that_waited_where_nothing_looks_any_more_are_not_in_the_status() {
     agent.says("is ready");
     let report = Places::of(root.path(), &"site1".parse().unwrap()).report;
     let mut reporter = Reporter::new("site1", &report);
-    reporter.tell(Report::Queue { waiting: 3 });
+    reporter.tell(Report::Queue { waiting: Some(3) });
     reporter.tell(Report::Trouble { reason: "its disk is gone".into(), person: false });
+    reporter.tell(Report::Queue { waiting: None });
     status("3 tags wait; the last transfer failed: its disk is gone");
+    reporter.tell(Report::Queue { waiting: None });
+    let words = status("3 tags wait");
+    assert!(!words.contains("failed"), "the run's end was not heard: {words}");
     write_with_tags_in(&root.path().join("elsewhere"), root.path(), BUCKET);
     agent.signal(Signal::SIGHUP);
     let words = status("no tag waits");

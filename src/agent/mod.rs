@@ -255,7 +255,7 @@ impl Agent {
         match &report {
             Report::Trouble { reason, .. } if !self.troubles.heard(reason, now) => return,
             Report::Queue { waiting } => {
-                self.waiting = *waiting;
+                self.waiting = waiting.unwrap_or(self.waiting);
                 self.troubles.run_ended(now);
             }
             Report::SyncFailed { reason, .. } => {

@@ -138,9 +138,10 @@ impl Queue {
         })
     }
 
-    /// How many claims lie in the tag directory `directory`, as far as that can be read.
-    pub fn count(directory: &Path) -> usize {
-        fs::read_dir(directory.join(CLAIMED)).map_or(0, Iterator::count)
+    /// How many claims lie in the tag directory `directory`, where that can be read.
+    pub fn count(directory: &Path) -> Option<usize> {
+        let names = names(&directory.join(CLAIMED)).ok()?;
+        Some(names.into_iter().filter_map(Claim::of_file).count())
     }
 
     /// Whether any claim lies in the tag directory `directory`.
@@ -259,8 +260,7 @@ impl Queue {
 
     /// Claims of earlier runs, oldest first.
     pub fn claims(&self) -> io::Result<Vec<Claim>> {
-        let names = fs::read_dir(self.directory.join(CLAIMED))?.map(|item| Ok(item?.file_name()));
-        let names = names.collect::<io::Result<Vec<_>>>()?;
+        let names = names(&self.directory.join(CLAIMED))?;
         let mut claims: Vec<_> = names.into_iter().filter_map(|file| self.read_claim(file)).collect();
         claims.sort_by(|a, b| a.file.cmp(&b.file));
         Ok(claims)
@@ -414,6 +414,10 @@ fn stays(why: &io::Error) -> bool {
     matches!(why.kind(), io::ErrorKind::InvalidFilename | io::ErrorKind::PermissionDenied)
 }
 
+fn names(folder: &Path) -> io::Result<Vec<OsString>> {
+    fs::read_dir(folder)?.map(|item| Ok(item?.file_name())).collect()
+}
+
 /// Keeps a folder of records from growing for years: the oldest go.
 fn forget_oldest(folder: &Path) -> io::Result<()> {
     let items = fs::read_dir(folder)?.collect::<io::Result<Vec<_>>>()?;
@@ -475,6 +479,16 @@ mod tests {
             assert_eq!(world.claim(&mut queue).len(), 1);
         }
         assert_eq!(world.queue().claims().unwrap().len(), 3);
+    }
+
+    #[test]
+    fn only_claims_are_counted_and_where_they_cannot_be_none_is_not_said() {
+        let world = World::new();
+        assert_eq!(Queue::count(&world.tags()), None);
+        world.drop_tag("core::1.0");
+        world.claim(&mut world.queue());
+        fs::write(world.tags().join(CLAIMED).join(".nfs0000000000000001"), "").unwrap();
+        assert_eq!(Queue::count(&world.tags()), Some(1));
     }
 
     #[test]
