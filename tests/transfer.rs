@@ -216,15 +216,27 @@ fn an_old_claim_is_given_up_only_once_it_was_seen_to_wait_for_long() {
 }
 
 #[test]
-fn a_source_archive_that_has_nothing_at_all_is_a_failure_of_no_tag() {
+fn tags_wait_for_a_source_archive_that_has_nothing_at_all_and_none_is_given_up() {
     let world = world();
+    world.publish("other", "1.0");
     world.tag("core", "1.0");
-    fs::write(world.tags().join("nonsense"), "").unwrap();
+    assert_done(&world.transfer());
+    let week_ago = |claim: &mut serde_json::Value| {
+        claim["waited"] = (7 * 86_400 + 1).into();
+        claim["due"] = 0.into();
+    };
+    assert_eq!(change_waiting(&world, week_ago), 1);
+    let away = world.root().join("away");
+    fs::rename(world.source(), &away).unwrap();
+    fs::create_dir(world.source()).unwrap();
     let output = world.transfer();
-    assert_eq!(output.status.code(), Some(75), "{}", words(&output));
+    assert_done(&output);
     assert!(words(&output).contains("is it mounted?"), "{}", words(&output));
-    assert_eq!(queued(&world), 1, "the other is rejected all the same");
+    assert_eq!((queued(&world), world.rejected().exists()), (1, false));
+    fs::remove_dir(world.source()).unwrap();
+    fs::rename(away, world.source()).unwrap();
     world.publish("core", "1.0");
+    assert_eq!(change_waiting(&world, |claim| claim["due"] = 0.into()), 1);
     assert_done(&world.transfer());
     assert_eq!(queued(&world), 0);
 }

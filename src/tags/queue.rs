@@ -64,7 +64,7 @@ pub enum WaitsFor {
     Sealing,
     /// The source archive does not have it.
     Publishing,
-    /// The source archive cannot be looked at: it is not mounted, for one.
+    /// The source archive cannot be looked at: it is not mounted, for one, and so has nothing at all.
     Archive,
     /// What hinders it passes: a full disk on the target, for one.
     Time,

@@ -224,7 +224,6 @@ impl Run<'_> {
             .later(format!("cannot read the source archive {}: is it mounted?", source.display()))?;
         let (now, grace) = (SystemTime::now(), self.settings.writable.grace.into());
         let is_empty = LazyCell::new(|| archive.is_empty());
-        let mut nothing_known = false;
         let mut round = Round::default();
         for claim in claims {
             self.progress.moved();
@@ -234,14 +233,13 @@ impl Run<'_> {
             };
             match verdict {
                 Verdict::Send(steps) => round.add(claim, steps),
-                Verdict::Wait { what: WaitsFor::Publishing, .. } if *is_empty => nothing_known = true,
+                Verdict::Wait { what: WaitsFor::Publishing, .. } if *is_empty => {
+                    let reason = "the source archive has nothing at all: is it mounted?";
+                    self.wait(&claim, reason.into(), WaitsFor::Archive);
+                }
                 Verdict::Wait { reason, what } => self.wait(&claim, reason, what),
                 Verdict::Reject(reason) => self.reject(&claim, reason),
             }
-        }
-        if nothing_known {
-            let why = format!("the source archive {} has nothing at all: is it mounted?", source.display());
-            return Err(Failure::later(anyhow::anyhow!(why)));
         }
         Ok(round)
     }
