@@ -37,6 +37,11 @@ pub(super) fn of_file(
     Ok(Some(SharedCredentialsProvider::new(provider)))
 }
 
+/// Whether the usual chain is asked, whose answer depends on who asks.
+pub fn asks_the_environment(name: &TargetName, settings: &S3) -> bool {
+    matches!(file(name, settings), Ok(None))
+}
+
 fn file(name: &TargetName, settings: &S3) -> Result<Option<PathBuf>> {
     let loaded = libsystemd::credentials::CredentialsLoader::path_from_env();
     let loaded = loaded.map(|folder| folder.join(CREDENTIAL)).filter(|file| file.exists());

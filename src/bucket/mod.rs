@@ -31,6 +31,7 @@ use crate::config::{S3, TargetName};
 use crate::failure::Result;
 use crate::progress::Progress;
 
+pub use credentials::asks_the_environment;
 pub use index::Entry;
 pub use names::Meta;
 pub use state::State;
