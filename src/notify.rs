@@ -51,10 +51,13 @@ impl std::fmt::Display for Call {
     }
 }
 
-/// Notes what a target needs a person for, which has `blat-notify@NAME.service` started.
+/// Notes what a target needs a person for, which has `blat-notify@NAME.service` started. That takes the second file
+/// away. It is written last: a service that runs already and read the old reason leaves it.
 pub fn call(places: &Places, reason: &str) {
-    if let Err(why) = replace(&places.person(), format!("{reason}\n").as_bytes()) {
-        tracing::warn!("cannot write {}: {why}", places.person().display());
+    for (file, text) in [(places.person(), format!("{reason}\n")), (places.untold(), String::new())] {
+        if let Err(why) = replace(&file, text.as_bytes()) {
+            tracing::warn!("cannot write {}: {why}", file.display());
+        }
     }
 }
 

@@ -156,7 +156,12 @@ impl Places {
         self.runtime.join("person")
     }
 
-    /// What a person is needed for and was not called for yet.
+    /// There from a call until somebody is about to tell it: `ExecStartPre=` of `blat-notify@.service` removes it.
+    pub fn untold(&self) -> PathBuf {
+        self.runtime.join("untold")
+    }
+
+    /// What a person is needed for and was not told yet.
     pub fn calls(&self) -> PathBuf {
         self.runtime.join("calls.json")
     }

@@ -1,4 +1,6 @@
-//! The agent by itself: of a bucket, to which it keeps no line.
+//! The agent by itself, mostly of a bucket, to which it keeps no line.
+
+mod loopback;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -18,6 +20,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
 use tempfile::TempDir;
+
+use crate::loopback::Loopback;
 
 const SOON: Duration = Duration::from_secs(20);
 /// How often the agent looks by itself.
@@ -212,13 +216,49 @@ fn a_call_for_a_person_waits_until_systemd_looks_and_over_a_restart() {
     wait("a person is needed", || waiting().contains("cannot read the key /nowhere/key"));
     agent.ends();
     assert!(!places.person().exists(), "nobody looks there yet");
-    let other = waiting().replace("/nowhere/key", "/another/key");
-    fs::write(places.calls(), other).unwrap();
+    // As an agent of an older version left it.
+    fs::write(places.calls(), r#"{"reasons":["a tag is rejected"],"more":0}"#).unwrap();
     let mut agent = Agent::start(root.path());
     wait("a person is called", || {
         let called = fs::read_to_string(places.person()).unwrap_or_default();
-        called.contains("/another/key") && called.contains("; ") && called.contains("/nowhere/key")
+        called.contains("/nowhere/key") && called.contains("; a tag is rejected")
     });
+    // As the service does when it starts; until then, it is not known whether systemd saw anything.
+    wait("there is a note", || places.untold().exists());
+    assert!(waiting().contains("a tag is rejected"));
+    fs::remove_file(places.untold()).unwrap();
     wait("once", || !places.calls().exists());
+    agent.ends();
+}
+
+#[test]
+fn nobody_is_called_for_a_key_once_the_line_is_up() {
+    let blat = Path::new(env!("CARGO_BIN_EXE_blat"));
+    let world = Loopback::new(blat, &blat.with_file_name("blat-target"));
+    let places = Places::of(world.root(), &"site1".parse().unwrap());
+    let key = world.root().join("etc/blat/keys/site1");
+    fs::rename(&key, world.root().join("key")).unwrap();
+    let mut agent = Agent::start(world.root());
+    wait("a person is needed", || places.calls().exists());
+    fs::rename(world.root().join("key"), &key).unwrap();
+    wait("nobody is needed", || !places.calls().exists());
+    assert!(!places.person().exists());
+    agent.ends();
+}
+
+#[test]
+fn nobody_is_called_for_a_host_that_is_the_targets_no_more() {
+    let root = root("source = \"/srv/a\"\nssh.host = \"nowhere\"\nssh.identity = \"/nowhere/key\"\n");
+    let places = Places::of(root.path(), &"site1".parse().unwrap());
+    let mut agent = Agent::start(root.path());
+    wait("a person is needed", || places.calls().exists());
+    // The same line as before: what was said of it is not said again.
+    agent.signal(Signal::SIGHUP);
+    agent.says("read the configuration again");
+    assert!(places.calls().exists());
+    write(root.path(), BUCKET);
+    agent.signal(Signal::SIGHUP);
+    wait("nobody is needed", || !places.calls().exists());
+    assert!(!places.person().exists());
     agent.ends();
 }

@@ -5,6 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use blat::notify;
+use blat::places::Places;
 use tempfile::TempDir;
 
 const SOURCE: &str = env!("CARGO_MANIFEST_DIR");
@@ -185,6 +187,26 @@ fn every_service_exposes_little() {
             assert!(output.status.success(), "{path}: {}", text(&output));
         }
     }
+}
+
+/// By whatever user, and before the command of an administrator's.
+#[test]
+fn who_is_about_to_tell_a_person_takes_the_agents_note_away() {
+    let unit = fs::read_to_string(Path::new(SOURCE).join("units/blat-notify@.service")).unwrap();
+    let command = unit.lines().find_map(|line| line.strip_prefix("ExecStartPre=-+/bin/sh -c '"));
+    let command = command.and_then(|rest| rest.strip_suffix('\'')).expect("it is there");
+    let root = tempfile::tempdir().unwrap();
+    let places = Places::of(root.path(), &"site1".parse().unwrap());
+    fs::create_dir_all(&places.runtime).unwrap();
+    notify::call(&places, "a tag is rejected");
+    assert!(places.untold().exists());
+    let run = format!("{}/run/", root.path().display());
+    // Of a unit that failed, there is none.
+    for instance in ["blat-sync@site1.service", "site1"] {
+        let command = command.replace("%i", instance).replace("/run/", &run);
+        assert!(Command::new("/bin/sh").arg("-c").arg(command).status().unwrap().success());
+    }
+    assert!(!places.untold().exists() && places.person().exists());
 }
 
 /// The network, the mail queue, and a mailer that is root's or a group's.

@@ -299,13 +299,15 @@ impl Line {
         }
     }
 
-    /// Goes to `endpoint` with `key` from now on.
-    pub(super) async fn redirect(&mut self, endpoint: Endpoint, key: Key) {
-        if (&self.endpoint, &self.key) != (&endpoint, &key) {
+    /// Goes to `endpoint` with `key` from now on; whether those are others.
+    pub(super) async fn redirect(&mut self, endpoint: Endpoint, key: Key) -> bool {
+        let is_another = (&self.endpoint, &self.key) != (&endpoint, &key);
+        if is_another {
             (self.endpoint, self.key) = (endpoint, key);
             self.close().await;
             (self.outage, self.tries) = (None, 0);
         }
+        is_another
     }
 
     /// Ends ssh.

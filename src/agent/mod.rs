@@ -60,7 +60,7 @@ pub async fn run(root: &Path, settings: Settings) -> Result<()> {
     let places = Places::of(root, &settings.name);
     std::fs::create_dir_all(&places.runtime)
         .person(format!("cannot make {}: run as the user blat", places.runtime.display()))?;
-    let calls = Calls::left(places.calls(), Instant::now());
+    let calls = Calls::left(&places, Instant::now());
     let mut agent = Agent {
         way: Way::new(&settings, &places, connect_within(root)),
         reports: socket(&places)?,
@@ -212,11 +212,12 @@ impl Agent {
                 );
                 self.troubles.line_is_new();
                 self.syncs.line_is_new();
+                self.calls.line_is_new();
                 self.look();
             }
             Change::Down { reason, person } => {
                 if person {
-                    self.calls.need(&reason);
+                    self.calls.line_needs(&reason);
                 }
                 tracing::warn!(
                     message_id = ledger::DISCONNECTED,
@@ -227,7 +228,7 @@ impl Agent {
             }
             Change::StillDown { reason, person, since } => {
                 if person {
-                    self.calls.need(&reason);
+                    self.calls.line_needs(&reason);
                 }
                 tracing::warn!(
                     message_id = ledger::DISCONNECTED,
@@ -362,7 +363,9 @@ impl Agent {
         };
         log::set(settings.verbosity);
         tracing::info!(blat_target = %settings.name, "read the configuration again");
-        self.way.redirect(&settings, &self.places).await;
+        if self.way.redirect(&settings, &self.places).await {
+            self.calls.line_is_new();
+        }
         let old = std::mem::replace(&mut self.settings, settings).tags.directory;
         if old != self.settings.tags.directory {
             (self.looks, self.due, self.waiting) = (None, None, 0);

@@ -106,18 +106,20 @@ impl Way {
         }
     }
 
-    /// Goes where these settings say from now on.
-    pub(super) async fn redirect(&mut self, settings: &Settings, places: &Places) {
+    /// Goes where these settings say from now on; whether that is by another line.
+    pub(super) async fn redirect(&mut self, settings: &Settings, places: &Places) -> bool {
         match (&mut *self, &settings.destination) {
             (Self::Host(host), Destination::Ssh(target)) => {
                 let (endpoint, key) = (Endpoint::of(&target.ssh), key(target));
                 host.shown = target.ssh.host.to_string();
-                host.first.redirect(endpoint.clone(), key.clone()).await;
+                let is_another = host.first.redirect(endpoint.clone(), key.clone()).await;
                 host.beside.redirect(endpoint, key, controls_beside(target, places));
+                is_another
             }
             _ => {
                 self.close().await;
                 *self = Self::new(settings, places, Duration::ZERO);
+                true
             }
         }
     }
