@@ -47,6 +47,9 @@ pub fn scan(folder: &Path, progress: &Progress) -> Result<Scan> {
     let cannot = |why| later(why, "look at", folder);
     let root = Folder::open(folder).map_err(cannot)?;
     let top = root.stat().map_err(cannot)?;
+    if !root.may_be_read(&top).map_err(cannot)? {
+        return Err(unreadable(folder));
+    }
     let mut scan = Scan {
         manifest: Manifest { entries: Vec::new() },
         stamp: Stamp(0),
@@ -101,10 +104,8 @@ impl Scan {
         let stat = folder.stat(name).map_err(cannot)?;
         let kind = match SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()) {
             // Where only the server of the archive says no, time may mend it.
-            SFlag::S_IFDIR | SFlag::S_IFREG if !may_read(&stat) && !folder.may_read(name, &stat) => {
-                return Err(person(
-                    "may not be read by the user that blat runs as: let it read what is published",
-                ));
+            SFlag::S_IFDIR | SFlag::S_IFREG if !folder.may_read(name, &stat).map_err(cannot)? => {
+                return Err(unreadable(&self.place(&path)));
             }
             SFlag::S_IFDIR => Kind::Folder,
             SFlag::S_IFREG => Kind::File { size: stat.st_size as u64, digest: None },
@@ -188,15 +189,10 @@ fn time_of(stat: &FileStat) -> Time {
     Time { seconds: stat.st_mtime, nanoseconds: stat.st_mtime_nsec as u32 }
 }
 
-/// Whether others may read something, and search it where it is a folder, as most packages are. If not, only the
-/// kernel can tell.
-fn may_read(stat: &FileStat) -> bool {
-    let needed = if is_folder(stat) { 0o005 } else { 0o004 };
-    stat.st_mode & needed == needed
-}
-
-fn is_folder(stat: &FileStat) -> bool {
-    stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits()
+/// Time does not give blat rights that it does not have.
+fn unreadable(at: &Path) -> Failure {
+    let what = "may not be read by the user that blat runs as: let it read what is published";
+    Failure::person(anyhow::anyhow!("{} {what}", at.display()))
 }
 
 fn later(why: Errno, attempt: &str, at: &Path) -> Failure {
@@ -256,7 +252,10 @@ mod tests {
 
     #[test]
     fn what_may_not_be_read_needs_a_person_before_anything_is_sent() {
-        for (is_folder, mode) in [(false, 0o600), (true, 0o700), (true, 0o744)] {
+        // What lies in it, or at last its own folder, which others may search.
+        for (is_folder, mode, of_all) in
+            [(false, 0o600, 0o755), (true, 0o700, 0o755), (true, 0o744, 0o755), (false, 0o644, 0o711)]
+        {
             let root = package();
             let secret = root.path().join("secret");
             if is_folder {
@@ -269,7 +268,7 @@ mod tests {
             scan(root.path(), &Progress::start()).expect("its owner may read it");
             // Root may read whatever there is.
             if nix::unistd::geteuid().is_root() {
-                fs::set_permissions(root.path(), fs::Permissions::from_mode(0o755)).unwrap();
+                fs::set_permissions(root.path(), fs::Permissions::from_mode(of_all)).unwrap();
                 let folder = root.path().to_owned();
                 let as_nobody = std::thread::spawn(move || {
                     nix::unistd::setfsuid(65534.into());
@@ -277,7 +276,8 @@ mod tests {
                 });
                 let failure = as_nobody.join().unwrap();
                 assert_eq!(failure.exit_code(), crate::failure::EXIT_PERSON, "{failure}");
-                let expected = format!("{} may not be read ", secret.display());
+                let named = if of_all == 0o755 { &secret } else { root.path() };
+                let expected = format!("{} may not be read ", named.display());
                 assert!(failure.to_string().starts_with(&expected), "{failure}");
             }
         }

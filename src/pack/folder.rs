@@ -6,16 +6,15 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use nix::Result;
 use nix::dir::Dir;
+use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
-use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
 use nix::unistd::{AccessFlags, faccessat};
-
-use super::is_folder;
 
 #[derive(Debug)]
 pub(super) struct Folder(OwnedFd);
@@ -35,6 +34,11 @@ impl Folder {
     /// What it itself is.
     pub(super) fn stat(&self) -> Result<FileStat> {
         fstat(&self.0)
+    }
+
+    /// Whether the user that this process runs as may read and search it.
+    pub(super) fn may_be_read(&self, stat: &FileStat) -> Result<bool> {
+        may_read(&self.0, b".", stat)
     }
 
     /// Opens what stands at `name` to read, without waiting for a writer where it is a pipe.
@@ -74,13 +78,29 @@ impl Listed {
     }
 
     /// Whether the user that this process runs as may read `name`, and search it where that is a folder.
-    pub(super) fn may_read(&self, name: &[u8], stat: &FileStat) -> bool {
-        let searched = if is_folder(stat) { AccessFlags::X_OK } else { AccessFlags::empty() };
-        faccessat(&self.folder, name, AccessFlags::R_OK | searched, AtFlags::AT_EACCESS).is_ok()
+    pub(super) fn may_read(&self, name: &[u8], stat: &FileStat) -> Result<bool> {
+        may_read(&self.folder, name, stat)
     }
 
     pub(super) fn link_text(&self, name: &[u8]) -> Result<OsString> {
         readlinkat(&self.folder, name)
+    }
+}
+
+/// Most packages are for everybody to read: only of what is not, the kernel is asked.
+fn may_read(folder: impl AsFd, name: &[u8], stat: &FileStat) -> Result<bool> {
+    let is_folder = stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits();
+    let (by_all, wanted) = match is_folder {
+        true => (0o005, AccessFlags::R_OK | AccessFlags::X_OK),
+        false => (0o004, AccessFlags::R_OK),
+    };
+    if stat.st_mode & by_all == by_all {
+        return Ok(true);
+    }
+    match faccessat(folder, name, wanted, AtFlags::AT_EACCESS) {
+        Ok(()) => Ok(true),
+        Err(Errno::EACCES) => Ok(false),
+        Err(why) => Err(why),
     }
 }
 
