@@ -47,8 +47,9 @@ const PAUSE: Duration = Duration::from_secs(5);
 /// agent, and its tag waits or is rejected.
 pub async fn run(settings: &Settings, places: &Places, helper: &Path, started: SystemTime) -> Result<()> {
     let mut reporter = Reporter::new(settings.name.as_str(), &places.report);
-    let ended = once(settings, places, helper, started, &mut reporter).await;
-    if ended.is_err() && Queue::has_fresh(&settings.tags.directory) {
+    let mut unclaimed = true;
+    let ended = once(settings, places, helper, started, &mut reporter, &mut unclaimed).await;
+    if ended.is_err() && unclaimed && Queue::has_fresh(&settings.tags.directory) {
         // What cannot even be claimed starts the next run as soon as this one ends.
         tokio::time::sleep(PAUSE).await;
     }
@@ -61,6 +62,7 @@ async fn once(
     helper: &Path,
     started: SystemTime,
     reporter: &mut Reporter,
+    unclaimed: &mut bool,
 ) -> Result<()> {
     let mut record = Record::begin();
     let _lock = match lock::take(&places.transfer_lock(), "a transfer") {
@@ -68,7 +70,7 @@ async fn once(
         Err(Untaken::Held(running)) => return Err(running),
         Err(Untaken::Failed(failure)) => return tell_end(settings, places, reporter, &record, Err(failure)),
     };
-    let worked = work(settings, places, helper, started, reporter, &mut record).await;
+    let worked = work(settings, places, helper, started, reporter, unclaimed, &mut record).await;
     match tell_end(settings, places, reporter, &record, worked)? {
         None => Ok(()),
         // A package that failed stopped no other, but the run is no success.
@@ -102,6 +104,7 @@ async fn work(
     helper: &Path,
     started: SystemTime,
     reporter: &mut Reporter,
+    unclaimed: &mut bool,
     record: &mut Record,
 ) -> Result<Option<Mend>> {
     let all_are_due = trigger::take(&places.transfer_trigger())?;
@@ -117,6 +120,7 @@ async fn work(
         tried: HashSet::new(),
         worst: None,
         undone: None,
+        unclaimed,
         started,
         record,
         progress: Progress::start(),
@@ -159,6 +163,8 @@ struct Run<'a> {
     worst: Option<Mend>,
     /// Why the first tag that could be neither claimed, cleared nor rejected could not.
     undone: Option<Failure>,
+    /// Whether tags may lie there that cannot be claimed.
+    unclaimed: &'a mut bool,
     started: SystemTime,
     record: &'a mut Record,
     /// Asks systemd for more time as long as claims are looked at.
@@ -197,6 +203,7 @@ impl Run<'_> {
         });
         let attempt = format!("cannot claim tags in {}", self.settings.tags.directory.display());
         let (claims, failed) = of_queue(claimed, attempt.clone())?;
+        *self.unclaimed = failed.is_some();
         self.goes_on(of_queue(failed.map_or(Ok(()), Err), attempt));
         Ok(claims)
     }
