@@ -215,29 +215,8 @@ impl Agent {
                 self.calls.line_is_new();
                 self.look();
             }
-            Change::Down { reason, person } => {
-                if person {
-                    self.calls.line_needs(&reason);
-                }
-                tracing::warn!(
-                    message_id = ledger::DISCONNECTED,
-                    blat_target = target,
-                    blat_reason = reason,
-                    "{target} is not connected: {reason}"
-                );
-            }
-            Change::StillDown { reason, person, since } => {
-                if person {
-                    self.calls.line_needs(&reason);
-                }
-                tracing::warn!(
-                    message_id = ledger::DISCONNECTED,
-                    blat_target = target,
-                    blat_reason = reason,
-                    "{target} is not connected since {}: {reason}",
-                    time_of(since)
-                );
-            }
+            Change::Down { reason, person } => self.disconnected(&reason, person, None),
+            Change::StillDown { reason, person, since } => self.disconnected(&reason, person, Some(since)),
             Change::Renewed => tracing::info!(
                 blat_target = target,
                 "the connection to {} is a new one: packets that were lost had left the old one slow",
@@ -245,6 +224,21 @@ impl Agent {
             ),
             Change::Quiet => {}
         }
+    }
+
+    /// There is no line, for `reason`; `since` when, where that was told before.
+    fn disconnected(&mut self, reason: &str, person: bool, since: Option<SystemTime>) {
+        if person {
+            self.calls.line_needs(reason);
+        }
+        let target = self.settings.name.as_str();
+        let since = since.map(|since| format!(" since {}", time_of(since))).unwrap_or_default();
+        tracing::warn!(
+            message_id = ledger::DISCONNECTED,
+            blat_target = target,
+            blat_reason = reason,
+            "{target} is not connected{since}: {reason}"
+        );
     }
 
     fn heard(&mut self, datagram: &[u8]) {
