@@ -36,6 +36,8 @@ const UPLOAD_PIECE: usize = 32 << 10;
 /// answer to the one before: 17 s for all of them, where one comes after 200 ms.
 const UPLOAD_PIECES: usize = 32;
 const TRIAL_TIMEOUT: Duration = Duration::from_secs(30);
+/// What is no harm if it is not done need not be waited for.
+const CLEAN_TIMEOUT: Duration = Duration::from_secs(10);
 const NAME: &str = "blat-target";
 /// The protocol that can have the helper replaced.
 const REPLACES_SINCE: u16 = 2;
@@ -196,21 +198,25 @@ impl Helper {
         let bin = target.bin.to_string();
         let beside = format!("{bin}/.{NAME}-{}-{}", self.digest, std::process::id());
         let attempt = format!("cannot put the helper into {bin} on the target over SFTP");
-        let uploaded = timeout(UPLOAD_TIMEOUT, self.upload(connection, &bin, &beside)).await;
-        let sftp = uploaded.later(attempt.clone())?.map_err(|failure| failure.context(attempt.clone()))?;
-        let tried = self.try_out(connection, &beside).await;
-        let ended = match &tried {
-            Ok(()) => sftp.fs().rename(&beside, format!("{bin}/{NAME}")).await,
-            Err(_) => sftp.fs().remove_file(&beside).await,
-        };
-        ended.later(attempt)?;
-        let _ = sftp.close().await;
-        tried
+        let in_context = |failure: Failure| failure.context(attempt.clone());
+        let sftp = open_sftp(connection).await.map_err(in_context)?;
+        let placed = async {
+            let uploaded = timeout(UPLOAD_TIMEOUT, self.upload(&sftp, &bin, &beside)).await;
+            uploaded.later(attempt.clone())?.map_err(in_context)?;
+            self.try_out(connection, &beside).await?;
+            sftp.fs().rename(&beside, format!("{bin}/{NAME}")).await.later(attempt.clone())
+        }
+        .await;
+        if placed.is_err() {
+            // No more than tried: the line may be what failed.
+            let _ = timeout(CLEAN_TIMEOUT, sftp.fs().remove_file(&beside)).await;
+        }
+        let _ = timeout(CLEAN_TIMEOUT, sftp.close()).await;
+        placed
     }
 
-    /// Writes it beside its place; returns what it was written over.
-    async fn upload(&self, connection: &Connection, bin: &str, beside: &str) -> Result<Sftp> {
-        let sftp = open_sftp(connection).await?;
+    /// Writes it beside its place.
+    async fn upload(&self, sftp: &Sftp, bin: &str, beside: &str) -> Result<()> {
         let place = format!("{bin}/{NAME}");
         if sftp.fs().metadata(&place).await.is_ok_and(|found| found.uid() == Some(0)) {
             return Err(Failure::person(anyhow!(
@@ -227,8 +233,7 @@ impl Helper {
         if sftp.support_fsync() {
             file.sync_all().await.later("cannot sync it")?;
         }
-        file.close().await.later("cannot close it")?;
-        Ok(sftp)
+        file.close().await.later("cannot close it")
     }
 
     /// Runs what was uploaded: the target's own word on whether it can.

@@ -444,6 +444,25 @@ fn a_helper_that_the_machine_cannot_run_is_told_of() {
     assert_done(&world.transfer());
 }
 
+#[test]
+fn a_helper_that_cannot_be_put_in_its_place_leaves_nothing_beside_it() {
+    let world = world();
+    let bin = world.root().join("target/bin");
+    fs::create_dir_all(bin.join("blat-target/in-the-way")).unwrap();
+    if nix::unistd::geteuid().is_root() {
+        // What is root's there is not touched.
+        std::os::unix::fs::chown(bin.join("blat-target"), Some(65534), None).unwrap();
+    }
+    world.publish("core", "1.0");
+    world.tag("core", "1.0");
+    let output = world.transfer();
+    assert_eq!(output.status.code(), Some(75), "{}", words(&output));
+    assert!(words(&output).contains("cannot put the helper into"), "{}", words(&output));
+    assert_eq!(fs::read_dir(&bin).unwrap().count(), 1, "the upload was left");
+    fs::remove_dir_all(bin.join("blat-target")).unwrap();
+    assert_done(&world.transfer());
+}
+
 /// A package of some hundred kilobytes that nobody can pack, in versions that have most in common.
 fn publish_large(world: &Loopback, version: &str) -> PathBuf {
     let folder = world.publish("large", version);
