@@ -75,8 +75,8 @@ impl Field {
         link
     }
 
-    /// Has no target synchronised by itself, which would go on beside what is measured. The timers come with each
-    /// start of an agent, and go off some time within the first half hour.
+    /// Has no target synchronised by itself, which would go on beside what is measured or counted. The timers come
+    /// with each start of an agent, and go off some time within the first half hour.
     pub(crate) fn stop_timers(&self) {
         self.master.sh("systemctl stop 'blat-sync@*.timer'");
     }
