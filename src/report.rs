@@ -87,6 +87,8 @@ pub enum Report {
     },
     /// A person stopped a synchronisation.
     SyncStopped,
+    /// Nothing says any more what the target should have.
+    NothingWanted,
     /// Something that keeps a synchronisation from being complete, though the rest goes on.
     Problem {
         reason: String,

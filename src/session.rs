@@ -331,6 +331,11 @@ impl Session {
         self.jobs.push_urgent(Job::Mend { number, id, folder, made }).map_err(over)
     }
 
+    /// Something that the session waits for has gone on.
+    pub fn moved(&self) {
+        self.progress.moved();
+    }
+
     /// Says right behind what was handed over that this was all, so that the target commits it at once and
     /// the session's end takes no round trip of its own. Nothing may be sent or asked any more. Where the
     /// target may doubt a package, it waits for [`Session::finish`].

@@ -208,6 +208,23 @@ fn a_synchronisation_that_was_asked_for_and_did_not_begin_is_asked_for_again() {
 }
 
 #[test]
+fn a_synchronisation_that_failed_is_forgotten_once_nothing_is_wanted() {
+    let root = root(BUCKET);
+    let places = Places::of(root.path(), &"site1".parse().unwrap());
+    let trouble = || fs::read_to_string(places.agent()).unwrap_or_default().contains("no such release");
+    let mut agent = Agent::start(root.path());
+    agent.says("is ready");
+    let failed = Report::SyncFailed { reason: "no such release".into(), person: true };
+    Reporter::new("site1", &places.report).tell(failed);
+    wait("the failure is known", trouble);
+    let mut sync = Command::new(env!("CARGO_BIN_EXE_blat"));
+    sync.arg("--root").arg(root.path()).args(["sync", "site1"]);
+    assert!(sync.status().unwrap().success(), "nothing is to be synchronised");
+    wait("it is forgotten", || !trouble());
+    agent.ends();
+}
+
+#[test]
 fn a_call_for_a_person_waits_until_systemd_looks_and_over_a_restart() {
     let root = root("source = \"/srv/a\"\nssh.host = \"nowhere\"\nssh.identity = \"/nowhere/key\"\n");
     let places = Places::of(root.path(), &"site1".parse().unwrap());

@@ -267,7 +267,7 @@ impl Agent {
                 self.syncs.run_ended(now);
                 self.way.synchronised();
             }
-            Report::SyncStopped => self.syncs = Troubles::default(),
+            Report::SyncStopped | Report::NothingWanted => self.syncs = Troubles::default(),
             Report::Problem { reason, .. } | Report::Guarded { reason }
                 if !self.syncs.is_new(reason, now) =>
             {

@@ -66,7 +66,7 @@ impl Report {
                 blat_target = target,
                 "the line takes more than one connection carries: more are made for as long as much is sent"
             ),
-            Self::Queue { .. } | Self::Wanted | Self::Helper { old: None } => {}
+            Self::Queue { .. } | Self::NothingWanted | Self::Wanted | Self::Helper { old: None } => {}
         }
     }
 

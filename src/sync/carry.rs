@@ -112,6 +112,9 @@ impl<'a> Carry<'a> {
                 self.hear().await?;
             }
             self.send(item)?;
+            // Its bases were looked for on this thread, maybe on a slow disk.
+            self.channel.session.moved();
+            tokio::task::yield_now().await;
         }
         if last {
             self.channel.session.end_is_near()?;

@@ -77,17 +77,23 @@ pub async fn run(root: &Path, settings: &Settings, helper: &Path, mode: Mode) ->
     let places = &Places::of(root, &settings.name);
     if !is_wanted(settings) {
         tracing::info!("{} names no releases, projects or packages: nothing to synchronise", settings.name);
-        return trigger::forget(&places.sync_trigger()).and(trigger::forget(&places.sync_begun()));
+        return if matches!(mode, Mode::Real { .. }) { nothing_is_wanted(settings, places) } else { Ok(()) };
     }
     match mode {
         Mode::Real { .. } => carry_out(root, settings, places, helper, mode).await,
         // It changes nothing, so it may run beside another; what it finds is for the person who asked.
         Mode::DryRun { .. } => {
             let mut reporter = Reporter::to_the_log(settings.name.as_str());
-            let mut run = Run::new(settings, places, helper, &mut reporter);
+            let mut run = Run::new(root, settings, places, helper, &mut reporter);
             run.all(mode).await.map(drop)
         }
     }
+}
+
+/// What failed before is not to be tried again.
+fn nothing_is_wanted(settings: &Settings, places: &Places) -> Result<()> {
+    Reporter::new(settings.name.as_str(), &places.report).tell(Report::NothingWanted);
+    trigger::forget(&places.sync_trigger()).and(trigger::forget(&places.sync_begun()))
 }
 
 async fn carry_out(
@@ -106,7 +112,7 @@ async fn carry_out(
             return Err(failure);
         }
     };
-    let mut ended = once(settings, places, helper, mode, &mut reporter).await;
+    let mut ended = once(root, settings, places, helper, mode, &mut reporter).await;
     // Asked for while that went on, whose answers may be older, and its settings.
     while places.sync_trigger().exists() {
         trigger::forget(&places.sync_trigger())?;
@@ -114,7 +120,7 @@ async fn carry_out(
         if !is_wanted(&now) {
             break;
         }
-        ended = once(&now, places, helper, Mode::Real { accept_shrink: false }, &mut reporter).await;
+        ended = once(root, &now, places, helper, Mode::Real { accept_shrink: false }, &mut reporter).await;
     }
     ended
 }
@@ -127,6 +133,7 @@ fn begin(settings: &Settings, places: &Places) -> Result<File, Untaken> {
 }
 
 async fn once(
+    root: &Path,
     settings: &Settings,
     places: &Places,
     helper: &Path,
@@ -135,7 +142,7 @@ async fn once(
 ) -> Result<()> {
     let begun = places.sync_begun();
     let noted = replace(&begun, b"").person(format!("cannot write {}", begun.display()));
-    let mut run = Run::new(settings, places, helper, reporter);
+    let mut run = Run::new(root, settings, places, helper, reporter);
     let ended = match noted {
         Ok(()) => run.all(mode).await,
         Err(failure) => Err(failure),
@@ -214,6 +221,7 @@ struct Aim<'a> {
 }
 
 struct Run<'a> {
+    root: &'a Path,
     settings: &'a Settings,
     places: &'a Places,
     helper: &'a Path,
@@ -225,9 +233,15 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(settings: &'a Settings, places: &'a Places, helper: &'a Path, reporter: &'a mut Reporter) -> Self {
+    fn new(
+        root: &'a Path,
+        settings: &'a Settings,
+        places: &'a Places,
+        helper: &'a Path,
+        reporter: &'a mut Reporter,
+    ) -> Self {
         let (known, progress) = (known::read(&places.listing()), Progress::start());
-        Self { settings, places, helper, reporter, known, sent: Sent::default(), progress }
+        Self { root, settings, places, helper, reporter, known, sent: Sent::default(), progress }
     }
 
     async fn all(&mut self, mode: Mode) -> Result<Ended> {

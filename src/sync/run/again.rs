@@ -1,7 +1,9 @@
 //! Asking the release source again before anything is marked or deleted: what was sent meanwhile may have
 //! taken hours, and what had left the current set may be needed again. Then excess is judged by the set as it
-//! is now; what came to be missing since is left to the next run.
+//! is now; what came to be missing since is left to the next run. Where the settings are others by now, so is
+//! all of it.
 
+use std::fmt::Display;
 use std::time::{Duration, Instant};
 
 use blat_target::listing::Listing;
@@ -9,12 +11,14 @@ use blat_target::listing::Listing;
 use super::{Aim, Run};
 use crate::bucket::State;
 use crate::channel::clock;
+use crate::config::Settings;
 use crate::failure::{Needs, Result};
 use crate::report::Report;
 use crate::sync::aging::{Guard, Policy, decide};
 use crate::sync::bucket;
 use crate::sync::current_set::CurrentSet;
 use crate::sync::plan::Plan;
+use crate::trigger;
 
 /// How old an answer may be that something is marked or deleted by.
 const FRESH: Duration = Duration::from_secs(300);
@@ -32,18 +36,33 @@ pub(super) enum ByNow {
 impl Run<'_> {
     /// What the target should have `now`, where the last answer is old.
     pub(super) async fn by_now(&mut self, aim: Aim<'_>, now: Instant) -> ByNow {
+        match Settings::load(self.root, &self.settings.name) {
+            Ok(settings) if settings == *self.settings => {}
+            Ok(_) => {
+                self.leaves_excess(&"the settings have changed since this run began");
+                trigger::touch(&self.places.sync_trigger());
+                return ByNow::Unknown;
+            }
+            Err(why) => {
+                self.leaves_excess(&why);
+                return ByNow::Unknown;
+            }
+        }
         if now.saturating_duration_since(aim.asked) < FRESH {
             return ByNow::AsBefore;
         }
         match self.ask_again(aim).await {
             Ok((set, refused)) => ByNow::Set(set, refused),
             Err(why) => {
-                let reason =
-                    format!("nothing is marked or deleted this time, for that takes asking again: {why}");
-                self.reporter.tell(Report::Problem { reason, about: None });
+                self.leaves_excess(&format_args!("that takes asking again: {why}"));
                 ByNow::Unknown
             }
         }
+    }
+
+    fn leaves_excess(&mut self, why: &dyn Display) {
+        let reason = format!("nothing is marked or deleted this time, for {why}");
+        self.reporter.tell(Report::Problem { reason, about: None });
     }
 
     async fn ask_again(&mut self, aim: Aim<'_>) -> Result<(CurrentSet, u64)> {
@@ -104,7 +123,6 @@ mod tests {
     use super::*;
     use crate::archive::Archive;
     use crate::bucket::Entry;
-    use crate::config::Settings;
     use crate::places::Places;
     use crate::report::Reporter;
     use crate::sync::aging::Decision;
@@ -154,25 +172,30 @@ mod tests {
     /// What is to be deleted of core/1 and core/2, so long after the answer that has core/2 alone, where the
     /// source says `list` by then.
     async fn deleted(list: Option<&str>, later: Duration) -> Option<Vec<PackageVersion>> {
-        after((rows(1), 0), false, None, list, later).await.0
+        after((rows(1), 0), false, None, says(list), later).await.0
+    }
+
+    /// Has the source say this.
+    fn says(list: Option<&str>) -> impl FnOnce(&Path) + use<> {
+        let list = list.map(str::to_owned);
+        move |root| list.into_iter().for_each(|list| fs::write(root.join("list"), list).unwrap())
     }
 
     /// The same after an answer of `first`, with so many rows that name nothing; and how many members are on record
-    /// then, where `good` were.
+    /// then, where `good` were. What happens `meanwhile` is told the root.
     async fn after(
         (first, refused): (Rows, u64),
         accept_shrink: bool,
         good: Option<u64>,
-        list: Option<&str>,
+        meanwhile: impl FnOnce(&Path),
         later: Duration,
     ) -> (Option<Vec<PackageVersion>>, Option<u64>) {
         let root = tempfile::tempdir().unwrap();
         let (settings, places, archive) = world(root.path());
         fs::create_dir_all(&places.state).unwrap();
         good.into_iter().for_each(|good| good::write(&places.last_good(), good).unwrap());
-        list.into_iter().for_each(|list| fs::write(root.path().join("list"), list).unwrap());
         let mut reporter = Reporter::to_the_log("site1");
-        let mut run = Run::new(&settings, &places, Path::new("helper"), &mut reporter);
+        let mut run = Run::new(root.path(), &settings, &places, Path::new("helper"), &mut reporter);
         let set = run.gather(first, &archive).await.unwrap();
         let mode = Mode::Real { accept_shrink };
         let aim = Aim { archive: &archive, set: &set, refused, asked: Instant::now(), mode };
@@ -180,6 +203,7 @@ mod tests {
         let listing = bucket::listing(&state, &set).unwrap();
         let (mut plan, mut policy) = (Plan::default(), run.policy(aim, &listing));
         plan.aged = Some(decide(&set, &listing, &[], &policy, clock()));
+        meanwhile(root.path());
         run.decide_again(aim, aim.asked + later, &state, &mut plan, &mut policy).await.unwrap();
         run.note_good(aim, &policy, &listing).unwrap();
         let ids = |aged: Decision| aged.deletions().into_iter().map(|aged| aged.id.clone()).collect();
@@ -191,7 +215,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let (settings, places, archive) = world(root.path());
         let (began, mut reporter) = (Instant::now(), Reporter::to_the_log("site1"));
-        let run = Run::new(&settings, &places, Path::new("helper"), &mut reporter);
+        let run = Run::new(root.path(), &settings, &places, Path::new("helper"), &mut reporter);
         let pause = Duration::from_millis(20);
         std::thread::sleep(pause);
         run.gather(rows(1), &archive).await.unwrap();
@@ -211,30 +235,44 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn nothing_is_deleted_by_settings_that_are_not_in_force_any_more() {
+        for later in [Duration::ZERO, FRESH] {
+            let meanwhile = |root: &Path| {
+                let file = root.join("etc/blat/targets/site1.toml");
+                let text = fs::read_to_string(&file).unwrap().replace("immediate", "none");
+                fs::write(file, text).unwrap();
+                says(Some("core 2\n"))(root);
+            };
+            assert_eq!(after((rows(1), 0), false, None, meanwhile, later).await.0, None);
+        }
+    }
+
+    #[tokio::test]
     async fn who_accepts_that_there_is_less_does_not_accept_a_second_answer_that_has_less_still() {
-        let then =
-            |list: String| async move { after((rows(11), 0), true, Some(1000), Some(&list), FRESH).await };
+        let then = |list: String| async move {
+            after((rows(11), 0), true, Some(1000), says(Some(&list)), FRESH).await
+        };
         assert_eq!(then(list(1)).await, (Some(vec![]), Some(1000)), "more than nine tenths less than 11");
         assert_eq!(then(list(2)).await, (Some(vec![core("1")]), Some(11)));
     }
 
     #[tokio::test]
     async fn a_second_answer_is_held_against_a_first_that_has_more_than_ever() {
-        let then = after((rows(30), 0), false, Some(2), Some(&list(2)), FRESH).await;
+        let then = after((rows(30), 0), false, Some(2), says(Some(&list(2))), FRESH).await;
         assert_eq!(then, (Some(vec![]), Some(2)));
     }
 
     #[tokio::test]
     async fn what_a_person_accepts_is_put_on_record_though_rows_name_nothing() {
         for (accepts, members) in [(true, 2), (false, 100)] {
-            let then = after((rows(2), 1), accepts, Some(100), Some(&list(2)), FRESH).await;
+            let then = after((rows(2), 1), accepts, Some(100), says(Some(&list(2))), FRESH).await;
             assert_eq!(then.1, Some(members));
         }
     }
 
     #[tokio::test]
     async fn a_doubtful_answer_is_not_put_on_record_by_a_good_one_behind_it() {
-        let then = after((rows(1), 0), false, Some(100), Some(&list(10)), FRESH).await;
+        let then = after((rows(1), 0), false, Some(100), says(Some(&list(10))), FRESH).await;
         assert_eq!(then, (Some(vec![core("1")]), Some(100)));
     }
 }
