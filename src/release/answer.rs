@@ -155,18 +155,16 @@ impl Answer {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use blat_target::message::Mend;
 
     use super::*;
     use crate::release::file::List;
     use crate::release::{Project, State, TakeRow};
 
-    fn list(text: &str) -> (tempfile::TempDir, Result<List, ReleaseError>) {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("packages.txt");
-        std::fs::write(&path, text).unwrap();
-        let list = List::open(&path);
-        (folder, list)
+    fn list(text: &str) -> Result<List, ReleaseError> {
+        List::of(Path::new("packages.txt"), text.to_owned())
     }
 
     const NOTHING: Asked<'_> =
@@ -175,32 +173,32 @@ mod tests {
 
     #[test]
     fn a_list_is_one_release_and_bad_names_are_refused() {
-        let (_folder, list) = list("# all\ncore 1.0 # the core\n\nzlib\t2\n../x 1\ncore ..\n");
+        let list = list("# all\ncore 1.0 # the core\n\nzlib\t2\n../x 1\ncore ..\n");
         let answer = Answer::of(Some(&mut list.unwrap()), &NOTHING).unwrap();
         assert_eq!((answer.rows.len(), answer.refused.len(), answer.releases.len()), (2, 2, 1));
     }
 
     #[test]
     fn a_list_has_no_releases_and_a_bad_line_names_its_place() {
-        let (_folder, good) = list("core 1\n");
+        let good = list("core 1\n");
         let releases = [ReleaseName::Id(7)];
         let asked = Asked { releases: &releases, ..NOTHING };
         let why = Answer::of(Some(&mut good.unwrap()), &asked).unwrap_err();
         assert!(why.to_string().contains("`7` cannot be had"), "{why}");
-        let (_folder, bad) = list("core 1\ncore 1 2\n");
+        let bad = list("core 1\ncore 1 2\n");
         assert!(bad.unwrap_err().to_string().contains("packages.txt:2: a line is PACKAGE VERSION"));
     }
 
     #[test]
     fn an_empty_list_is_no_answer() {
-        let (_folder, list) = list("# nothing\n");
+        let list = list("# nothing\n");
         assert!(matches!(Answer::of(Some(&mut list.unwrap()), &NOTHING), Err(ReleaseError::Empty)));
         assert!(Answer::of(None, &NOTHING).unwrap().rows.is_empty());
     }
 
     #[test]
     fn a_list_of_nothing_but_bad_names_needs_a_person_and_names_one() {
-        let (_folder, list) = list("../x 1\ncore ..\n");
+        let list = list("../x 1\ncore ..\n");
         let why = Answer::of(Some(&mut list.unwrap()), &NOTHING).unwrap_err();
         assert!(
             why.to_string().contains("the first of 2: ") && why.to_string().contains("\"../x\""),

@@ -74,6 +74,10 @@ pub enum ReleaseError {
     Password(PathBuf, std::io::Error),
     #[error("cannot read the list of package-versions {0}: {1}")]
     File(PathBuf, std::io::Error),
+    #[error(
+        "the list of package-versions {0} is being written: whoever writes it is to make another, and rename that"
+    )]
+    Changing(PathBuf),
     #[error("{0}:{1}: {2}")]
     Line(PathBuf, usize, String),
     #[error(transparent)]
@@ -90,7 +94,12 @@ impl ReleaseError {
     /// What mends it.
     pub fn mend(&self) -> Mend {
         match self {
-            Self::Empty | Self::Down(_) | Self::Lost(_) | Self::Slow(_) | Self::NotNow { .. } => Mend::Later,
+            Self::Empty
+            | Self::Down(_)
+            | Self::Lost(_)
+            | Self::Slow(_)
+            | Self::NotNow { .. }
+            | Self::Changing(_) => Mend::Later,
             _ => Mend::Person,
         }
     }

@@ -62,6 +62,7 @@ impl<F: Fn()> ReleaseSource for Heard<F> {
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
+    use std::path::Path;
 
     use super::*;
     use crate::config::Packages;
@@ -70,11 +71,9 @@ mod tests {
 
     #[test]
     fn each_row_and_each_end_is_heard() {
-        let file = tempfile::NamedTempFile::new().unwrap();
         let heard = |rows: usize| {
-            let text: String = (0..rows).map(|row| format!("core {row}\n")).collect();
-            std::fs::write(&file, text).unwrap();
-            let list = Box::new(List::open(file.path()).unwrap());
+            let text = (0..rows).map(|row| format!("core {row}\n")).collect();
+            let list = Box::new(List::of(Path::new("packages.txt"), text).unwrap());
             let count = Cell::new(0);
             let mut source = Heard::new(list, || count.set(count.get() + 1));
             let asked = Asked { releases: &[], projects: &[], packages: &Packages::NONE, is_bucket: false };

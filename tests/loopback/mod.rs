@@ -10,7 +10,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// The one target's name.
 pub(crate) const TARGET: &str = "site1";
@@ -137,7 +137,10 @@ impl Loopback {
             let release = format!("[release]\nsource = \"file\"\nfile = {list:?}\n");
             fs::write(path, text + &release).expect("the configuration");
         }
-        fs::write(list, wanted.join("\n") + "\n").expect("the list");
+        fs::write(&list, wanted.join("\n") + "\n").expect("the list");
+        // One that was changed just now is waited for.
+        let lies = fs::File::options().append(true).open(list).expect("the list");
+        lies.set_modified(SystemTime::now() - Duration::from_secs(60)).expect("a time");
     }
 
     /// Starts a transfer; nobody hears what it says.

@@ -115,8 +115,10 @@ impl Run<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::fs::{self, File};
+    use std::io::Write;
     use std::path::Path;
+    use std::time::SystemTime;
 
     use blat_target::package::PackageVersion;
 
@@ -178,7 +180,13 @@ mod tests {
     /// Has the source say this.
     fn says(list: Option<&str>) -> impl FnOnce(&Path) + use<> {
         let list = list.map(str::to_owned);
-        move |root| list.into_iter().for_each(|list| fs::write(root.join("list"), list).unwrap())
+        move |root| {
+            if let Some(list) = list {
+                let mut file = File::create(root.join("list")).unwrap();
+                file.write_all(list.as_bytes()).unwrap();
+                file.set_modified(SystemTime::now() - Duration::from_secs(60)).unwrap();
+            }
+        }
     }
 
     /// The same after an answer of `first`, with so many rows that name nothing; and how many members are on record
