@@ -61,7 +61,7 @@ pub fn of_target(settings: &Settings, mounts: &Mounts) -> Output {
         }
     }
     if settings.enabled {
-        let link = PathBuf::from(format!("blat.target.wants/blat@{name}.service"));
+        let link = agent_link(name);
         output.insert(link, template("blat@.service"));
     }
     if polls(settings, mounts) {
@@ -80,6 +80,11 @@ pub fn polls(settings: &Settings, mounts: &Mounts) -> bool {
         Polling::Never => false,
         Polling::Auto => mounts.is_network(&settings.tags.directory),
     }
+}
+
+/// The link by which `blat.target` wants the agent.
+pub fn agent_link(name: &TargetName) -> PathBuf {
+    PathBuf::from(format!("blat.target.wants/blat@{name}.service"))
 }
 
 /// The link by which the agent pulls in the polling timer, where it is wanted.

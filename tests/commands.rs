@@ -2,7 +2,8 @@
 //! reader may have enough, and whom what they write is for.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 fn blat(arguments: &[&str]) -> Command {
@@ -49,4 +50,26 @@ fn what_a_run_by_a_root_with_a_strict_umask_writes_is_the_groups_to_read() {
     for file in ["sync.json", "sync.lock", "sync.series"] {
         assert_eq!(fs::metadata(state.join(file)).unwrap().mode() & 0o777, 0o640, "{file}");
     }
+}
+
+#[test]
+fn a_target_whose_file_only_root_may_read_is_no_broken_one() {
+    let root = tempfile::tempdir().unwrap();
+    let etc = root.path().join("etc/blat");
+    for folder in ["", ".accepted/"] {
+        fs::create_dir_all(etc.join(folder).join("targets")).unwrap();
+        fs::write(etc.join(folder).join("blat.toml"), "source = \"/srv/a\"\n").unwrap();
+        fs::write(etc.join(folder).join("targets/site1.toml"), "ssh.host = \"h\"\n").unwrap();
+    }
+    for file in ["blat.toml", "targets/site1.toml"] {
+        fs::set_permissions(etc.join(file), PermissionsExt::from_mode(0)).unwrap();
+    }
+    fs::set_permissions(root.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    let mut status = Command::new(env!("CARGO_BIN_EXE_blat"));
+    status.arg("--root").arg(root.path()).arg("status");
+    if nix::unistd::geteuid().is_root() {
+        status.uid(65534);
+    }
+    let said = String::from_utf8(status.output().unwrap().stdout).unwrap();
+    assert!(said.contains("site1") && !said.contains("broken"), "{said}");
 }

@@ -22,9 +22,11 @@ impl Machine {
         machine.put("etc/blat/targets/.keep", "");
         machine.put("calls", "");
         machine.state("inactive");
-        let script = "#!/bin/sh\ncd \"${0%/*}\"\n[ \"$1\" = show ] || { echo \"$*\" >> calls; [ ! -e fails ]; exit; }\n\
+        let script = "#!/bin/sh\ncd \"${0%/*}\"\nmasked=$(cat masked 2>/dev/null)\n\
+             [ \"$1\" = show ] || { echo \"$*\" >> calls; [ ! -e fails ] && [ \"$3\" != \"$masked\" -o -z \"$3\" ]; exit; }\n\
              shift 2\nfor unit; do case $unit in blat.target) state=active;; *) state=$(cat state);; esac\n\
-             printf 'Id=%s\\nLoadState=loaded\\nActiveState=%s\\n\\n' \"$unit\" \"$state\"; done\n";
+             load=loaded; [ \"$unit\" = \"$masked\" ] && load=masked\n\
+             printf 'Id=%s\\nLoadState=%s\\nActiveState=%s\\n\\n' \"$unit\" \"$load\" \"$state\"; done\n";
         machine.put("systemctl", script);
         fs::set_permissions(machine.path("systemctl"), PermissionsExt::from_mode(0o755)).unwrap();
         machine
@@ -282,6 +284,72 @@ fn a_manager_that_fails_is_told_again() {
     fs::remove_file(machine.path("fails")).unwrap();
     assert!(machine.apply().1.contains(&"start --no-block blat@site1.service".to_owned()));
     assert!(!machine.path("etc/blat/.accepted/pending").exists());
+}
+
+#[test]
+fn what_a_person_stopped_stays_so_though_the_manager_failed_meanwhile() {
+    let machine = Machine::new();
+    machine.put("etc/blat/targets/site1.toml", GOOD);
+    machine.apply();
+    machine.put("etc/blat/blat.toml", "tags.directory = '/srv/{target}'\n");
+    machine.put("fails", "");
+    assert!(machine.try_apply().is_err());
+    fs::remove_file(machine.path("fails")).unwrap();
+    assert_eq!(machine.apply().1, ["daemon-reload"]);
+    assert!(!machine.path("etc/blat/.accepted/pending").exists());
+}
+
+#[test]
+fn a_unit_that_a_person_masked_keeps_nothing_from_being_done() {
+    let machine = Machine::new();
+    machine.put("etc/blat/targets/site1.toml", GOOD);
+    machine.apply();
+    machine.state("active");
+    machine.put("masked", "blat-tags@site1.path");
+    machine.put("etc/blat/targets/site1.toml", &format!("{GOOD}[tags]\ndirectory = '/srv/t'\n"));
+    let (_, calls) = machine.apply();
+    assert_eq!(
+        calls[1..],
+        ["try-restart --no-block blat-tags@site1.path", "reload --no-block blat@site1.service"]
+    );
+}
+
+#[test]
+fn targets_whose_files_were_not_there_yet_at_boot_are_started() {
+    let machine = Machine::new();
+    machine.put("etc/blat/targets/site1.toml", GOOD);
+    machine.apply();
+    // A generator that found no files.
+    fs::remove_dir_all(machine.path("run/systemd/generator")).unwrap();
+    let (_, calls) = machine.apply();
+    assert_eq!(calls, ["start --no-block blat@site1.service", "daemon-reload"]);
+    assert!(machine.apply().1.is_empty(), "what a person stops from then on stays so");
+}
+
+#[test]
+fn what_was_accepted_by_a_newer_version_is_not_taken_away() {
+    let machine = Machine::new();
+    let (newer, broken) = ("new_key = 1\n", "source = \n");
+    for path in ["blat.toml", "targets/site1.toml"] {
+        machine.put(&format!("etc/blat/{path}"), broken);
+        machine.put(&format!("etc/blat/.accepted/{path}"), newer);
+    }
+    machine.apply();
+    let kept = |path: &str| fs::read_to_string(machine.path(&format!("etc/blat/.accepted/{path}"))).unwrap();
+    assert_eq!((&*kept("blat.toml"), &*kept("targets/site1.toml")), (newer, newer));
+    machine.put("etc/blat/blat.toml", "");
+    machine.apply();
+    assert_eq!(kept("targets/site1.toml"), newer);
+}
+
+#[test]
+fn tag_directories_are_made_though_no_copy_can_be_written() {
+    let machine = Machine::new();
+    machine.put("etc/blat/targets/site1.toml", GOOD);
+    machine.put("var/lib/blat/tags/.keep", "");
+    machine.put("etc/blat/.accepted", "in the way");
+    assert!(machine.try_apply().is_err());
+    assert!(machine.path("var/lib/blat/tags/site1/.claimed").is_dir());
 }
 
 #[test]

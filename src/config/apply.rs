@@ -15,10 +15,10 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use super::copies::Copies;
+use super::copies::{Copies, Pending};
 use super::directories::{self, Owners};
 use super::folder::{Folder, Texts};
-use super::in_force::Reading;
+use super::in_force::{Reading, in_force};
 use super::name::TargetName;
 use super::problem::Problem;
 use super::settings::Settings;
@@ -59,6 +59,15 @@ impl Apply {
     /// # Errors
     /// When copies cannot be written or the manager cannot be asked: to be tried again later.
     pub fn run(&self) -> anyhow::Result<Vec<Problem>> {
+        let done = self.rounds();
+        if done.is_err() {
+            // Tags may be dropped all the same, also where /etc can only be read.
+            self.make_directories(in_force(&self.root).0.iter());
+        }
+        done
+    }
+
+    fn rounds(&self) -> anyhow::Result<Vec<Problem>> {
         let live = Folder::live(&self.root);
         let copies = Copies::open(&self.root).context("cannot make the folder of accepted copies")?;
         let mut told = BTreeSet::new();
@@ -103,25 +112,39 @@ impl Apply {
         // By this the agents that run were started. Once the copies are written, a reload by anyone makes it new.
         let had = generator::read_back(&self.root.join("run/systemd/generator"));
         let pending = self.accept(copies, &verdict).context("cannot write an accepted copy")?;
-        let (root, owners) = (self.root.clone(), self.owners);
-        let made = move |settings: &Settings| directories::make(&root, settings, &owners);
-        let targets = verdict.targets.values().filter_map(Judged::settings);
-        tell_all(directories::of_all(targets, made));
+        self.make_directories(verdict.targets.values().filter_map(Judged::settings));
         let root = self.root.clone();
         let left = move |settings: &Settings| directories::leave(&root, settings);
         tell_all(directories::of_all(left_behind(&verdict, &accepted).iter(), left));
-        self.tell_manager(&verdict, &pending, &had)?;
-        copies.put_pending(&BTreeSet::new()).context("cannot note that the manager was told")?;
-        Ok(verdict.problems)
+        let mut untold = copies.pending();
+        let told = self.tell_manager(&verdict, &pending, &had, &mut untold);
+        copies.put_pending(&untold).context("cannot note that the manager was told")?;
+        told.map(|()| verdict.problems)
     }
 
-    /// Writes the copies. Returns the targets that an earlier run left undone.
-    fn accept(&self, copies: &Copies, verdict: &Verdict) -> anyhow::Result<BTreeSet<TargetName>> {
+    fn make_directories<'a>(&self, targets: impl Iterator<Item = &'a Settings>) {
+        let (root, owners) = (self.root.clone(), self.owners);
+        let made = move |settings: &Settings| directories::make(&root, settings, &owners);
+        tell_all(directories::of_all(targets, made));
+    }
+
+    /// Writes the copies. Returns what an earlier run left undone.
+    fn accept(&self, copies: &Copies, verdict: &Verdict) -> anyhow::Result<Pending> {
         let undone = copies.pending();
-        let changed = verdict.targets.iter().filter(|(_, judged)| judged.changed()).map(|(name, _)| name);
-        copies.put_pending(&undone.iter().chain(changed).chain(&verdict.removed).cloned().collect())?;
-        copies.put_defaults(verdict.defaults.as_deref())?;
-        for (name, judged) in &verdict.targets {
+        let changed = verdict.targets.iter().filter(|(_, judged)| judged.changed());
+        let changed = changed.map(|(name, judged)| (name, judged.starts()));
+        let removed = verdict.removed.iter().map(|name| (name, false));
+        let mut pending = undone.clone();
+        for (name, starts) in changed.chain(removed) {
+            *pending.entry(name.clone()).or_default() |= starts;
+        }
+        copies.put_pending(&pending)?;
+        if let Some(defaults) = &verdict.defaults {
+            copies.put_defaults(defaults.as_deref())?;
+        }
+        // A copy that cannot be read, of a newer version maybe, is not taken away: only what is better goes over it.
+        let is_read = |judged: &Judged| judged.before.is_some() || judged.after.is_some();
+        for (name, judged) in verdict.targets.iter().filter(|(_, judged)| is_read(judged)) {
             let text = judged.after.as_ref().map(|(_, text)| text.as_str());
             if copies.put_target(name, text)? && text.is_some() {
                 tracing::info!(BLAT_TARGET = %name, "{name}: accepted");
@@ -134,11 +157,13 @@ impl Apply {
         Ok(undone)
     }
 
+    /// Has the manager do what is to be done. Who was told is `untold` no more.
     fn tell_manager(
         &self,
         verdict: &Verdict,
-        undone: &BTreeSet<TargetName>,
+        undone: &Pending,
         had: &Output,
+        untold: &mut Pending,
     ) -> anyhow::Result<()> {
         let (has, _) = generator::plan(&self.root);
         // A reload may take a second: only where what starts takes a new drop-in or a new timer does it come first.
@@ -146,7 +171,7 @@ impl Apply {
         if first {
             self.systemctl.daemon_reload()?;
         }
-        let done = self.take_all(verdict, undone, (had, &has));
+        let done = self.take_all(verdict, undone, (had, &has), untold);
         if *had != has && !first {
             self.systemctl.daemon_reload()?;
         }
@@ -156,11 +181,12 @@ impl Apply {
     fn take_all(
         &self,
         verdict: &Verdict,
-        undone: &BTreeSet<TargetName>,
+        undone: &Pending,
         (had, has): (&Output, &Output),
+        untold: &mut Pending,
     ) -> anyhow::Result<()> {
         let names: BTreeSet<&TargetName> =
-            verdict.targets.keys().chain(&verdict.removed).chain(undone).collect();
+            verdict.targets.keys().chain(&verdict.removed).chain(undone.keys()).collect();
         let states = self.systemctl.states(names.iter().map(|name| agent(name)).chain([GROUP.into()]))?;
         let state = |unit: &str| states.get(unit).copied().unwrap_or(State::Inactive);
         let mut first = Ok(());
@@ -172,25 +198,39 @@ impl Apply {
                 name,
                 before: judged.and_then(|judged| judged.before.as_ref()),
                 after: judged.and_then(Judged::settings),
-                undone: judged.is_none() || undone.contains(name),
+                undone: judged.is_none() || undone.contains_key(name),
+                starts: undone.get(name).is_some_and(|starts| *starts),
                 polled,
                 synced,
+                seen: had.contains_key(&generator::agent_link(name)),
                 agent: state(&agent(name)),
                 group_runs: state(GROUP) == State::Active,
             };
-            first = first.and(self.take(&change));
+            let taken = self.take(&change);
+            if taken.is_ok() {
+                untold.remove(name);
+            }
+            first = first.and(taken);
         }
         first
     }
 
-    /// Takes the steps of one target, all of them; the first that fails is returned.
+    /// Takes the steps of one target, all of them; the first that fails is returned. A unit that a person masked
+    /// is left alone.
     fn take(&self, change: &Change<'_>) -> anyhow::Result<()> {
         let mut first = Ok(());
         for step in change.steps() {
             tracing::info!(BLAT_TARGET = %change.name, "{}: {} {}", change.name, step.verb, step.unit);
-            first = first.and(self.systemctl.queue(&step));
+            let queued = self.systemctl.queue(&step);
+            first =
+                first.and(queued.or_else(|why| if self.is_masked(&step.unit) { Ok(()) } else { Err(why) }));
         }
         first
+    }
+
+    fn is_masked(&self, unit: &str) -> bool {
+        let states = self.systemctl.states([unit.to_owned()].into_iter());
+        states.is_ok_and(|states| states.get(unit) == Some(&State::Masked))
     }
 }
 

@@ -5,7 +5,7 @@
 //! some accepted and some not; the next `apply` goes on from there. What the manager was to be told
 //! of is noted first (`pending`), so that a kill after the copies loses no start and no stop.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -51,18 +51,26 @@ impl Copies {
         put(&self.folder.target(name), text)
     }
 
-    /// The targets that the manager may not have been told of.
-    pub(super) fn pending(&self) -> BTreeSet<TargetName> {
+    /// What the manager may not have been told.
+    pub(super) fn pending(&self) -> Pending {
         let text = fs::read_to_string(&self.pending).unwrap_or_default();
-        text.lines().filter_map(|line| line.parse().ok()).collect()
+        let name =
+            |line: &str| line.strip_suffix(START).map_or((line.parse(), false), |name| (name.parse(), true));
+        text.lines().map(name).filter_map(|(name, starts)| Some((name.ok()?, starts))).collect()
     }
 
-    /// Notes them.
-    pub(super) fn put_pending(&self, names: &BTreeSet<TargetName>) -> io::Result<()> {
-        let lines: String = names.iter().map(|name| format!("{name}\n")).collect();
-        put(&self.pending, (!names.is_empty()).then_some(&lines)).map(|_| ())
+    /// Notes it.
+    pub(super) fn put_pending(&self, pending: &Pending) -> io::Result<()> {
+        let line = |(name, starts): (_, &bool)| format!("{name}{}\n", if *starts { START } else { "" });
+        let lines: String = pending.iter().map(line).collect();
+        put(&self.pending, (!pending.is_empty()).then_some(&lines)).map(|_| ())
     }
 }
+
+/// Targets of which the manager may not have been told, and whether each is one to start.
+pub(super) type Pending = BTreeMap<TargetName, bool>;
+
+const START: &str = " start";
 
 fn put(path: &Path, text: Option<&str>) -> io::Result<bool> {
     let now = fs::read_to_string(path);

@@ -5,6 +5,8 @@
 //! force has its tag directory.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::ErrorKind::PermissionDenied;
 use std::path::{Path, PathBuf};
 
 use super::folder::{Folder, Texts};
@@ -27,8 +29,10 @@ pub(super) fn settled(live: &Reading, accepted: &Reading) -> (BTreeMap<TargetNam
     let is_accepted = |name: &&TargetName| accepted.texts.targets.contains_key(*name);
     let (held, new): (Vec<_>, Vec<_>) = listed(live, accepted).partition(is_accepted);
     for name in held.into_iter().chain(new) {
-        let not_yet =
-            || Some(live.merged(name)?.and_then(|found| not_taken(found, &taken)).map(|(found, _)| found));
+        let not_yet = || {
+            let found = live.merged(name)?.and_then(not_of_blat);
+            Some(found.and_then(|found| not_taken(found, &taken)).map(|(found, _)| found))
+        };
         match accepted.settings(name).or_else(not_yet) {
             Some(Ok(found)) => {
                 taken.insert(found.tags.directory.clone(), name.clone());
@@ -48,17 +52,43 @@ pub(super) fn listed<'a>(live: &'a Reading, accepted: &'a Reading) -> impl Itera
     if live.is_listed() { live.texts.targets.keys() } else { accepted.texts.targets.keys() }
 }
 
-/// Refuses a tag directory that another target has: each would take the other's tags.
+/// Refuses a tag directory that another target has, or that is in it or around it: each would take the other's tags,
+/// or the other's directory for a tag.
 pub(super) fn not_taken(
     (settings, document): (Settings, Document),
     taken: &BTreeMap<PathBuf, TargetName>,
 ) -> Result<(Settings, String), Problems> {
-    let key = "tags.directory";
-    let Some(owner) = taken.get(&settings.tags.directory) else {
-        return Ok((settings, document.text));
+    let directory = &settings.tags.directory;
+    let within = taken.range(directory.clone()..).next().filter(|(path, _)| path.starts_with(directory));
+    let around = || directory.ancestors().find_map(|path| taken.get_key_value(path));
+    let what = match within.or_else(around) {
+        Some((path, owner)) if path == directory => format!("target `{owner}` has the same tag directory"),
+        Some((path, owner)) if path.starts_with(directory) => {
+            format!("the tag directory of target `{owner}` lies in this one")
+        }
+        Some((_, owner)) => format!("this lies in the tag directory of target `{owner}`"),
+        None => return Ok((settings, document.text)),
     };
-    let problem = Problem::of_file(&document.file, format!("target `{owner}` has the same tag directory"));
-    Err(problem.about(key).at(document.place_of(key)).mend("give each target its own").into())
+    Err(misplaced(&document, what).mend("give each target its own").into())
+}
+
+/// Refuses a tag directory in which blat has its own files: they would be taken for tags.
+pub(super) fn not_of_blat(
+    (settings, document): (Settings, Document),
+) -> Result<(Settings, Document), Problems> {
+    let (state, tags) = (Path::new("/var/lib/blat"), Path::new("/var/lib/blat/tags"));
+    let directory = &settings.tags.directory;
+    let overlap = directory.starts_with(state) || state.starts_with(directory);
+    if !overlap || directory.parent() == Some(tags) {
+        return Ok((settings, document));
+    }
+    let mend = format!("{} is one for it", tags.join(settings.name.as_str()).display());
+    Err(misplaced(&document, "blat has its own files in /var/lib/blat".into()).mend(mend).into())
+}
+
+fn misplaced(document: &Document, what: String) -> Problem {
+    let key = "tags.directory";
+    Problem::of_file(&document.file, what).about(key).at(document.place_of(key))
 }
 
 /// A folder as it was read at one moment, its defaults parsed once.
@@ -75,6 +105,24 @@ impl Reading {
         let parse = |text: Result<String, Problem>| Document::defaults(&shown, text?);
         let defaults = texts.defaults.clone().map(parse).transpose();
         Self { folder, texts, defaults }
+    }
+
+    /// What this user may not read counts as what was `accepted` of it, for root has judged it.
+    pub(super) fn or(mut self, accepted: &Self) -> Self {
+        let is_denied = |path: &Path| File::open(path).is_err_and(|why| why.kind() == PermissionDenied);
+        for (name, text) in &mut self.texts.targets {
+            if text.is_err()
+                && let Some(known) = accepted.texts.targets.get(name)
+                && is_denied(&self.folder.target(name))
+            {
+                *text = known.clone();
+            }
+        }
+        if self.defaults.is_err() && accepted.texts.defaults.is_some() && is_denied(&self.folder.defaults()) {
+            self.texts.defaults = accepted.texts.defaults.clone();
+            self.defaults = accepted.defaults.clone();
+        }
+        self
     }
 
     /// Whether its targets are known. A folder that cannot be listed tells nothing of what was removed.

@@ -22,7 +22,8 @@ pub struct Overview {
 impl Overview {
     /// Reads both folders.
     pub fn read(root: &Path) -> Self {
-        let (live, accepted) = (Reading::of(Folder::live(root)), Reading::of(Folder::accepted(root)));
+        let accepted = Reading::of(Folder::accepted(root));
+        let live = Reading::of(Folder::live(root)).or(&accepted);
         let mut in_force = settled(&live, &accepted).0;
         let targets = listed(&live, &accepted).map(|name| (name.clone(), in_force.remove(name))).collect();
         // What was accepted to the letter is good: nothing is judged anew where nothing was edited since.

@@ -1,7 +1,7 @@
 //! What the manager is asked to do about a target: a value, made from how things were and are.
 //!
 //! What a person stopped or masked is never started: only what is new, what was switched on in its
-//! file, and what had failed (its configuration was bad, and may be good now).
+//! file, what the manager did not see at boot, and what had failed (its configuration was bad, and may be good now).
 
 use std::path::Path;
 
@@ -30,13 +30,18 @@ pub(super) struct Change<'a> {
     pub(super) name: &'a TargetName,
     pub(super) before: Option<&'a Settings>,
     pub(super) after: Option<&'a Settings>,
-    /// Whether the file is gone, or an earlier run was killed before it told the manager: whatever
-    /// the state, it is made to be as the file says.
+    /// Whether the file is gone, or an earlier run was killed before it told the manager: what runs is made to
+    /// run by the file.
     pub(super) undone: bool,
+    /// Whether that run would have started it.
+    pub(super) starts: bool,
     /// Whether the polling timer was, and is, wanted.
     pub(super) polled: (bool, bool),
     /// Whether the timer of the synchronisation was, and is, wanted.
     pub(super) synced: (bool, bool),
+    /// Whether the manager had it to start as it last read its units: at a boot it may have read none, where the
+    /// files came to be there only later.
+    pub(super) seen: bool,
     pub(super) agent: State,
     /// Whether `blat.target` runs: where it was stopped, nothing new starts.
     pub(super) group_runs: bool,
@@ -47,10 +52,14 @@ impl Change<'_> {
     pub(super) fn steps(&self) -> Vec<Step> {
         let agent = |verb| vec![Step { verb, unit: self.unit("blat@", "service") }];
         let is = self.after.is_some_and(|settings| settings.enabled);
-        let was = if self.undone { !is } else { self.before.is_some_and(|settings| settings.enabled) };
+        let was = match self.undone {
+            true => !is || !self.starts,
+            false => self.before.is_some_and(|settings| settings.enabled),
+        };
         match (self.agent, was, is) {
             (State::Masked, _, _) => Vec::new(),
             (State::Inactive, false, true) | (State::Failed, _, true) if self.group_runs => agent("start"),
+            (State::Inactive, true, true) if self.group_runs && !self.seen => agent("start"),
             // A file that never was good stops nothing; one that is gone, or says so, does.
             (_, true, false) => agent("stop"),
             (State::Active, _, _) if self.undone => agent("try-restart"),
@@ -136,8 +145,10 @@ mod tests {
             before,
             after,
             undone: after.is_none(),
+            starts: false,
             polled,
             synced: (false, false),
+            seen: true,
             agent,
             group_runs,
         };
@@ -161,6 +172,23 @@ mod tests {
         assert_eq!(steps(Some(&on), Some(&other), State::Inactive), "");
         assert_eq!(steps(None, Some(&on), State::Masked), "");
         assert_eq!(told(None, Some(&on), State::Inactive, (false, false), false), "");
+    }
+
+    #[test]
+    fn what_an_earlier_run_left_undone_is_done_and_no_more() {
+        let (name, on) = ("a".parse().unwrap(), settings(""));
+        let steps = |agent, starts| {
+            let (before, after) = (Some(&on), Some(&on));
+            let (undone, seen, group_runs) = (true, true, true);
+            let (polled, synced) = ((false, false), (false, false));
+            let name = &name;
+            let change =
+                Change { name, before, after, undone, starts, polled, synced, seen, agent, group_runs };
+            change.steps().first().map(|step| step.verb)
+        };
+        assert_eq!(steps(State::Inactive, true), Some("start"));
+        assert_eq!(steps(State::Inactive, false), None, "a person stopped it");
+        assert_eq!(steps(State::Active, false), Some("try-restart"));
     }
 
     #[test]

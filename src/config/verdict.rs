@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use super::in_force::{Reading, not_taken};
+use super::in_force::{Reading, not_of_blat, not_taken};
 use super::layer::Document;
 use super::name::TargetName;
 use super::problem::{Problem, Problems};
@@ -15,8 +15,9 @@ use super::settings::Settings;
 
 /// What the accepted folder is to hold, and what is wrong with the rest.
 pub(super) struct Verdict {
-    /// The text of the accepted `blat.toml`, if there is to be one.
-    pub(super) defaults: Option<String>,
+    /// The text of the accepted `blat.toml`, if there is to be one; nothing where none can be judged by, and what
+    /// was accepted stays.
+    pub(super) defaults: Option<Option<String>>,
     /// Every target that has a live file.
     pub(super) targets: BTreeMap<TargetName, Judged>,
     /// Targets with an accepted copy whose live file is gone.
@@ -36,6 +37,12 @@ impl Judged {
     /// By what it is to run.
     pub(super) fn settings(&self) -> Option<&Settings> {
         self.after.as_ref().map(|(settings, _)| settings)
+    }
+
+    /// Whether it is to run, and was not.
+    pub(super) fn starts(&self) -> bool {
+        let enabled = |settings: Option<&Settings>| settings.is_some_and(|settings| settings.enabled);
+        !enabled(self.before.as_ref()) && enabled(self.settings())
     }
 
     /// Whether it is to run by other settings than before.
@@ -62,7 +69,7 @@ pub(super) fn judge(live: &Reading, accepted: &Reading) -> Verdict {
         }
     };
     let gone = accepted.texts.targets.keys().filter(|name| live.is_listed() && !names.contains(name));
-    let defaults = chosen.and_then(|reading| reading.texts.defaults.clone()?.ok());
+    let defaults = chosen.map(|reading| reading.texts.defaults.clone()?.ok());
     Verdict { defaults, targets, removed: gone.cloned().collect(), problems }
 }
 
@@ -196,7 +203,8 @@ impl Judging<'_> {
         taken: &BTreeMap<PathBuf, TargetName>,
         problems: &mut Vec<Problem>,
     ) -> Option<(Settings, String)> {
-        let found = self.merged(name, self.live).and_then(|found| not_taken(found, taken));
+        let found = self.merged(name, self.live).and_then(not_of_blat);
+        let found = found.and_then(|found| not_taken(found, taken));
         match found {
             Ok(found) => Some(found),
             Err(Problems(why)) => {
@@ -276,7 +284,7 @@ mod tests {
             (".accepted/blat.toml", "source = '/old'"),
             ("targets/a.toml", "ssh.host = 'h'"),
         ]);
-        assert_eq!(verdict.defaults.as_deref(), Some("source = '/old'"));
+        assert_eq!(verdict.defaults.as_ref().unwrap().as_deref(), Some("source = '/old'"));
         let target = &verdict.targets[&"a".parse().unwrap()];
         assert_eq!(target.after.as_ref().unwrap().0.source, Path::new("/old"));
     }
@@ -297,7 +305,7 @@ mod tests {
             ("targets/a.toml", target),
             (".accepted/targets/a.toml", target),
         ]);
-        assert_eq!(verdict.defaults.as_deref(), Some("source = '/old'"));
+        assert_eq!(verdict.defaults.as_ref().unwrap().as_deref(), Some("source = '/old'"));
         assert_eq!(host(&verdict, "a").as_deref(), Some("h"));
         let said = verdict.problems[0].to_string();
         assert!(said.starts_with("/etc/blat/blat.toml: target `a` could not run by this: "), "{said}");
@@ -318,6 +326,39 @@ mod tests {
                 .to_string()
                 .starts_with("/etc/blat/targets/a.toml:3:18: key `tags.directory`: ")
         );
+    }
+
+    #[test]
+    fn a_tag_directory_in_anothers_or_around_it_or_of_blats_own_files_is_refused() {
+        let at = |directory: &str| format!("{GOOD}tags.directory = '{directory}'");
+        let (held, own) = (at("/t/b"), "/var/lib/blat");
+        let refused = [
+            ("/t", "the tag directory of target `b` lies in this one"),
+            ("/t/b/c", "this lies in the tag directory of target `b`"),
+            (own, "blat has its own files in"),
+            ("/var/lib/blat/a", "blat has its own files in"),
+            ("/var/lib/blat/tags", "blat has its own files in"),
+            ("/var", "blat has its own files in"),
+        ];
+        for (directory, why) in refused {
+            let files = [("targets/b.toml", &*held), (".accepted/targets/b.toml", &held)];
+            let verdict = judged(&[&files[..], &[("targets/a.toml", &at(directory))]].concat());
+            assert_eq!(
+                (host(&verdict, "a"), host(&verdict, "b").as_deref()),
+                (None, Some("h")),
+                "{directory}"
+            );
+            let told = verdict.problems[0].to_string();
+            assert!(told.contains(why), "{directory}: {told}");
+        }
+        for directory in ["/t/c", "/t/b.c", "/var/lib/blat/tags/b"] {
+            let verdict = judged(&[("targets/b.toml", &held), ("targets/a.toml", &at(directory))]);
+            assert!(verdict.problems.is_empty(), "{directory}: {:?}", verdict.problems);
+        }
+        let running = at("/var/lib/blat/tags");
+        let verdict = judged(&[("targets/a.toml", &running), (".accepted/targets/a.toml", &running)]);
+        assert_eq!(host(&verdict, "a").as_deref(), Some("h"), "what runs goes on");
+        assert_eq!(verdict.problems.len(), 1);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The target's file, which is written last: by it everything starts.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::anyhow;
@@ -56,6 +58,8 @@ impl File {
         let Some(text) = &self.text else { return Ok(()) };
         let attempt = || format!("cannot write {}", self.shown.display());
         crate::places::replace(&self.path, text.as_bytes()).person(attempt())?;
+        // Everyone's to read, whatever the umask: `blat status` is asked by others, too.
+        fs::set_permissions(&self.path, PermissionsExt::from_mode(0o644)).person(attempt())?;
         said(format_args!("wrote {}", self.shown.display()));
         Ok(())
     }
