@@ -67,9 +67,14 @@ pub(crate) fn replace(own: &Folder, name: &str, content: &[u8]) -> nix::Result<(
         Err(why) => return Err(why),
     }
     let mut file = own.create(draft.as_bytes())?;
-    file.write_all(content).map_err(|why| errno(&why))?;
-    fchmod(&file, Mode::from_bits_truncate(0o644))?;
-    own.rename(draft.as_bytes(), name.as_bytes(), RenameFlags::empty())
+    let put = file.write_all(content).map_err(|why| errno(&why));
+    let put = put.and_then(|()| fchmod(&file, Mode::from_bits_truncate(0o644)));
+    let put = put.and_then(|()| own.rename(draft.as_bytes(), name.as_bytes(), RenameFlags::empty()));
+    if put.is_err() {
+        // On a disk that is full, it holds what packages need.
+        let _ = own.unlink(draft.as_bytes());
+    }
+    put
 }
 
 /// Adds to the record of what was deleted; in a turn.
@@ -135,6 +140,15 @@ mod tests {
         found.st_ctime += CLOCKS_DIFFER + 60;
         assert!(!came_after(&found, began, 0), "nothing can have come then");
         assert!(came_after(&found, began, found.st_ctime), "by the clock of a file server that is ahead");
+    }
+
+    #[test]
+    fn what_cannot_be_replaced_leaves_no_draft() {
+        let dir = tempfile::tempdir().unwrap();
+        let own = Folder::open(dir.path().as_os_str().as_bytes()).unwrap();
+        std::fs::create_dir(dir.path().join(PURGE)).unwrap();
+        replace(&own, PURGE, b"x").unwrap_err();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
     #[test]

@@ -7,7 +7,8 @@
 //!
 //! A package-version's lines all begin with its path, so they stand together. Where they stand in the
 //! list is on record ([`fragments`]) with the time and inode of its `descpkg`; while these are the same,
-//! its lines are copied from the old list, and nothing of it is walked. All else is.
+//! its lines are copied from the old list, and nothing of it is walked. All else is, and what others may still be
+//! writing: that in which a folder was changed within a day.
 //!
 //! The list is written beside its place, synced, and renamed into it: a reader has the old one or the new one,
 //! and a run that is killed, or a power cut, leaves one of them. The record names the list that it belongs to, so one
@@ -63,25 +64,36 @@ fn make(archive: &Archive) -> Result<Ran, Refusal> {
     let failed = |why| refusal(format_args!("write {OWN_FOLDER}/dpkg_archive_list.txt"), why);
     let (own, _) = open_or_make(&archive.root, OWN_FOLDER.as_bytes()).map_err(failed)?;
     let _alone = alone(&own)?;
-    let draft = fresh(&own).map_err(failed)?;
-    let old = own.read(LIST).ok();
-    let known = old.as_ref().and_then(|old| Fragments::read(&own, old)).unwrap_or_default();
     let mut faults = Faults::default();
-    let mut compose = Compose::new(old, draft);
-    let made = scan::scan(&archive.root, known, &mut compose, &mut faults)
-        .map_err(|why| refusal("list the archive", why))
-        .and_then(|()| compose.finish().map_err(failed))
-        .and_then(|(draft, fragments, count)| put(&own, &draft, &fragments).map(|()| count).map_err(failed));
-    if made.is_err() {
+    let made = lay_down(archive, &own, &mut faults);
+    if let Err(refusal) = &made {
         // On a disk that is full, it holds what packages need.
         let _ = own.unlink(DRAFT);
+        faults.count += 1;
+        faults.first = Some(refusal.reason.clone());
     }
-    let count = made?;
+    let count = made.as_ref().copied().unwrap_or_default();
     let ran = Ran { at: now(), count, failed: faults.count, trouble: faults.first };
     if let Err(why) = history::ran(&own, history::INDEX, &ran) {
         eprintln!("blat-target: cannot write down that this ran: {why}");
     }
-    Ok(ran)
+    made.map(|_| ran)
+}
+
+/// Lays a new list down; how many lines it has.
+fn lay_down(archive: &Archive, own: &Folder, faults: &mut Faults) -> Result<u64, Refusal> {
+    let failed = |why| refusal(format_args!("write {OWN_FOLDER}/dpkg_archive_list.txt"), why);
+    let draft = fresh(own).map_err(failed)?;
+    let old = own.read(LIST).ok();
+    let known = old.as_ref().and_then(|old| Fragments::read(own, old)).unwrap_or_default();
+    let mut compose = Compose::new(old, draft);
+    scan::scan(&archive.root, known, &mut compose, faults).map_err(|why| refusal("list the archive", why))?;
+    let (draft, fragments, count) = compose.finish().map_err(failed)?;
+    put(own, &draft).map_err(failed)?;
+    if let Err(why) = fragments.write(own, &draft) {
+        eprintln!("blat-target: the next index walks all there is: cannot write down what is known: {why}");
+    }
+    Ok(count)
 }
 
 /// The one run that there may be at a time.
@@ -103,11 +115,10 @@ fn fresh(own: &Folder) -> nix::Result<File> {
     }
 }
 
-fn put(own: &Folder, draft: &File, fragments: &Fragments) -> nix::Result<()> {
+fn put(own: &Folder, draft: &File) -> nix::Result<()> {
     fchmod(draft, Mode::from_bits_truncate(0o644))?;
     draft.sync_all().map_err(|why| errno(&why))?;
-    own.rename(DRAFT, LIST, RenameFlags::empty())?;
-    fragments.write(own, draft)
+    own.rename(DRAFT, LIST, RenameFlags::empty())
 }
 
 #[cfg(test)]

@@ -47,7 +47,10 @@ type Result<T> = std::result::Result<T, String>;
 
 /// Sets the machine up.
 pub fn install() -> ExitCode {
-    match Wishes::read().and_then(|wishes| set_up(&wishes)) {
+    // Looked up before anything is waited for: a session may replace the helper meanwhile.
+    let program =
+        fs::read_link("/proc/self/exe").map_err(|why| format!("cannot tell where this program is: {why}"));
+    match program.and_then(|program| set_up(&program, &Wishes::read()?)) {
         Ok(Needs::Nothing) => ExitCode::from(EXIT_DONE),
         Ok(Needs::Person) => ExitCode::from(EXIT_PERSON),
         Err(why) => {
@@ -57,20 +60,31 @@ pub fn install() -> ExitCode {
     }
 }
 
-fn set_up(wishes: &Wishes) -> Result<Needs> {
+fn set_up(program: &Path, wishes: &Wishes) -> Result<Needs> {
+    // The kernel calls it `… (deleted)` when it was replaced before it could ask.
+    if !program.exists() {
+        return Err("the helper was replaced meanwhile: set this target up again".into());
+    }
     make_archive(&wishes.archive)?;
-    let program =
-        fs::read_link("/proc/self/exe").map_err(|why| format!("cannot tell where this program is: {why}"))?;
     if !Path::new("/run/systemd/system").is_dir() {
         println!("this machine does not run systemd; lines for `crontab -e` that do the same:");
-        print!("{}", crontab::lines(&program, wishes));
+        print!("{}", crontab::lines(program, wishes));
         return Ok(Needs::Person);
     }
     if let Some(unit) = manager::system_timer() {
         println!("{unit} is enabled in the system: nothing more is set up for this user alone");
         return Ok(Needs::Nothing);
     }
-    let changed = write_units(&program, wishes)?;
+    if let Some(other) = other_archive(&unit_folder()?, wishes)? {
+        println!(
+            "this user's timers look after the archive {other}, and a user's timers look after one: give {} to another \
+             user, or, where that one is done with, remove {} and set this target up again",
+            wishes.archive,
+            unit_folder()?.join(UNITS[0].0).display()
+        );
+        return Ok(Needs::Person);
+    }
+    let changed = write_units(program, wishes)?;
     let mut manager = Manager::of_user()?;
     let lingers = manager.linger()?;
     if !manager.answers() {
@@ -132,6 +146,19 @@ fn make_archive(archive: &str) -> Result<()> {
     Ok(())
 }
 
+/// The archive that is there and that the units have now, if it is another.
+fn other_archive(folder: &Path, wishes: &Wishes) -> Result<Option<String>> {
+    let text = fs::read_to_string(folder.join(UNITS[0].0)).unwrap_or_default();
+    let Some(archive) = text.lines().find_map(archive_of) else { return Ok(None) };
+    let place = |archive: &str| {
+        let located = located(archive.as_bytes()).map_err(|refusal| refusal.reason)?;
+        Ok::<_, String>(fs::canonicalize(std::ffi::OsStr::from_bytes(&located)).ok())
+    };
+    Ok(place(&archive)?
+        .filter(|there| place(&wishes.archive).ok().flatten().as_ref() != Some(there))
+        .map(|_| archive))
+}
+
 /// Writes the units that are missing or others, and returns their names.
 fn write_units(program: &Path, wishes: &Wishes) -> Result<Vec<&'static str>> {
     let folder = unit_folder()?;
@@ -188,6 +215,16 @@ fn quoted(word: &str) -> String {
     quoted + "\""
 }
 
+/// The archive in a line that `unit` has made.
+fn archive_of(line: &str) -> Option<String> {
+    let (_, archive) = line.strip_prefix("ExecStart=")?.split_once(" --archive \"")?;
+    let (mut word, mut chars) = (String::new(), archive.strip_suffix('"')?.chars());
+    while let Some(c) = chars.next() {
+        word.push(if matches!(c, '\\' | '%' | '$') { chars.next()? } else { c });
+    }
+    Some(word)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -202,8 +239,25 @@ mod tests {
         let service = of("blat-purge.service");
         let line = "ExecStart=\"/home/p/bin/blat-target\" purge --archive \"/srv/100%% \\\"of\\\" it\"\n";
         assert!(service.contains(line), "{service}");
+        assert_eq!(service.lines().find_map(archive_of).as_ref(), Some(&wishes.archive));
         assert!(of("blat-index.timer").contains("\nOnCalendar=*:*:0/5\n"));
         assert!(of("blat-purge.timer").contains("\nOnCalendar=Mon *-*-* 06:00:00\n"));
         assert!(Wishes::parse("nonsense").is_err() && Wishes::parse("a=b").is_err());
+    }
+    #[test]
+    fn another_archive_that_is_there_keeps_its_timers() {
+        let root = tempfile::tempdir().unwrap();
+        let path = |name: &str| root.path().join(name).to_str().unwrap().to_owned();
+        let wishes = |name: &str| Wishes::parse(&format!("archive={}\n", path(name))).unwrap();
+        ["one", "other"].iter().for_each(|name| fs::create_dir(path(name)).unwrap());
+        let other = |name: &str| other_archive(root.path(), &wishes(name)).unwrap();
+        assert_eq!(other("one"), None, "there are no units");
+        let (name, text) = UNITS[0];
+        let text = unit(name, text, Path::new("/bin/blat-target"), &wishes("one"));
+        fs::write(root.path().join(name), text).unwrap();
+        assert_eq!(other("one"), None);
+        assert_eq!(other("other"), Some(path("one")));
+        fs::remove_dir(path("one")).unwrap();
+        assert_eq!(other("other"), None, "it has moved");
     }
 }

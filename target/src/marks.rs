@@ -120,15 +120,23 @@ impl Marks {
             Ok(()) | Err(Errno::ENOENT) => (),
             Err(why) => return Err(why),
         }
-        let mut draft = own.create(DRAFT)?;
-        draft.write_all(self.text().as_bytes()).map_err(|why| errno(&why))?;
-        fchmod(&draft, Mode::from_bits_truncate(0o644))?;
-        draft.sync_all().map_err(|why| errno(&why))?;
-        own.rename(DRAFT, NAME, RenameFlags::empty())?;
+        if let Err(why) = self.put(own) {
+            // On a disk that is full, it holds what packages need.
+            let _ = own.unlink(DRAFT);
+            return Err(why);
+        }
         own.sync()?;
         self.read_from = own.stat(NAME)?.map(|found| Identity::of(&found));
         self.changed = false;
         Ok(())
+    }
+
+    fn put(&self, own: &Folder) -> nix::Result<()> {
+        let mut draft = own.create(DRAFT)?;
+        draft.write_all(self.text().as_bytes()).map_err(|why| errno(&why))?;
+        fchmod(&draft, Mode::from_bits_truncate(0o644))?;
+        draft.sync_all().map_err(|why| errno(&why))?;
+        own.rename(DRAFT, NAME, RenameFlags::empty())
     }
 
     fn text(&self) -> String {

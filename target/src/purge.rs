@@ -15,6 +15,8 @@ use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use nix::errno::Errno;
+
 use crate::archive::Archive;
 use crate::delete::{Doomed, HELD, links_to, remove_hidden, take_away};
 use crate::history::{self, now};
@@ -71,6 +73,15 @@ struct Purge {
 /// What is to go together, by its marks: links before what they address.
 type Together = Vec<Mark>;
 
+/// Why something that is due is not deleted.
+#[derive(Debug)]
+enum Stays {
+    /// It is no more meant to be, or cannot be as things are.
+    Wanted(String),
+    /// What has to be known for that could not be looked at.
+    Unseen(Refusal),
+}
+
 impl Purge {
     fn begin(archive: Arc<Archive>) -> Self {
         let turns = Turns::new(archive.clone());
@@ -96,8 +107,12 @@ impl Purge {
             }
             let mut together: Together = match self.with_links(mark) {
                 Ok(together) => together.into_iter().filter(|mark| seen.insert(mark.id.clone())).collect(),
-                Err(stays) => {
-                    println!("{stays}");
+                Err(Stays::Wanted(why)) => {
+                    println!("{why}");
+                    continue;
+                }
+                Err(Stays::Unseen(refusal)) => {
+                    self.fails(&refusal);
                     continue;
                 }
             };
@@ -105,11 +120,17 @@ impl Purge {
             // delete few in a run gets to the end of many that go together.
             let is_too_much = count + together.len() as u64 > most;
             together.truncate((most - count) as usize);
-            count += together.len() as u64;
             if dry_run {
                 together.iter().for_each(|mark| println!("would delete {}", mark.id));
-            } else if !self.delete_all(&together)? {
-                break;
+                count += together.len() as u64;
+            } else {
+                let before = self.gone.len();
+                let goes_on = self.delete_all(&together)?;
+                // What cannot go takes no place of what can.
+                count += (self.gone.len() - before) as u64;
+                if !goes_on {
+                    break;
+                }
             }
             if is_too_much {
                 println!("no more than {most} are deleted in one run: the rest waits for the next");
@@ -132,27 +153,27 @@ impl Purge {
     }
 
     /// What goes when what has this mark goes: the links that lead to it, before it. An error says why it stays.
-    fn with_links(&self, due: &Mark) -> Result<Together, String> {
-        let turn = self.turn().map_err(|refusal| refusal.reason);
-        let (mut turn, id) = (turn?, &due.id);
+    fn with_links(&self, due: &Mark) -> Result<Together, Stays> {
+        let (mut turn, id) = (self.turn().map_err(Stays::Unseen)?, &due.id);
         if turn.marks().get(id) != Some(due) {
-            return Err(format!("{id} stays: its mark was taken away, or made anew"));
+            return Err(Stays::Wanted(format!("{id} stays: its mark was taken away, or made anew")));
         }
-        let Ok(folder) = self.archive.root.below(id.package.as_str().as_bytes()) else {
-            return Ok(Vec::new());
+        let unseen = |why| Stays::Unseen(refusal(format_args!("look for links to {id}, which stays"), why));
+        let folder = match self.archive.root.below(id.package.as_str().as_bytes()) {
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => return Ok(Vec::new()),
+            opened => opened.map_err(unseen)?,
         };
         let mut together = vec![id.clone()];
         for _ in 0..=LINKS_MAX {
             let last = together.len();
             for at in 0..last {
                 let addressed = together[at].clone();
-                for (link, text) in links_to(&self.archive, &folder, &addressed)
-                    .map_err(|why| format!("{id} stays: {why}"))?
-                {
+                for (link, text) in links_to(&self.archive, &folder, &addressed).map_err(unseen)? {
                     let counts =
                         turn.marks().get(&link).is_some_and(|mark| mark.stands == Standing::Link(text));
                     if !counts {
-                        return Err(format!("{id} stays: the link {link}, which has no mark, leads to it"));
+                        let why = format!("{id} stays: the link {link}, which has no mark, leads to it");
+                        return Err(Stays::Wanted(why));
                     }
                     if !together.contains(&link) {
                         together.push(link);
@@ -164,7 +185,7 @@ impl Purge {
                 return Ok(together.iter().rev().filter_map(|id| marks.get(id).cloned()).collect());
             }
         }
-        Err(format!("{id} stays: too many links lead to it, or lead in a circle"))
+        Err(Stays::Wanted(format!("{id} stays: too many links lead to it, or lead in a circle")))
     }
 
     /// Deletes them in this order, up to the first that stays; false when a person stops it all.

@@ -322,6 +322,31 @@ fn what_root_purges_and_indexes_stays_the_transfer_users() {
 }
 
 #[test]
+fn what_cannot_be_deleted_takes_no_place_of_what_can() {
+    if !is_root() {
+        println!("only root can try this");
+        return;
+    }
+    let names = ["a/1", "a/2", "a/3", "b/1", "b/2", "c/1"];
+    let (site, mut host) = site(&names);
+    assert_eq!(host.mark(names.map(standing).into(), Some(0)), 6);
+    age(&site, 1);
+    host.info(&ToTarget::Confirm { max_delete: 2 });
+    host.done();
+    for (package, mode) in [("a", 0o755), ("c", 0o700)] {
+        let folder = site.archive().join(package);
+        std::os::unix::fs::chown(&folder, Some(0), Some(0)).unwrap();
+        fs::set_permissions(&folder, fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let (code, said) = purge(&site, &[]);
+    assert_eq!(code, 78, "{said}");
+    assert!(said.contains("2 deleted, 4 failed"), "what may not be looked into is told: {said}");
+    assert!(
+        !site.archive().join("b").exists() || fs::read_dir(site.archive().join("b")).unwrap().count() == 0
+    );
+}
+
+#[test]
 fn while_deletion_is_held_back_nothing_goes() {
     let (site, mut host) = site(&["a/1", "a/2"]);
     assert_eq!(host.mark(vec![standing("a/1"), standing("a/2")], Some(0)), 2);

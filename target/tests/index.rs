@@ -104,10 +104,10 @@ fn where_the_list_has_no_room_nothing_of_it_is_left() {
     let words = String::from_utf8(said.stderr).unwrap();
     assert!(!said.status.success() && words.contains("dpkg_archive_list.txt"), "{words}");
     let left = fs::read_dir(&own).unwrap().map(|item| item.unwrap().file_name());
-    assert_eq!(
-        left.filter(|name| name != "index.lock").collect::<Vec<_>>(),
-        Vec::<std::ffi::OsString>::new()
-    );
+    let left: BTreeSet<_> = left.map(|name| name.into_string().unwrap()).collect();
+    assert_eq!(left, ["index.lock", "last_index"].map(String::from).into());
+    let told = fs::read_to_string(own.join("last_index")).unwrap();
+    assert!(told.contains(" 0 1 could not write .dpkg_archive/dpkg_archive_list.txt"), "{told}");
     assert!(index(&site).status().unwrap().success());
     assert_eq!(read(&own.join("dpkg_archive_list.txt")), due(&site));
 }

@@ -47,6 +47,9 @@ fn archive(build: &Path) -> PathBuf {
     if !done.exists() {
         let _ = fs::remove_dir_all(&draft);
         (0..VERSIONS).for_each(|at| fill(&version(&draft, at)));
+        // As packages have it that were built some time ago.
+        let rest = ["-type", "d", "-exec", "touch", "-d", "2 days ago", "{}", "+"];
+        assert!(Command::new("find").arg(&draft).args(rest).status().expect("find starts").success());
         fs::rename(&draft, &done).expect("a name for the archive");
     }
     done
@@ -72,9 +75,11 @@ fn change(archive: &Path, round: usize) {
     for at in (round..VERSIONS).step_by(CHANGED) {
         let version = version(archive, at);
         File::create(version.join(format!("include/part0/new{round}.h"))).expect("a file");
-        let descpkg = File::options().write(true).open(version.join("descpkg")).expect("a descpkg");
         let time = SystemTime::now() - Duration::from_secs(1_000_000 - round as u64);
-        descpkg.set_times(FileTimes::new().set_modified(time)).expect("a time");
+        for path in ["descpkg", "include/part0"] {
+            let of = File::open(version.join(path)).expect("it is there");
+            of.set_times(FileTimes::new().set_modified(time)).expect("a time");
+        }
     }
 }
 

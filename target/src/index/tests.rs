@@ -41,6 +41,8 @@ fn archive() -> tempfile::TempDir {
     fs::write(root.join("e"), "").unwrap();
     fs::write(root.join("b/file"), "").unwrap();
     fs::create_dir(root.join("a/.blat-1-2-3")).unwrap();
+    let rest = ["-type", "d", "-exec", "touch", "-d", "2 days ago", "{}", "+"];
+    assert!(Command::new("find").arg(root).args(rest).status().unwrap().success());
     dir
 }
 
@@ -127,6 +129,26 @@ fn what_has_the_same_stamp_is_not_walked_again() {
     assert!(!list(root).contains("unseen"));
     fs::remove_file(root.join(".dpkg_archive/dpkg_archive_list.txt")).unwrap();
     is_right(root);
+}
+
+#[test]
+fn what_others_are_still_copying_is_walked_again() {
+    let dir = archive();
+    let root = dir.path();
+    version(root, "p/1", 9, &["lib/a"]);
+    is_right(root);
+    fs::write(root.join("p/1/lib/b"), "").unwrap();
+    is_right(root);
+    fs::create_dir(root.join("p/1/later")).unwrap();
+    is_right(root);
+}
+
+#[test]
+fn a_record_that_cannot_be_written_leaves_the_list_to_be_made() {
+    let dir = archive();
+    let own = dir.path().join(".dpkg_archive");
+    fs::create_dir_all(own.join("..dpkg_archive_list.known.new")).unwrap();
+    is_right(dir.path());
 }
 
 #[test]

@@ -10,9 +10,10 @@ use nix::Result;
 use nix::dir::{Dir, Type};
 use nix::errno::Errno;
 use nix::fcntl::readlinkat;
-use nix::sys::stat::SFlag;
+use nix::sys::stat::{SFlag, fstat};
 
 use crate::folder::{Folder, kind};
+use crate::history::now;
 use crate::refusal::shown;
 
 /// What could not be looked at.
@@ -110,7 +111,7 @@ fn kind_of(folder: &Dir, name: &[u8]) -> Result<Option<Type>> {
 }
 
 /// Adds the lines of all that is below `path` of `top` to `lines`; each begins with `line`, the path
-/// as it is listed. Whether all could be looked at is told.
+/// as it is listed. Whether all could be looked at, and no more is to come as far as one can see, is told.
 pub(super) fn walk(
     top: &Folder,
     path: &mut Vec<u8>,
@@ -119,8 +120,9 @@ pub(super) fn walk(
     faults: &mut Faults,
 ) -> bool {
     let opened = top.below(path).and_then(|folder| Dir::from_fd(folder.into()));
-    let items = match opened.and_then(|mut folder| items(&mut folder, |_| false)) {
-        Ok(items) => items,
+    let read = opened.and_then(|mut folder| Ok((rests(&folder)?, items(&mut folder, |_| false)?)));
+    let (mut whole, items) = match read {
+        Ok(read) => read,
         // Gone, or no folder any more.
         Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => return false,
         Err(why) => {
@@ -128,7 +130,6 @@ pub(super) fn walk(
             return false;
         }
     };
-    let mut whole = true;
     let (path_length, line_length) = (path.len(), line.len());
     for item in items {
         line.extend_from_slice(&item.key);
@@ -146,3 +147,11 @@ pub(super) fn walk(
     }
     whole
 }
+
+/// Whether nobody seems to be writing there. What blat lays down has the times of its source; while others copy, a
+/// folder has that of its last entry.
+fn rests(folder: &Dir) -> Result<bool> {
+    Ok(fstat(folder)?.st_mtime < now() - DAY)
+}
+
+const DAY: i64 = 86_400;
