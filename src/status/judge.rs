@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::target::Target;
 use crate::state::{Failed, LineState, Seconds};
+use crate::sync::upkeep::Upkeep;
 use crate::told::{duration, size};
 
 /// A target that has been without a connection for longer needs somebody to look.
@@ -19,6 +20,10 @@ const CLOCK: u64 = 60;
 const LOW_SPACE: u64 = 1 << 30;
 /// Fewer files than this that can still be made there.
 const LOW_INODES: u64 = 1_000;
+/// An index that is made daily, or weekly, and a purge that is made weekly, or monthly, are made no more.
+const INDEX_RESTS: u64 = 15 * DAY;
+const PURGE_RESTS: u64 = 35 * DAY;
+const DAY: u64 = 86_400;
 
 /// How much it is to be minded. Its number is the exit code of `blat status`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -156,13 +161,35 @@ fn deletion(target: &Target, mind: &mut impl FnMut(Level, String)) {
 
 fn is_of_today(at: &str, now: Seconds) -> bool {
     let at = at.parse::<jiff::Timestamp>().map(jiff::Timestamp::as_second).unwrap_or_default();
-    now.saturating_sub(at.max(0) as u64) < 86_400
+    now.saturating_sub(at.max(0) as u64) < DAY
+}
+
+fn looks_after_itself(name: &str, upkeep: &Upkeep, mind: &mut impl FnMut(Level, String)) {
+    let of = [
+        ("index", upkeep.indexed, &upkeep.index_trouble, INDEX_RESTS),
+        ("purge", upkeep.purged, &upkeep.purge_trouble, PURGE_RESTS),
+    ];
+    for (what, ran, trouble, longest) in of {
+        let rests = ran.map_or(0, |at| upkeep.asked.saturating_sub(at).max(0)) as u64;
+        if rests > longest {
+            let (rests, mend) = (duration(rests), format!("`blat target install {name}`"));
+            mind(
+                Level::Warning,
+                format!("no {what} was made on the target for {rests}: does its timer run? {mend}"),
+            );
+        } else if let Some(trouble) = trouble {
+            mind(Level::Warning, format!("the last {what} on the target did not do all: {trouble}"));
+        }
+    }
 }
 
 fn machine(target: &Target, mind: &mut impl FnMut(Level, String)) {
     let old = target.agent.as_ref().and_then(|agent| agent.old_helper.as_ref());
     if let Some(old) = old {
         mind(Level::Warning, format!("the helper on the target is old: {old}"));
+    }
+    if let Some(upkeep) = &target.upkeep {
+        looks_after_itself(&target.name, upkeep, mind);
     }
     let Some(facts) = &target.facts else { return };
     if facts.clock_ahead.unsigned_abs() > CLOCK {

@@ -280,6 +280,23 @@ fn a_hold_is_told_whoever_holds_and_is_no_fault() {
 }
 
 #[test]
+fn an_index_that_failed_or_is_made_no_more_is_told() {
+    let world = World::well();
+    let (asked, day) = (1_790_000_000, 86_400);
+    let told = |upkeep: Upkeep| {
+        state::keep(&world.places().upkeep(), &Upkeep { asked, ..upkeep });
+        let target = world.target();
+        (target.level, target.remarks.iter().map(|remark| remark.text.clone()).collect::<String>())
+    };
+    let lately = Upkeep { indexed: Some(asked - day), purged: Some(asked - 30 * day), ..Upkeep::default() };
+    assert_eq!(told(lately.clone()), (Level::Ok, String::new()));
+    let (level, text) = told(Upkeep { index_trouble: Some("disk full".into()), ..lately.clone() });
+    assert_eq!((level, &*text), (Level::Warning, "the last index on the target did not do all: disk full"));
+    let (level, text) = told(Upkeep { indexed: Some(asked - 16 * day), ..lately });
+    assert!(level == Level::Warning && text.starts_with("no index was made on the target for 16d"), "{text}");
+}
+
+#[test]
 fn a_bucket_has_no_connection_that_could_be_down() {
     let mut world = World::well();
     let (source, tags) = (world.path("source"), world.path("tags"));

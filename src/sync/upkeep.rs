@@ -28,6 +28,11 @@ pub struct Upkeep {
     pub asked: i64,
     pub indexed: Option<i64>,
     pub purged: Option<i64>,
+    /// Why the last index, and the last purge, did not do all.
+    #[serde(default)]
+    pub index_trouble: Option<String>,
+    #[serde(default)]
+    pub purge_trouble: Option<String>,
     pub held: Option<String>,
     pub free_bytes: u64,
     pub free_inodes: u64,
@@ -83,6 +88,8 @@ pub(super) fn note(path: &Path, heard: &Path, info: &Info, reporter: &mut Report
         asked: info.clock,
         indexed: info.index.as_ref().map(|ran| ran.at),
         purged: info.purge.as_ref().map(|ran| ran.at),
+        index_trouble: info.index.as_ref().and_then(|ran| ran.trouble.clone()),
+        purge_trouble: info.purge.as_ref().and_then(|ran| ran.trouble.clone()),
         held: info.hold.clone(),
         free_bytes: info.free_bytes,
         free_inodes: info.free_inodes,
