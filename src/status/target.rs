@@ -43,7 +43,7 @@ pub struct Target {
     /// Whether anything says what the target should have.
     pub wanted: bool,
     /// The age of the oldest package-version that should be there and is not: since it was first seen
-    /// missing, or its tag was dropped. None, when none is known to be missing.
+    /// missing, or its tag was dropped. None, when none is known to be missing, or the target is disabled.
     pub lag: Option<u64>,
     /// How many are missing, those first that have been missing longest.
     pub missing: u64,
@@ -206,9 +206,8 @@ impl Target {
         }
         let missing = self.oldest.first().map(|item| item.since);
         let tagged = self.tags.shown.first().map(|tag| tag.since);
-        let fresh = self.tags.fresh_since.filter(|_| self.enabled);
-        let oldest = missing.into_iter().chain(tagged).chain(fresh).min();
-        self.lag = oldest.map(|since| now.saturating_sub(since));
+        let oldest = missing.into_iter().chain(tagged).chain(self.tags.fresh_since).min();
+        self.lag = oldest.filter(|_| self.enabled).map(|since| now.saturating_sub(since));
     }
 
     fn next_sync(&self) -> Option<Seconds> {

@@ -410,8 +410,22 @@ fn a_tag_that_nobody_takes_up_is_late_after_an_hour() {
     assert!(late.lag.is_some_and(|lag| lag >= 2 * HOUR), "{late:?}");
     let says = "a tag was not taken up for 2h: systemctl status 'blat-tags@site1.*' blat-transfer@site1";
     assert!(late.remarks.iter().any(|remark| remark.text == says), "{:?}", late.remarks);
-    world.settings("enabled = false");
-    assert_eq!(at(now()).lag, None, "nothing is to take it up");
+}
+
+#[test]
+fn a_target_that_is_disabled_is_not_late() {
+    let world = World::well();
+    Tag(core("2.0")).drop_into(&world.path("tags")).unwrap();
+    Queue::open(&world.path("tags"), &world.places().state).unwrap().claim(|_, _| {}).unwrap();
+    Tag(core("3.0")).drop_into(&world.path("tags")).unwrap();
+    let item = MissingItem { id: core("1.0"), since: NOW - 3 * HOUR, reason: "gone".into() };
+    world.synced(SyncEnd { missing: 1, oldest: vec![item], ..SyncEnd::default() });
+    assert!(world.target().lag.is_some());
+    world.settings("enabled = false\n[packages]\ncore = '1.0'\n");
+    let target = world.target();
+    assert_eq!((target.lag, target.missing, target.tags.fresh, target.tags.queued), (None, 1, 1, 1));
+    let text = world.fleet().text(true);
+    assert!(text.contains("none: the target is disabled"), "{text}");
 }
 
 #[test]

@@ -146,6 +146,7 @@ impl Target {
 
     fn lag_in_words(&self) -> String {
         match (self.lag, self.missing) {
+            _ if !self.enabled => "none: the target is disabled".into(),
             (None, _) if self.sync.ended.is_none() && self.wanted => {
                 "not known: no synchronisation yet".into()
             }

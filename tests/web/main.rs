@@ -145,6 +145,32 @@ fn every_metric_of_the_rules_is_one_that_there_is() {
 }
 
 #[test]
+fn a_target_that_is_disabled_alerts_nobody() {
+    let rules = Path::new(SOURCE).join("config/prometheus/blat.rules.yml");
+    let mut test = format!("rule_files: [{rules:?}]\ntests:\n- interval: 1m\n  input_series:\n");
+    let both = [
+        ("state", 0),
+        ("agent_running", 0),
+        ("last_good_sync_seconds", 99_999),
+        ("sync_period_seconds", 3600),
+        ("lag_seconds", 99_999),
+        ("guarded", 1),
+        ("free_bytes", 1),
+    ];
+    for (target, enabled) in [("runs", 1), ("disabled", 0)] {
+        for (name, value) in both.into_iter().chain([("enabled", enabled)]) {
+            let series = format!("'blat_{name}{{target=\"{target}\"}}'");
+            test += &format!("  - {{series: {series}, values: {value}x60}}\n");
+        }
+    }
+    test += "  promql_expr_test:\n  - expr: count by (target) (ALERTS{alertstate=\"firing\"})\n    \
+             eval_time: 1h\n    exp_samples: [{labels: '{target=\"runs\"}', value: 5}]\n";
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(&file, test).unwrap();
+    promtool(&["test", "rules", &file.path().to_string_lossy()], "");
+}
+
+#[test]
 fn the_status_for_programs_is_that_of_the_command() {
     let world = World::mixed();
     let (_, body) = Server::start(world.root()).get("/api/status", "*/*");
