@@ -103,7 +103,7 @@ fn runs(target: &Target, now: Seconds, mind: &mut impl FnMut(Level, String)) {
         let since = duration(now.saturating_sub(failed.since));
         mind(level, format!("{what} has failed for {since}: {}", failed.reason));
     };
-    if let Some(why) = &target.sync.failed {
+    if let Some(why) = target.sync.failed.as_ref().filter(|_| !target.tags_only) {
         failed("synchronisation", why);
     }
     if let Some(why) = &target.transfer.failed {
@@ -115,7 +115,7 @@ fn runs(target: &Target, now: Seconds, mind: &mut impl FnMut(Level, String)) {
 }
 
 fn content(target: &Target, now: Seconds, mind: &mut impl FnMut(Level, String)) {
-    if let Some(end) = &target.sync.ended {
+    if let Some(end) = target.ended() {
         if end.failed > 0 {
             mind(Level::Warning, format!("{} packages were not sent", end.failed));
         }
@@ -188,7 +188,7 @@ fn machine(target: &Target, mind: &mut impl FnMut(Level, String)) {
     if let Some(old) = old {
         mind(Level::Warning, format!("the helper on the target is old: {old}"));
     }
-    if let Some(upkeep) = &target.upkeep {
+    if let Some(upkeep) = target.upkeep.as_ref().filter(|_| !target.tags_only) {
         looks_after_itself(&target.name, upkeep, mind);
     }
     let Some(facts) = &target.facts else { return };

@@ -69,6 +69,9 @@ pub struct Target {
     /// When its file was last written.
     #[serde(skip)]
     settings_since: Seconds,
+    /// Whether its settings are known, and nothing in them says what it should have.
+    #[serde(skip)]
+    pub(super) tags_only: bool,
 }
 
 /// The tags of a target that are not done.
@@ -120,6 +123,7 @@ impl Target {
             target.enabled = settings.enabled;
             target.host = settings.destination.to_string();
             target.wanted = is_wanted(settings);
+            target.tags_only = !target.wanted;
             let written = fs::metadata(Folder::live(root).target(name)).and_then(|file| file.modified());
             target.settings_since = written.map_or(0, seconds);
             target.sync_period = settings.sync.period.as_secs();
@@ -162,6 +166,7 @@ impl Target {
             config_problems: Vec::new(),
             unreadable: state::unreadable(&places.state),
             settings_since: 0,
+            tags_only: false,
         }
     }
 
@@ -194,7 +199,7 @@ impl Target {
     fn take_missing(&mut self, places: &Places, now: Seconds) {
         let ended = self.sync.ended.as_ref();
         let looked = state::read(&places.missing()).or_else(|| ended.map(SyncEnd::missing));
-        if let Some(Missing { at, count, items }) = looked {
+        if let Some(Missing { at, count, items }) = looked.filter(|_| !self.tags_only) {
             // An older version wrote no time down.
             let since = at.max(ended.map_or(0, SyncEnd::began));
             let sent = |item: &&MissingItem| self.transfer.sent_at(&item.id).is_some_and(|at| at >= since);
@@ -221,6 +226,11 @@ impl Target {
             Some(at) if at >= agent.since => last.unwrap_or(first),
             _ => first,
         })
+    }
+
+    /// How the last synchronisation ended; that is no matter where nothing says any more what the target should have.
+    pub fn ended(&self) -> Option<&SyncEnd> {
+        self.sync.ended.as_ref().filter(|_| !self.tags_only)
     }
 
     /// Seconds since the last good synchronisation. One in the future, by a clock that was set back since, tells

@@ -429,6 +429,28 @@ fn a_target_that_is_disabled_is_not_late() {
 }
 
 #[test]
+fn what_old_synchronisations_left_is_no_matter_where_nothing_is_named_any_more() {
+    let world = World::well();
+    let item = MissingItem { id: core("1.0"), since: NOW - 3 * HOUR, reason: "gone".into() };
+    state::keep(&world.places().missing(), &Missing { at: NOW - HOUR, count: 1, items: vec![item] });
+    let guarded = Some("the target should have 3 package-versions, 9 before".to_owned());
+    let end = SyncEnd { at: NOW - HOUR, failed: 1, undeleted: 1, problems: 1, guarded, ..SyncEnd::default() };
+    let failed = failed("the database refused the login", true);
+    world.syncs(Syncs { ended: Some(end), failed, ..Syncs::default() });
+    let index_trouble = Some("disk full".to_owned());
+    state::keep(&world.places().upkeep(), &Upkeep { index_trouble, ..Upkeep::default() });
+    assert_eq!(world.target().remarks.len(), 7);
+    world.settings("");
+    let target = world.target();
+    assert_eq!((target.remarks, target.lag, target.missing, target.level), (vec![], None, 0, Level::Ok));
+    let text = world.fleet().text(true);
+    assert!(text.contains("none: no release, project or package is named"), "{text}");
+    // Where it cannot be told what is named, nothing is kept back.
+    world.settings("nonsense = 1");
+    assert_eq!(world.target().remarks.len(), 8);
+}
+
+#[test]
 fn a_rejected_tag_is_told_of() {
     let world = World::well();
     let places = world.places();

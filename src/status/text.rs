@@ -156,7 +156,7 @@ impl Target {
     }
 
     fn last_sync(&self, now: Seconds) -> String {
-        let Some(end) = &self.sync.ended else {
+        let Some(end) = self.ended() else {
             return if self.wanted { "never" } else { "none: no release, project or package is named" }
                 .into();
         };

@@ -53,15 +53,15 @@ const GAUGES: &[(&str, &str, Figure)] = &[
     }),
     ("blat_missing_packages", "Packages that should be there and are not", |of, _| Some(of.missing as i64)),
     ("blat_tags_waiting", "Tags that are not done", |of, _| count(of.tags.fresh + of.tags.queued)),
-    ("blat_members", "Packages that should be there", |of, _| Some(of.sync.ended.as_ref()?.members as i64)),
+    ("blat_members", "Packages that should be there", |of, _| Some(of.ended()?.members as i64)),
     ("blat_problem_packages", "Packages that cannot be sent as they are", |of, _| {
-        Some(of.sync.ended.as_ref()?.problems as i64)
+        Some(of.ended()?.problems as i64)
     }),
     ("blat_excess_packages", "Packages that are there and should not", |of, _| {
-        Some(of.sync.ended.as_ref()?.excess as i64)
+        Some(of.ended()?.excess as i64)
     }),
     ("blat_guarded", "Whether nothing in excess is deleted until a person says that it is safe", |of, _| {
-        Some(of.sync.ended.as_ref()?.guarded.is_some().into())
+        Some(of.ended()?.guarded.is_some().into())
     }),
     ("blat_held", "Whether a person holds all deletion back", |of, _| Some(of.held.is_some().into())),
     ("blat_last_index_seconds", "Seconds since the target made its index", |of, now| {

@@ -145,6 +145,22 @@ fn every_metric_of_the_rules_is_one_that_there_is() {
 }
 
 #[test]
+fn where_nothing_is_named_any_more_no_metric_is_of_an_old_synchronisation() {
+    let world = World::mixed();
+    let server = Server::start(world.root());
+    let told = || {
+        let (_, plain) = server.get("/metrics", "text/plain");
+        let of = |name: &&str| plain.contains(&format!("blat_{name}{{target=\"shrunk\"}}"));
+        ["members", "problem_packages", "excess_packages", "guarded", "state"].into_iter().filter(of).count()
+    };
+    assert_eq!(told(), 5);
+    let file = world.root().join("etc/blat/targets/shrunk.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text.split("[packages]").next().unwrap()).unwrap();
+    assert_eq!(told(), 1, "its state alone");
+}
+
+#[test]
 fn a_target_that_is_disabled_alerts_nobody() {
     let rules = Path::new(SOURCE).join("config/prometheus/blat.rules.yml");
     let mut test = format!("rule_files: [{rules:?}]\ntests:\n- interval: 1m\n  input_series:\n");

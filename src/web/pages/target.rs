@@ -42,7 +42,7 @@ fn figures(of: &Target, now: Seconds) -> Markup {
             dt { "Lag" } dd { (of.lag.map_or_else(|| "none".into(), duration)) ", " (of.missing) " missing" }
             dt { "Last good sync" }
             dd { @match of.sync.good_at { Some(at) => { (time(at)) ", " (age(now, at)) " ago" } None => "never" } }
-            @if let Some(end) = &of.sync.ended {
+            @if let Some(end) = of.ended() {
                 dt { "Last sync" }
                 dd {
                     (end.members) " members, " (end.packages) " packages sent (" (size(end.bytes)) "), "
