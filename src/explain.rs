@@ -342,6 +342,10 @@ impl<'a> Known<'a> {
         };
         trouble("synchronisation", self.syncs.failed.as_ref());
         trouble("transfer", self.transfers.failed.as_ref());
+        if !self.settings.enabled {
+            troubles.push("the target is disabled (`enabled = false`): nothing is sent to it".into());
+            return troubles;
+        }
         let agent: Option<state::Agent> = state::read(&self.places.agent());
         let runs = crate::lock::is_held(&self.places.agent_lock());
         match agent.filter(|_| runs) {

@@ -39,9 +39,13 @@ pub(super) fn summary(of: &Explained) -> &'static str {
     match (there, same, !of.wanted_by.is_empty()) {
         (true, true, true) => "it is there, as it should be",
         (true, true, false) if waits => "it is there, and a tag asks for it",
+        (true, true, false) if of.as_of.is_none() => "it is there, and no synchronisation has asked yet",
         (true, true, false) => "it is there, though nothing asks for it (in excess)",
         (true, false, _) if matches!(of.here, Place::Nothing(_)) => {
             "it is there, and the source archive does not have it any more"
+        }
+        (true, false, _) if matches!(of.here, Place::Other(_)) => {
+            "it is there, and cannot be compared with what the source archive has"
         }
         (true, false, _) => "another build of it is there",
         (false, _, true) => "it is missing",

@@ -555,6 +555,37 @@ fn explain_tells_there_missing_and_another_build_apart() {
 }
 
 #[test]
+fn what_cannot_be_read_here_is_no_other_build() {
+    let world = World::well();
+    world.listed(&[(&core("1.0"), 5)]);
+    world.wanted(&[&core("1.0")], &[]);
+    fs::remove_dir_all(world.path("source")).unwrap();
+    let explained = world.explain(&core("1.0"));
+    assert_eq!(explained.summary, "it is there, and cannot be compared with what the source archive has");
+    let text = explain::text(&[explained]);
+    assert!(text.contains("the source archive cannot be read"), "{text}");
+}
+
+#[test]
+fn of_a_disabled_target_it_is_explained_that_it_is_disabled() {
+    let world = World::new();
+    world.settings("enabled = false");
+    let troubles = world.explain(&core("1.0")).troubles;
+    assert_eq!(troubles, ["the target is disabled (`enabled = false`): nothing is sent to it"]);
+}
+
+#[test]
+fn what_a_tag_brought_is_not_in_excess_before_anything_was_asked() {
+    let world = World::new();
+    world.settings("");
+    world.publish(&core("1.0"), 5, true);
+    let mut transfers = Transfers::default();
+    transfers.note_sent(core("1.0"), NOW - 5);
+    state::keep(&world.places().transfers(), &transfers);
+    assert_eq!(world.explain(&core("1.0")).summary, "it is there, and no synchronisation has asked yet");
+}
+
+#[test]
 fn a_package_that_was_built_again_after_it_was_sent_is_another_build_there() {
     let world = World::well();
     let id = core("1.0");
