@@ -54,6 +54,18 @@ impl File {
         &self.settings
     }
 
+    /// The file by which the target is not to run, where it is not.
+    pub(super) fn disabled_by(&self, root: &Path) -> Option<PathBuf> {
+        if self.settings.enabled {
+            return None;
+        }
+        let text = self.text.clone().map_or_else(|| fs::read_to_string(&self.path), Ok);
+        let own = text.ok().and_then(|text| text.parse::<toml::Table>().ok());
+        let folder = Folder::live(root);
+        let says = own.is_some_and(|own| own.contains_key("enabled"));
+        Some(if says { self.shown.clone() } else { folder.shown(&folder.defaults()) })
+    }
+
     pub(super) fn write(&self) -> Result<()> {
         let Some(text) = &self.text else { return Ok(()) };
         let attempt = || format!("cannot write {}", self.shown.display());

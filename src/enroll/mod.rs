@@ -69,7 +69,7 @@ pub async fn run(root: &Path, wish: &Wish) -> Result<()> {
     }
     try_key(target, &helper).await?;
     file.write()?;
-    wait_running(root, &wish.name)
+    wait_running(root, &wish.name, file.disabled_by(root).as_deref())
 }
 
 /// Tells of a step that is done.
@@ -166,13 +166,13 @@ async fn try_key(target: &SshTarget, helper: &Helper) -> Result<()> {
     served.map(|()| said("the key is let in, and serves"))
 }
 
-fn wait_running(root: &Path, name: &TargetName) -> Result<()> {
+fn wait_running(root: &Path, name: &TargetName, disabled_by: Option<&Path>) -> Result<()> {
     if root != Path::new("/") {
         return Ok(());
     }
     let active = |unit: &str| systemctl(root, &["is-active", "--quiet", unit]);
-    if !active("blat-config.path") {
-        said("nothing watches /etc/blat yet: systemctl enable --now blat.target blat-config.path");
+    if let Some(why) = stays_down(disabled_by, active) {
+        said(why);
         return Ok(());
     }
     let unit = format!("blat@{name}.service");
@@ -188,6 +188,20 @@ fn wait_running(root: &Path, name: &TargetName) -> Result<()> {
     said(format_args!("{unit} runs"));
     println!("Ask for a package: blat tag {name} PACKAGE VERSION");
     Ok(())
+}
+
+/// Why nothing is started, if so; `active` tells whether a unit is.
+fn stays_down(disabled_by: Option<&Path>, active: impl Fn(&str) -> bool) -> Option<String> {
+    if let Some(file) = disabled_by {
+        return Some(format!("it is not to run: {} says `enabled = false`", file.display()));
+    }
+    if !active("blat-config.path") {
+        return Some(
+            "nothing watches /etc/blat yet: systemctl enable --now blat.target blat-config.path".into(),
+        );
+    }
+    let stopped = "blat.target does not run, so no target is started: systemctl start blat.target";
+    (!active("blat.target")).then(|| stopped.into())
 }
 
 /// Whether systemctl did, or said yes to, what it was asked; for another root there is nobody to ask.
@@ -208,4 +222,55 @@ fn openssh(program: &str, arguments: &[&str], input: &str) -> Result<std::proces
         let _ = stdin.write_all(input.as_bytes());
     }
     child.wait_with_output().later(attempt())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn wish() -> Wish {
+        Wish {
+            name: "site1".parse().unwrap(),
+            user: "pkgadmin".into(),
+            host: "h".into(),
+            port: 22,
+            source: Some("/srv/a".into()),
+            link_to: None,
+            restrict: false,
+            allow_replace: false,
+            host_key: None,
+            helper: PathBuf::new(),
+        }
+    }
+
+    #[test]
+    fn nothing_is_waited_for_where_nothing_starts() {
+        let root = tempfile::tempdir().unwrap();
+        let etc = root.path().join("etc/blat");
+        fs::create_dir_all(etc.join("targets")).unwrap();
+        let why = |active: &dyn Fn(&str) -> bool| {
+            let file = file::File::of(root.path(), &wish()).unwrap();
+            stays_down(file.disabled_by(root.path()).as_deref(), active)
+        };
+        let own = |text: &str| {
+            let text = format!("source = '/srv/a'\nssh.host = 'h'\n{text}");
+            fs::write(etc.join("targets/site1.toml"), text).unwrap();
+        };
+        assert_eq!(why(&|_| true), None);
+        fs::write(etc.join("blat.toml"), "enabled = false\n").unwrap();
+        let of_all = "it is not to run: /etc/blat/blat.toml says `enabled = false`";
+        assert_eq!(why(&|_| true).as_deref(), Some(of_all));
+        own("");
+        assert_eq!(why(&|_| true).as_deref(), Some(of_all));
+        own("enabled = false\n");
+        let its_own = "it is not to run: /etc/blat/targets/site1.toml says `enabled = false`";
+        assert_eq!(why(&|_| true).as_deref(), Some(its_own));
+        own("enabled = true\n");
+        assert_eq!(why(&|_| true), None);
+        let stopped = why(&|unit| unit != "blat.target").unwrap();
+        assert!(stopped.ends_with(": systemctl start blat.target"), "{stopped}");
+        let unwatched = why(&|_| false).unwrap();
+        assert!(unwatched.contains("enable --now blat.target blat-config.path"), "{unwatched}");
+    }
 }
