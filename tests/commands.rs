@@ -62,7 +62,7 @@ fn a_target_whose_file_only_root_may_read_is_no_broken_one() {
         fs::write(etc.join(folder).join("targets/site1.toml"), "ssh.host = \"h\"\n").unwrap();
     }
     for file in ["blat.toml", "targets/site1.toml"] {
-        fs::set_permissions(etc.join(file), PermissionsExt::from_mode(0)).unwrap();
+        fs::set_permissions(etc.join(file), PermissionsExt::from_mode(0o0)).unwrap();
     }
     fs::set_permissions(root.path(), PermissionsExt::from_mode(0o755)).unwrap();
     let mut status = Command::new(env!("CARGO_BIN_EXE_blat"));
