@@ -126,7 +126,7 @@ pub enum Command {
         package: String,
         version: String,
     },
-    /// Say in the journal that a unit or target needs a person; `blat-notify@.service` runs it
+    /// Say, and in the journal, that a unit or target needs a person; `blat-notify@.service` runs it
     Notify {
         /// The unit that failed, or the target
         about: String,

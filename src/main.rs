@@ -144,10 +144,14 @@ fn print_explained(root: &Path, asked: &explain::Asked<'_>, json: bool) -> Resul
     Ok(())
 }
 
-/// Makes the entry in the journal that says that `about` needs a person.
+/// Says that `about` needs a person: by an entry in the journal, and on the output, where that is not the journal.
 fn tell_a_person(root: &Path, about: &str) {
-    log::start(Verbosity::Info);
-    Call::of(root, about, |name| std::env::var(name).ok()).log();
+    let in_journal = log::start_in_journal();
+    let call = Call::of(root, about, |name| std::env::var(name).ok());
+    call.log();
+    if !(in_journal && log::is_journal(std::io::stdout())) {
+        print(&format!("{call}\n"));
+    }
 }
 
 fn drop_tag(root: &Path, name: &TargetName, package: &str, version: &str) -> Result<()> {

@@ -35,6 +35,16 @@ fn a_reader_that_has_had_enough_is_no_failure() {
 }
 
 #[test]
+fn a_call_is_printed_for_whoever_pipes_it_though_systemd_started_the_pipe() {
+    let root = tempfile::tempdir().unwrap();
+    let mut notify = blat(&["notify", "no-target-but-a-test", "--root"]);
+    let told = notify.arg(root.path()).env("JOURNAL_STREAM", "0:0").output().unwrap();
+    let printed = String::from_utf8(told.stdout).unwrap();
+    assert_eq!(printed, "no-target-but-a-test needs a person: see `blat status`\n");
+    assert!(told.status.success() && told.stderr.is_empty(), "{}", String::from_utf8_lossy(&told.stderr));
+}
+
+#[test]
 fn what_a_run_by_a_root_with_a_strict_umask_writes_is_the_groups_to_read() {
     let root = tempfile::tempdir().unwrap();
     let state = root.path().join("var/lib/blat/site1");
