@@ -199,7 +199,7 @@ impl Apply {
                 before: judged.and_then(|judged| judged.before.as_ref()),
                 after: judged.and_then(Judged::settings),
                 undone: judged.is_none() || undone.contains_key(name),
-                starts: undone.get(name).is_some_and(|starts| *starts),
+                starts: untold.get(name).is_some_and(|starts| *starts),
                 polled,
                 synced,
                 seen: had.contains_key(&generator::agent_link(name)),

@@ -219,14 +219,23 @@ impl Ssh {
     }
 }
 
+/// Each day, and each Monday.
+const INDEX_AT: &str = "*-*-* 03:00:00";
+const PURGE_AT: &str = "Mon *-*-* 06:00:00";
+
 impl There {
+    /// Whether the target makes its index and purges when targets usually do.
+    pub fn has_usual_times(&self) -> bool {
+        self.index_at.to_string() == INDEX_AT && self.purge_at.to_string() == PURGE_AT
+    }
+
     fn merge(own: &Layer, general: &Layer) -> Self {
         let (own, general) = (&own.target, &general.target);
         Self {
             archive: or(&own.archive, &general.archive, || built_in("dpkg_archive")),
             bin: or(&own.bin, &general.bin, || built_in("bin")),
-            index_at: or(&own.index_at, &general.index_at, || built_in("*-*-* 03:00:00")),
-            purge_at: or(&own.purge_at, &general.purge_at, || built_in("Mon *-*-* 06:00:00")),
+            index_at: or(&own.index_at, &general.index_at, || built_in(INDEX_AT)),
+            purge_at: or(&own.purge_at, &general.purge_at, || built_in(PURGE_AT)),
             memory: own.memory.or(general.memory).unwrap_or(Size::of_bytes(memory::THERE)),
             hard_links: own.hard_links.or(general.hard_links).unwrap_or(false),
         }

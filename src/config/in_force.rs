@@ -30,8 +30,8 @@ pub(super) fn settled(live: &Reading, accepted: &Reading) -> (BTreeMap<TargetNam
     let (held, new): (Vec<_>, Vec<_>) = listed(live, accepted).partition(is_accepted);
     for name in held.into_iter().chain(new) {
         let not_yet = || {
-            let found = live.merged(name)?.and_then(not_of_blat);
-            Some(found.and_then(|found| not_taken(found, &taken)).map(|(found, _)| found))
+            let found = live.merged(name)?.and_then(|found| placed(found, &taken, false));
+            Some(found.map(|(found, _)| found))
         };
         match accepted.settings(name).or_else(not_yet) {
             Some(Ok(found)) => {
@@ -52,43 +52,47 @@ pub(super) fn listed<'a>(live: &'a Reading, accepted: &'a Reading) -> impl Itera
     if live.is_listed() { live.texts.targets.keys() } else { accepted.texts.targets.keys() }
 }
 
-/// Refuses a tag directory that another target has, or that is in it or around it: each would take the other's tags,
-/// or the other's directory for a tag.
-pub(super) fn not_taken(
+/// Refuses a tag directory that another target has: each would take the other's tags. Of a target that does not run
+/// by it yet (`stays`), also one in another's or around it, for then one is the other's tag, and one in which blat
+/// has its own files.
+pub(super) fn placed(
     (settings, document): (Settings, Document),
     taken: &BTreeMap<PathBuf, TargetName>,
+    stays: bool,
 ) -> Result<(Settings, String), Problems> {
-    let directory = &settings.tags.directory;
-    let within = taken.range(directory.clone()..).next().filter(|(path, _)| path.starts_with(directory));
-    let around = || directory.ancestors().find_map(|path| taken.get_key_value(path));
-    let what = match within.or_else(around) {
-        Some((path, owner)) if path == directory => format!("target `{owner}` has the same tag directory"),
-        Some((path, owner)) if path.starts_with(directory) => {
-            format!("the tag directory of target `{owner}` lies in this one")
-        }
-        Some((_, owner)) => format!("this lies in the tag directory of target `{owner}`"),
-        None => return Ok((settings, document.text)),
-    };
-    Err(misplaced(&document, what).mend("give each target its own").into())
-}
-
-/// Refuses a tag directory in which blat has its own files: they would be taken for tags.
-pub(super) fn not_of_blat(
-    (settings, document): (Settings, Document),
-) -> Result<(Settings, Document), Problems> {
-    let (state, tags) = (Path::new("/var/lib/blat"), Path::new("/var/lib/blat/tags"));
-    let directory = &settings.tags.directory;
-    let overlap = directory.starts_with(state) || state.starts_with(directory);
-    if !overlap || directory.parent() == Some(tags) {
-        return Ok((settings, document));
-    }
-    let mend = format!("{} is one for it", tags.join(settings.name.as_str()).display());
-    Err(misplaced(&document, "blat has its own files in /var/lib/blat".into()).mend(mend).into())
-}
-
-fn misplaced(document: &Document, what: String) -> Problem {
     let key = "tags.directory";
-    Problem::of_file(&document.file, what).about(key).at(document.place_of(key))
+    let Some((what, mend)) = misplaced(&settings.tags.directory, taken, stays) else {
+        return Ok((settings, document.text));
+    };
+    let problem = Problem::of_file(&document.file, what);
+    Err(problem.about(key).at(document.place_of(key)).mend(mend).into())
+}
+
+/// What is wrong with a tag directory, and what mends it.
+fn misplaced(
+    directory: &Path,
+    taken: &BTreeMap<PathBuf, TargetName>,
+    stays: bool,
+) -> Option<(String, &'static str)> {
+    let mend = "give each target its own";
+    if let Some(owner) = taken.get(directory) {
+        return Some((format!("target `{owner}` has the same tag directory"), mend));
+    }
+    if stays {
+        return None;
+    }
+    let within = taken.range(directory.to_owned()..).next().filter(|(path, _)| path.starts_with(directory));
+    if let Some((_, owner)) = within {
+        return Some((format!("the tag directory of target `{owner}` lies in this one"), mend));
+    }
+    if let Some(owner) = directory.ancestors().find_map(|path| taken.get(path)) {
+        return Some((format!("this lies in the tag directory of target `{owner}`"), mend));
+    }
+    let (state, tags) = (Path::new("/var/lib/blat"), Path::new("/var/lib/blat/tags"));
+    let overlap = directory.starts_with(state) || state.starts_with(directory);
+    let mend = "leave the key out, or name a folder elsewhere";
+    (overlap && directory.parent() != Some(tags))
+        .then(|| ("blat has its own files in /var/lib/blat".into(), mend))
 }
 
 /// A folder as it was read at one moment, its defaults parsed once.

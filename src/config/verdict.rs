@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use super::in_force::{Reading, not_of_blat, not_taken};
+use super::in_force::{Reading, placed};
 use super::layer::Document;
 use super::name::TargetName;
 use super::problem::{Problem, Problems};
@@ -55,19 +55,37 @@ impl Judged {
 pub(super) fn judge(live: &Reading, accepted: &Reading) -> Verdict {
     let mut problems = live.texts.strange.clone();
     let names: BTreeSet<TargetName> = live.texts.targets.keys().cloned().collect();
-    let chosen = choose_defaults(live, accepted, &mut problems);
-    let judging = chosen.and_then(|reading| {
-        let defaults = reading.defaults.as_ref().ok()?.as_ref();
-        Some(Judging { live, accepted, defaults })
-    });
-    let targets = match &judging {
-        Some(judging) => judging.all(&names, &mut problems),
-        None => {
-            let before = |name: &TargetName| accepted.settings(name).and_then(Result::ok);
-            let nothing = |name: &TargetName| (name.clone(), Judged { before: before(name), after: None });
-            names.iter().map(nothing).collect()
+    let mut chosen = choose_defaults(live, accepted, &mut problems);
+    let all = |chosen: Option<&Reading>, problems: &mut Vec<Problem>| {
+        let judging = chosen.and_then(|reading| {
+            let defaults = reading.defaults.as_ref().ok()?.as_ref();
+            Some(Judging { live, accepted, defaults })
+        });
+        match &judging {
+            Some(judging) => judging.all(&names, problems),
+            None => {
+                let before = |name: &TargetName| accepted.settings(name).and_then(Result::ok);
+                let nothing =
+                    |name: &TargetName| (name.clone(), Judged { before: before(name), after: None });
+                names.iter().map(nothing).collect()
+            }
         }
     };
+    let mut told = Vec::new();
+    let mut targets = all(chosen, &mut told);
+    let lost = targets.iter().find(|(_, judged)| judged.before.is_some() && judged.after.is_none());
+    if let Some((name, _)) = lost
+        && live.texts.defaults != accepted.texts.defaults
+        && chosen.is_some_and(|reading| std::ptr::eq(reading, live))
+        && accepted.defaults.is_ok()
+    {
+        let file = live.folder.shown(&live.folder.defaults());
+        let why = told.first().map(ToString::to_string).unwrap_or_default();
+        told = vec![Problem::of_file(&file, format!("target `{name}` could not run by this: {why}"))];
+        chosen = Some(accepted);
+        targets = all(chosen, &mut told);
+    }
+    problems.extend(told);
     let gone = accepted.texts.targets.keys().filter(|name| live.is_listed() && !names.contains(name));
     let defaults = chosen.map(|reading| reading.texts.defaults.clone()?.ok());
     Verdict { defaults, targets, removed: gone.cloned().collect(), problems }
@@ -203,9 +221,7 @@ impl Judging<'_> {
         taken: &BTreeMap<PathBuf, TargetName>,
         problems: &mut Vec<Problem>,
     ) -> Option<(Settings, String)> {
-        let found = self.merged(name, self.live).and_then(not_of_blat);
-        let found = found.and_then(|found| not_taken(found, taken));
-        match found {
+        match self.placed(name, self.live, taken) {
             Ok(found) => Some(found),
             Err(Problems(why)) => {
                 problems.extend(why);
@@ -219,7 +235,19 @@ impl Judging<'_> {
         name: &TargetName,
         taken: &BTreeMap<PathBuf, TargetName>,
     ) -> Option<(Settings, String)> {
-        self.merged(name, self.accepted).and_then(|found| not_taken(found, taken)).ok()
+        self.placed(name, self.accepted, taken).ok()
+    }
+
+    fn placed(
+        &self,
+        name: &TargetName,
+        reading: &Reading,
+        taken: &BTreeMap<PathBuf, TargetName>,
+    ) -> Result<(Settings, String), Problems> {
+        let found = self.merged(name, reading)?;
+        let before = self.accepted.settings(name).and_then(Result::ok);
+        let stays = before.is_some_and(|before| before.tags.directory == found.0.tags.directory);
+        placed(found, taken, stays)
     }
 
     fn merged(&self, name: &TargetName, reading: &Reading) -> Result<(Settings, Document), Problems> {
@@ -355,10 +383,35 @@ mod tests {
             let verdict = judged(&[("targets/b.toml", &held), ("targets/a.toml", &at(directory))]);
             assert!(verdict.problems.is_empty(), "{directory}: {:?}", verdict.problems);
         }
-        let running = at("/var/lib/blat/tags");
-        let verdict = judged(&[("targets/a.toml", &running), (".accepted/targets/a.toml", &running)]);
-        assert_eq!(host(&verdict, "a").as_deref(), Some("h"), "what runs goes on");
-        assert_eq!(verdict.problems.len(), 1);
+        let (a, b) = (at("/var/lib/blat/tags"), at("/var/lib/blat/tags/b"));
+        let files = [("targets/a.toml", &*a), ("targets/b.toml", &b)];
+        let accepted = [(".accepted/targets/a.toml", &*a), (".accepted/targets/b.toml", &b)];
+        let verdict = judged(&[files, accepted].concat());
+        assert_eq!((host(&verdict, "a").as_deref(), host(&verdict, "b").as_deref()), (Some("h"), Some("h")));
+        assert!(verdict.problems.is_empty(), "what runs goes on");
+    }
+
+    #[test]
+    fn defaults_that_lead_a_running_target_to_a_wrong_tag_directory_are_refused() {
+        let (target, wide) = ("ssh.host = 'h'\n", "ssh.host = 'h'\ntags.directory = '/y'\n");
+        for directory in ["/y/{target}", "/var/lib/blat/{target}"] {
+            let defaults = format!("source = '/srv/a'\ntags.directory = '{directory}'\n");
+            let verdict = judged(&[
+                ("blat.toml", &defaults),
+                (".accepted/blat.toml", "source = '/srv/a'\n"),
+                ("targets/a.toml", target),
+                (".accepted/targets/a.toml", target),
+                ("targets/wide.toml", wide),
+                (".accepted/targets/wide.toml", wide),
+            ]);
+            let of = |name: &str| {
+                verdict.targets[&name.parse().unwrap()].settings().unwrap().tags.directory.clone()
+            };
+            assert_eq!((of("a"), of("wide")), ("/var/lib/blat/tags/a".into(), "/y".into()));
+            assert_eq!(verdict.defaults.as_ref().unwrap().as_deref(), Some("source = '/srv/a'\n"));
+            let said = verdict.problems[0].to_string();
+            assert!(said.starts_with("/etc/blat/blat.toml: target `a` could not run by this: "), "{said}");
+        }
     }
 
     #[test]

@@ -20,7 +20,7 @@ const CLOCK: u64 = 60;
 const LOW_SPACE: u64 = 1 << 30;
 /// Fewer files than this that can still be made there.
 const LOW_INODES: u64 = 1_000;
-/// An index that is made daily, or weekly, and a purge that is made weekly, or monthly, are made no more.
+/// An index that is made daily, and a purge that is made weekly, are made no more.
 const INDEX_RESTS: u64 = 15 * DAY;
 const PURGE_RESTS: u64 = 35 * DAY;
 const DAY: u64 = 86_400;
@@ -164,21 +164,19 @@ fn is_of_today(at: &str, now: Seconds) -> bool {
     now.saturating_sub(at.max(0) as u64) < DAY
 }
 
-fn looks_after_itself(name: &str, upkeep: &Upkeep, mind: &mut impl FnMut(Level, String)) {
+fn looks_after_itself(target: &Target, upkeep: &Upkeep, mind: &mut impl FnMut(Level, String)) {
     let of = [
         ("index", upkeep.indexed, &upkeep.index_trouble, INDEX_RESTS),
         ("purge", upkeep.purged, &upkeep.purge_trouble, PURGE_RESTS),
     ];
     for (what, ran, trouble, longest) in of {
         let rests = ran.map_or(0, |at| upkeep.asked.saturating_sub(at).max(0)) as u64;
-        if rests > longest {
-            let (rests, mend) = (duration(rests), format!("`blat target install {name}`"));
-            mind(
-                Level::Warning,
-                format!("no {what} was made on the target for {rests}: does its timer run? {mend}"),
-            );
-        } else if let Some(trouble) = trouble {
+        if let Some(trouble) = trouble {
             mind(Level::Warning, format!("the last {what} on the target did not do all: {trouble}"));
+        } else if rests > longest && target.usual_times {
+            let (rests, mend) = (duration(rests), format!("`blat target install {}`", target.name));
+            let asks = format!("no {what} was made on the target for {rests}: does its timer run?");
+            mind(Level::Warning, format!("{asks} {mend}"));
         }
     }
 }
@@ -189,7 +187,7 @@ fn machine(target: &Target, mind: &mut impl FnMut(Level, String)) {
         mind(Level::Warning, format!("the helper on the target is old: {old}"));
     }
     if let Some(upkeep) = target.upkeep.as_ref().filter(|_| !target.tags_only) {
-        looks_after_itself(&target.name, upkeep, mind);
+        looks_after_itself(target, upkeep, mind);
     }
     let Some(facts) = &target.facts else { return };
     if facts.clock_ahead.unsigned_abs() > CLOCK {

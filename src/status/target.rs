@@ -72,6 +72,9 @@ pub struct Target {
     /// Whether its settings are known, and nothing in them says what it should have.
     #[serde(skip)]
     pub(super) tags_only: bool,
+    /// Whether the target makes its index and purges when targets usually do.
+    #[serde(skip)]
+    pub(super) usual_times: bool,
 }
 
 /// The tags of a target that are not done.
@@ -124,6 +127,7 @@ impl Target {
             target.host = settings.destination.to_string();
             target.wanted = is_wanted(settings);
             target.tags_only = !target.wanted;
+            target.usual_times = settings.destination.ssh().is_some_and(|ssh| ssh.there.has_usual_times());
             let written = fs::metadata(Folder::live(root).target(name)).and_then(|file| file.modified());
             target.settings_since = written.map_or(0, seconds);
             target.sync_period = settings.sync.period.as_secs();
@@ -167,6 +171,7 @@ impl Target {
             unreadable: state::unreadable(&places.state),
             settings_since: 0,
             tags_only: false,
+            usual_times: false,
         }
     }
 

@@ -292,8 +292,11 @@ fn an_index_that_failed_or_is_made_no_more_is_told() {
     assert_eq!(told(lately.clone()), (Level::Ok, String::new()));
     let (level, text) = told(Upkeep { index_trouble: Some("disk full".into()), ..lately.clone() });
     assert_eq!((level, &*text), (Level::Warning, "the last index on the target did not do all: disk full"));
-    let (level, text) = told(Upkeep { indexed: Some(asked - 16 * day), ..lately });
+    let (level, text) = told(Upkeep { indexed: Some(asked - 16 * day), ..lately.clone() });
     assert!(level == Level::Warning && text.starts_with("no index was made on the target for 16d"), "{text}");
+    world.settings("[target]\npurge_at = \"quarterly\"\n[packages]\ncore = \"1.0\"\n");
+    let (level, _) = told(Upkeep { purged: Some(asked - 80 * day), ..lately });
+    assert_eq!(level, Level::Ok);
 }
 
 #[test]

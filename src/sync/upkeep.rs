@@ -81,8 +81,8 @@ pub(super) fn note(path: &Path, heard: &Path, info: &Info, reporter: &mut Report
         let at = (deleted.by == PURGE).then_some(deleted.at);
         reporter.tell(Report::Deleted { package, version, at });
     }
-    tell_ran(report::Upkeep::Index, info.index.as_ref(), before.indexed, reporter);
-    tell_ran(report::Upkeep::Purge, info.purge.as_ref(), before.purged, reporter);
+    tell_ran(report::Upkeep::Index, info.index.as_ref(), (before.indexed, before.index_trouble), reporter);
+    tell_ran(report::Upkeep::Purge, info.purge.as_ref(), (before.purged, before.purge_trouble), reporter);
     let last = info.deleted.last();
     Upkeep {
         asked: info.clock,
@@ -118,8 +118,15 @@ fn new_deletions<'a>(info: &'a Info, before: &Upkeep, heard: &str, master: &str)
     all[first..].iter().filter(is_new).collect()
 }
 
-fn tell_ran(what: report::Upkeep, ran: Option<&Ran>, before: Option<i64>, reporter: &mut Reporter) {
-    let Some(ran) = ran.filter(|ran| before != Some(ran.at)) else { return };
+fn tell_ran(
+    what: report::Upkeep,
+    ran: Option<&Ran>,
+    (before, trouble): (Option<i64>, Option<String>),
+    reporter: &mut Reporter,
+) {
+    // One that failed since has the time of the one before.
+    let is_new = |ran: &&Ran| before != Some(ran.at) || ran.trouble != trouble;
+    let Some(ran) = ran.filter(is_new) else { return };
     let (at, count, failed, trouble) = (ran.at, ran.count, ran.failed, ran.trouble.clone());
     reporter.tell(Report::Upkeep { what, at, count, failed, trouble });
 }

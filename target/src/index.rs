@@ -66,14 +66,17 @@ fn make(archive: &Archive) -> Result<Ran, Refusal> {
     let _alone = alone(&own)?;
     let mut faults = Faults::default();
     let made = lay_down(archive, &own, &mut faults);
-    if let Err(refusal) = &made {
-        // On a disk that is full, it holds what packages need.
-        let _ = own.unlink(DRAFT);
-        faults.count += 1;
-        faults.first = Some(refusal.reason.clone());
-    }
-    let count = made.as_ref().copied().unwrap_or_default();
-    let ran = Ran { at: now(), count, failed: faults.count, trouble: faults.first };
+    let ran = match &made {
+        Ok(count) => Ran { at: now(), count: *count, failed: faults.count, trouble: faults.first },
+        Err(refusal) => {
+            // On a disk that is full, it holds what packages need.
+            let _ = own.unlink(DRAFT);
+            // The list that stands there is as old as it was.
+            let (at, count) =
+                history::last(&own, history::INDEX).map_or((now(), 0), |ran| (ran.at, ran.count));
+            Ran { at, count, failed: faults.count + 1, trouble: Some(refusal.reason.clone()) }
+        }
+    };
     if let Err(why) = history::ran(&own, history::INDEX, &ran) {
         eprintln!("blat-target: cannot write down that this ran: {why}");
     }

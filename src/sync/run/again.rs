@@ -37,7 +37,7 @@ impl Run<'_> {
     /// What the target should have `now`, where the last answer is old.
     pub(super) async fn by_now(&mut self, aim: Aim<'_>, now: Instant) -> ByNow {
         match Settings::load(self.root, &self.settings.name) {
-            Ok(settings) if settings == *self.settings => {}
+            Ok(settings) if decides_alike(&settings, self.settings) => {}
             Ok(_) => {
                 self.leaves_excess(&"the settings have changed since this run began");
                 trigger::touch(&self.places.sync_trigger());
@@ -111,6 +111,18 @@ impl Run<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether all is the same that says what a target should have, and what becomes of the rest.
+fn decides_alike(one: &Settings, other: &Settings) -> bool {
+    let Settings { source, releases, projects, packages, destination, aging, release, .. } = one;
+    *source == other.source
+        && *releases == other.releases
+        && *projects == other.projects
+        && *packages == other.packages
+        && *destination == other.destination
+        && *aging == other.aging
+        && *release == other.release
 }
 
 #[cfg(test)]
@@ -240,6 +252,16 @@ mod tests {
     async fn nothing_is_deleted_by_an_old_answer_alone() {
         assert_eq!(deleted(None, FRESH).await, None);
         assert_eq!(deleted(None, Duration::ZERO).await, Some(vec![core("1")]), "it is fresh");
+    }
+
+    #[tokio::test]
+    async fn settings_that_decide_nothing_of_it_may_change_meanwhile() {
+        let meanwhile = |root: &Path| {
+            let file = root.join("etc/blat/targets/site1.toml");
+            fs::write(&file, fs::read_to_string(&file).unwrap() + "[sync]\nperiod = 7\n").unwrap();
+        };
+        let then = after((rows(1), 0), false, None, meanwhile, Duration::ZERO).await;
+        assert_eq!(then.0, Some(vec![core("1")]));
     }
 
     #[tokio::test]

@@ -144,6 +144,18 @@ fn what_others_are_still_copying_is_walked_again() {
 }
 
 #[test]
+fn one_that_fails_is_told_with_the_time_of_the_list_that_stands() {
+    let dir = archive();
+    let archive = open(dir.path());
+    let (own, _) = open_or_make(&archive.root, OWN_FOLDER.as_bytes()).unwrap();
+    let made = Ran { at: 5, count: 6, failed: 0, trouble: None };
+    history::ran(&own, history::INDEX, &made).unwrap();
+    fs::create_dir(dir.path().join(".dpkg_archive/.dpkg_archive_list.new")).unwrap();
+    let trouble = Some(make(&archive).unwrap_err().reason);
+    assert_eq!(history::last(&own, history::INDEX), Some(Ran { failed: 1, trouble, ..made }));
+}
+
+#[test]
 fn a_record_that_cannot_be_written_leaves_the_list_to_be_made() {
     let dir = archive();
     let own = dir.path().join(".dpkg_archive");
