@@ -111,13 +111,12 @@ impl Apply {
         }
         // By this the agents that run were started. Once the copies are written, a reload by anyone makes it new.
         let had = generator::read_back(&self.root.join("run/systemd/generator"));
-        let pending = self.accept(copies, &verdict).context("cannot write an accepted copy")?;
+        let (undone, mut untold) = self.accept(copies, &verdict).context("cannot write an accepted copy")?;
         self.make_directories(verdict.targets.values().filter_map(Judged::settings));
         let root = self.root.clone();
         let left = move |settings: &Settings| directories::leave(&root, settings);
         tell_all(directories::of_all(left_behind(&verdict, &accepted).iter(), left));
-        let mut untold = copies.pending();
-        let told = self.tell_manager(&verdict, &pending, &had, &mut untold);
+        let told = self.tell_manager(&verdict, &undone, &had, &mut untold);
         copies.put_pending(&untold).context("cannot note that the manager was told")?;
         told.map(|()| verdict.problems)
     }
@@ -128,8 +127,8 @@ impl Apply {
         tell_all(directories::of_all(targets, made));
     }
 
-    /// Writes the copies. Returns what an earlier run left undone.
-    fn accept(&self, copies: &Copies, verdict: &Verdict) -> anyhow::Result<Pending> {
+    /// Writes the copies. Returns what an earlier run left undone, and that with what is to be told now.
+    fn accept(&self, copies: &Copies, verdict: &Verdict) -> anyhow::Result<(Pending, Pending)> {
         let undone = copies.pending();
         let changed = verdict.targets.iter().filter(|(_, judged)| judged.changed());
         let changed = changed.map(|(name, judged)| (name, judged.starts()));
@@ -154,7 +153,7 @@ impl Apply {
             copies.put_target(name, None)?;
             tracing::info!(BLAT_TARGET = %name, "{name}: removed");
         }
-        Ok(undone)
+        Ok((undone, pending))
     }
 
     /// Has the manager do what is to be done. Who was told is `untold` no more.

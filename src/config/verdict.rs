@@ -54,25 +54,9 @@ impl Judged {
 /// Judges the live folder.
 pub(super) fn judge(live: &Reading, accepted: &Reading) -> Verdict {
     let mut problems = live.texts.strange.clone();
-    let names: BTreeSet<TargetName> = live.texts.targets.keys().cloned().collect();
     let mut chosen = choose_defaults(live, accepted, &mut problems);
-    let all = |chosen: Option<&Reading>, problems: &mut Vec<Problem>| {
-        let judging = chosen.and_then(|reading| {
-            let defaults = reading.defaults.as_ref().ok()?.as_ref();
-            Some(Judging { live, accepted, defaults })
-        });
-        match &judging {
-            Some(judging) => judging.all(&names, problems),
-            None => {
-                let before = |name: &TargetName| accepted.settings(name).and_then(Result::ok);
-                let nothing =
-                    |name: &TargetName| (name.clone(), Judged { before: before(name), after: None });
-                names.iter().map(nothing).collect()
-            }
-        }
-    };
     let mut told = Vec::new();
-    let mut targets = all(chosen, &mut told);
+    let mut targets = judged_by(chosen, live, accepted, &mut told);
     let lost = targets.iter().find(|(_, judged)| judged.before.is_some() && judged.after.is_none());
     if let Some((name, _)) = lost
         && live.texts.defaults != accepted.texts.defaults
@@ -80,15 +64,35 @@ pub(super) fn judge(live: &Reading, accepted: &Reading) -> Verdict {
         && accepted.defaults.is_ok()
     {
         let file = live.folder.shown(&live.folder.defaults());
-        let why = told.first().map(ToString::to_string).unwrap_or_default();
+        let of_it = |problem: &&Problem| problem.target().as_ref() == Some(name);
+        let why = told.iter().find(of_it).map(ToString::to_string).unwrap_or_default();
         told = vec![Problem::of_file(&file, format!("target `{name}` could not run by this: {why}"))];
         chosen = Some(accepted);
-        targets = all(chosen, &mut told);
+        targets = judged_by(chosen, live, accepted, &mut told);
     }
     problems.extend(told);
-    let gone = accepted.texts.targets.keys().filter(|name| live.is_listed() && !names.contains(name));
+    let gone = accepted
+        .texts
+        .targets
+        .keys()
+        .filter(|name| live.is_listed() && !live.texts.targets.contains_key(*name));
     let defaults = chosen.map(|reading| reading.texts.defaults.clone()?.ok());
     Verdict { defaults, targets, removed: gone.cloned().collect(), problems }
+}
+
+/// All targets, by the defaults of the folder that was chosen.
+fn judged_by(
+    chosen: Option<&Reading>,
+    live: &Reading,
+    accepted: &Reading,
+    problems: &mut Vec<Problem>,
+) -> BTreeMap<TargetName, Judged> {
+    let names: BTreeSet<TargetName> = live.texts.targets.keys().cloned().collect();
+    if let Some(Ok(defaults)) = chosen.map(|reading| reading.defaults.as_ref()) {
+        return Judging { live, accepted, defaults: defaults.as_ref() }.all(&names, problems);
+    }
+    let before = |name: &TargetName| accepted.settings(name).and_then(Result::ok);
+    names.iter().map(|name| (name.clone(), Judged { before: before(name), after: None })).collect()
 }
 
 /// The folder whose defaults hold: the live one's, unless they are broken or take away what a target needs, or

@@ -244,6 +244,7 @@ mod tests {
         assert!(of("blat-purge.timer").contains("\nOnCalendar=Mon *-*-* 06:00:00\n"));
         assert!(Wishes::parse("nonsense").is_err() && Wishes::parse("a=b").is_err());
     }
+
     #[test]
     fn another_archive_that_is_there_keeps_its_timers() {
         let root = tempfile::tempdir().unwrap();
